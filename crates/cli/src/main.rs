@@ -1,0 +1,3 @@
+//! The sampan command line.
+#![forbid(unsafe_code)]
+fn main() {}

@@ -1,0 +1,2 @@
+//! The one library API behind every front: pull, run, list, remove.
+#![forbid(unsafe_code)]

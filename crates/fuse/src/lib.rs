@@ -1,0 +1,2 @@
+//! Serve an image tree over a /dev/fuse descriptor.
+#![forbid(unsafe_code)]

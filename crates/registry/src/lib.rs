@@ -1,0 +1,2 @@
+//! A client for OCI distribution registries.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Apply a plan: root file system, namespaces, exec.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Content-addressed images on shared file systems.
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! Everything a person types here.
+#![forbid(unsafe_code)]
+fn main() {}
