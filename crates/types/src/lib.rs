@@ -1,2 +1,29 @@
-//! Names and values that every other crate speaks: image references, digests, platforms, image configuration.
+//! Names and values that every other crate speaks: image references, digests,
+//! platforms and image configurations. Pure: nothing here touches the system.
+//!
+//! | type | what it is | specification |
+//! |---|---|---|
+//! | [`Digest`] | `sha256:…` or `sha512:…`, safe to use as a file name | OCI image-spec, descriptor.md |
+//! | [`ImageRef`] | what a person wrote to name an image | containers-transports(5) |
+//! | [`RegistryRef`] | the part of it that a registry understands | OCI distribution-spec |
+//! | [`Platform`] | `os/architecture[/variant]` | OCI image-spec, image-index.md |
+//! | [`ImageConfig`] | what a container runs by default | OCI image-spec, config.md |
+//! | [`Manifest`], [`Index`] | an image's parts, and its platforms | OCI image-spec, manifest.md |
 #![forbid(unsafe_code)]
+
+mod config;
+mod digest;
+mod manifest;
+mod platform;
+mod reference;
+mod size;
+
+pub use config::{ImageConfig, ImageConfigError, parse_image_config};
+pub use digest::{Algorithm, Digest, DigestError};
+pub use manifest::{
+    Descriptor, DescriptorPlatform, Document, DocumentError, Index, LayerCompression, Manifest,
+    media, parse_document,
+};
+pub use platform::{Platform, PlatformError};
+pub use reference::{ImageRef, ImageRefError, RegistryRef, Tag};
+pub use size::{ByteSize, ByteSizeError};
