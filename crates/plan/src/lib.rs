@@ -1,2 +1,304 @@
-//! What a container will be, as plain data: requests, facts, contributions and the plan.
+//! What a container will be, as plain data.
+//!
+//! [`build`] is a pure function from a [`RunRequest`] (what was asked for),
+//! [`HostFacts`] (what this host is), a [`RootTree`] (what the image holds)
+//! and [`Contribution`]s (what site and host integrations add) to a [`Plan`].
+//! The plan lists every operation with its reason; `--dry-run` prints the very
+//! value that the runtime executes. Nothing in this crate touches the system,
+//! so a Cray or a Slurm node is a test fixture.
+//!
+//! ```text
+//! RunRequest ─┐
+//! HostFacts  ─┤
+//! RootTree   ─┼─ build ─→ Plan {rootfs, namespaces, ops, env, process} ─→ runtime
+//! Contribution┘
+//! ```
 #![forbid(unsafe_code)]
+
+mod build;
+mod contribution;
+mod env;
+mod error;
+mod facts;
+mod files;
+mod mounts;
+mod process;
+mod render;
+mod request;
+mod tree;
+
+pub use build::build;
+pub use contribution::{Contribution, Merged, MountSpec, Rank, merge};
+pub use error::PlanError;
+pub use facts::{HostFacts, KernelCaps, NamedUser};
+pub use mounts::{DeviceNode, MINIMAL_DEVICES};
+pub use render::render_text;
+pub use request::{
+    Command, HomeChoice, Identity, Isolation, MountFlags, MountRequest, MountSource, RootSource,
+    RunRequest, Skip, UserSpec, UserSpecError, Writable,
+};
+pub use tree::{Entry, EntryKind, RootTree, TreeError, resolve};
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use serde::{Serialize, Serializer};
+
+/// How the image becomes a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageMount {
+    /// The in-process FUSE server serves the file.
+    Fuse,
+    /// The kernel's own squashfs over a loop device; needs real root.
+    KernelSquashfs,
+    /// A directory is bound.
+    Bind,
+}
+
+/// The layer that takes writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Upper {
+    /// None: the root file system is read-only.
+    None,
+    /// Memory, lost when the container ends.
+    Tmpfs,
+    /// `DIR/upper` and `DIR/work` of an overlay directory.
+    Directory {
+        /// The overlay directory on the host.
+        path: PathBuf,
+    },
+}
+
+/// A file or directory that the engine adds over the image, in memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Skeleton {
+    /// Path inside the container, absolute, free of symbolic links.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: SkeletonKind,
+    /// Permission bits.
+    pub mode: u32,
+    /// Why it is there.
+    pub reason: String,
+}
+
+/// What a [`Skeleton`] entry is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SkeletonKind {
+    /// A directory, often a mount point that the image lacks.
+    Directory,
+    /// A file with these bytes; empty for a mount point.
+    File(#[serde(serialize_with = "lossy_bytes")] Vec<u8>),
+}
+
+/// The root file system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rootfs {
+    /// What the image is.
+    pub source: RootSource,
+    /// How it is mounted.
+    pub mount: ImageMount,
+    /// What lies over it in memory.
+    pub skeleton: Vec<Skeleton>,
+    /// Read-only directories between the skeleton and the image, topmost
+    /// first.
+    pub lowers: Vec<PathBuf>,
+    /// What takes writes.
+    pub upper: Upper,
+    /// Whether the image's own directory is writable.
+    pub in_place: bool,
+}
+
+impl Rootfs {
+    /// Whether an overlay is needed at all.
+    #[must_use]
+    pub fn overlay(&self) -> bool {
+        !self.in_place
+            && (!self.skeleton.is_empty() || !self.lowers.is_empty() || self.upper != Upper::None)
+    }
+}
+
+/// The namespaces that the container does not share with the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Namespaces {
+    /// User: false only for real root, which needs none.
+    pub user: bool,
+    /// Process ids.
+    pub pid: bool,
+    /// System V IPC and POSIX message queues.
+    pub ipc: bool,
+    /// Host name.
+    pub uts: bool,
+    /// Network; private means loopback alone.
+    pub net: bool,
+}
+
+/// Who the process is, inside and outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct IdMap {
+    /// User id inside.
+    pub uid: u32,
+    /// Group id inside.
+    pub gid: u32,
+    /// User id outside.
+    pub host_uid: u32,
+    /// Group id outside.
+    pub host_gid: u32,
+}
+
+/// One step towards the container, with its reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlanOp {
+    /// The step.
+    #[serde(flatten)]
+    pub op: Op,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a step does. Targets are paths inside the container, absolute and
+/// free of symbolic links.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "op")]
+pub enum Op {
+    /// Bind a file or directory of the host.
+    Bind {
+        /// Path on the host.
+        source: PathBuf,
+        /// Path in the container.
+        target: PathBuf,
+        /// Flags.
+        flags: MountFlags,
+        /// Make the mount point when it is absent, because it lies in
+        /// another mount and the skeleton cannot hold it.
+        create: bool,
+        /// Pass over a source that is absent or refused.
+        optional: bool,
+    },
+    /// Mount a file system in memory.
+    Tmpfs {
+        /// Path in the container.
+        target: PathBuf,
+        /// Size limit in bytes; None is the kernel's half of memory.
+        size: Option<u64>,
+        /// Permission bits of its root.
+        mode: u32,
+        /// Make the mount point when it is absent.
+        create: bool,
+    },
+    /// Mount a new procfs, for a new PID namespace.
+    Proc {
+        /// Path in the container.
+        target: PathBuf,
+    },
+    /// Mount a new sysfs, for a new network namespace.
+    Sysfs {
+        /// Path in the container.
+        target: PathBuf,
+    },
+    /// Mount a POSIX message queue file system, for a new IPC namespace.
+    Mqueue {
+        /// Path in the container.
+        target: PathBuf,
+    },
+    /// Mount a new pseudo-terminal file system.
+    Devpts {
+        /// Path in the container.
+        target: PathBuf,
+    },
+    /// Make a directory in a mount made before.
+    Mkdir {
+        /// Path in the container.
+        target: PathBuf,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// Make a symbolic link in a mount made before.
+    Symlink {
+        /// What the link says.
+        to: PathBuf,
+        /// Path of the link in the container.
+        target: PathBuf,
+    },
+    /// Hide a file or directory behind an empty one.
+    Mask {
+        /// Path in the container; absent ones are passed over.
+        target: PathBuf,
+    },
+    /// Make a mount point of a subtree and forbid writing to it.
+    Protect {
+        /// Path in the container; absent ones are passed over.
+        target: PathBuf,
+    },
+    /// Set the host name of a new UTS namespace.
+    Hostname {
+        /// The name.
+        name: String,
+    },
+    /// Bring up `lo` in a new network namespace.
+    LoopbackUp,
+    /// Drop capabilities that a container has no use for.
+    DropCapabilities,
+}
+
+/// A variable of the container's environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EnvVar {
+    /// Its name.
+    #[serde(serialize_with = "lossy")]
+    pub name: OsString,
+    /// Its value, literal.
+    #[serde(serialize_with = "lossy")]
+    pub value: OsString,
+    /// Who set it.
+    pub reason: String,
+}
+
+/// The process to become.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Process {
+    /// The words; the first is looked up in the container's PATH when it has
+    /// no slash.
+    #[serde(serialize_with = "lossy_list")]
+    pub argv: Vec<OsString>,
+    /// Where it starts; when that fails, the next one, and so on.
+    pub cwd: Vec<PathBuf>,
+    /// Why it starts there.
+    pub cwd_reason: String,
+    /// The signal that asks the process to end, where a supervisor passes it on.
+    pub stop_signal: Option<String>,
+}
+
+/// A container, decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// The root file system.
+    pub rootfs: Rootfs,
+    /// The namespaces.
+    pub namespaces: Namespaces,
+    /// The identity.
+    pub id_map: IdMap,
+    /// The steps, in order.
+    pub ops: Vec<PlanOp>,
+    /// The environment, in the order of names.
+    pub env: Vec<EnvVar>,
+    /// The process.
+    pub process: Process,
+    /// What a person should know but need not stop for.
+    pub warnings: Vec<String>,
+}
+
+fn lossy<S: Serializer>(text: &OsString, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(&text.to_string_lossy())
+}
+
+fn lossy_list<S: Serializer>(list: &[OsString], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_seq(list.iter().map(|t| t.to_string_lossy().into_owned()))
+}
+
+fn lossy_bytes<S: Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(&String::from_utf8_lossy(bytes))
+}

@@ -1,0 +1,144 @@
+//! What the image, the site, the host integrations and the user each add.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::{MountFlags, MountSource, PlanError};
+
+/// Who contributes. A higher rank wins over a lower one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// The engine's own defaults.
+    Default,
+    /// The image.
+    Image,
+    /// The site's configuration.
+    Site,
+    /// A host integration: MPI, GPU, scheduler.
+    Host,
+    /// The user.
+    User,
+}
+
+/// A mount that is contributed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountSpec {
+    /// What.
+    pub source: MountSource,
+    /// Where in the container, absolute.
+    pub target: PathBuf,
+    /// How.
+    pub flags: MountFlags,
+    /// Pass over a source that cannot be bound.
+    pub optional: bool,
+}
+
+/// What one party adds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contribution {
+    /// Who.
+    pub rank: Rank,
+    /// Why, for `--explain` and for conflicts.
+    pub reason: String,
+    /// Mounts.
+    pub mounts: Vec<MountSpec>,
+    /// Variables; None unsets.
+    pub env: Vec<(OsString, Option<OsString>)>,
+}
+
+/// The sum of all contributions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// Mounts by target, parents before children, each with rank and reason.
+    pub mounts: BTreeMap<PathBuf, (MountSpec, Rank, String)>,
+    /// Variables, each with rank and reason.
+    pub env: BTreeMap<OsString, (Option<OsString>, Rank, String)>,
+}
+
+/// Adds contributions up: the higher rank wins, equal ones agree.
+///
+/// # Errors
+/// When two of equal rank want different things for one target or variable.
+pub fn merge(contributions: Vec<Contribution>) -> Result<Merged, PlanError> {
+    let mut merged = Merged::default();
+    for Contribution { rank, reason, mounts, env } in contributions {
+        for mount in mounts {
+            let key = mount.target.clone();
+            let label = || mount.target.display().to_string();
+            let old = merged.mounts.get(&key);
+            if takes(old, &mount, rank, &reason, label)? {
+                merged.mounts.insert(key, (mount, rank, reason.clone()));
+            }
+        }
+        for (name, value) in env {
+            let label = || name.to_string_lossy().into_owned();
+            if takes(merged.env.get(&name), &value, rank, &reason, label)? {
+                merged.env.insert(name, (value, rank, reason.clone()));
+            }
+        }
+    }
+    Ok(merged)
+}
+
+/// Whether `new` replaces `old`.
+fn takes<T: PartialEq>(
+    old: Option<&(T, Rank, String)>,
+    new: &T,
+    rank: Rank,
+    reason: &str,
+    label: impl Fn() -> String,
+) -> Result<bool, PlanError> {
+    match old {
+        Some((_, other, _)) if *other > rank => Ok(false),
+        Some((value, other, first)) if *other == rank => {
+            if value == new {
+                return Ok(false);
+            }
+            Err(PlanError::Conflict {
+                target: label(),
+                first: first.clone(),
+                second: reason.to_owned(),
+            })
+        }
+        _ => Ok(true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind(rank: Rank, source: &str, reason: &str) -> Contribution {
+        Contribution {
+            rank,
+            reason: reason.to_owned(),
+            mounts: vec![MountSpec {
+                source: MountSource::Directory(source.into()),
+                target: "/data".into(),
+                flags: MountFlags::default(),
+                optional: false,
+            }],
+            env: vec![],
+        }
+    }
+
+    #[test]
+    fn the_higher_rank_wins_in_any_order() {
+        let site = bind(Rank::Site, "/a", "site");
+        let user = bind(Rank::User, "/b", "user");
+        for order in [vec![site.clone(), user.clone()], vec![user, site]] {
+            let merged = merge(order).unwrap();
+            assert_eq!(merged.mounts[&PathBuf::from("/data")].2, "user");
+        }
+    }
+
+    #[test]
+    fn equal_ranks_that_differ_name_both() {
+        let error = merge(vec![bind(Rank::User, "/a", "-B /a"), bind(Rank::User, "/b", "-B /b")]);
+        let text = error.unwrap_err().to_string();
+        assert!(text.contains("-B /a") && text.contains("-B /b"), "{text}");
+        let same = vec![bind(Rank::User, "/a", "x"), bind(Rank::User, "/a", "y")];
+        assert!(merge(same).is_ok());
+    }
+}

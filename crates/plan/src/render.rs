@@ -1,0 +1,140 @@
+//! A plan as text for people.
+
+use std::fmt::Write;
+
+use crate::{ImageMount, MountFlags, Op, Plan, RootSource, SkeletonKind, Upper};
+
+/// The plan as text, one line a step; `reasons` adds why.
+#[must_use]
+pub fn render_text(plan: &Plan, reasons: bool) -> String {
+    let mut out = String::new();
+    let mut line = |indent: usize, text: &str, reason: &str| {
+        let pad = " ".repeat(indent);
+        // Writing to a String cannot fail.
+        let _ = if reasons && !reason.is_empty() {
+            writeln!(out, "{pad}{text:<52} # {reason}")
+        } else {
+            writeln!(out, "{pad}{text}")
+        };
+    };
+    let ids = plan.id_map;
+    let who = format!("uid {} gid {} (host {} {})", ids.uid, ids.gid, ids.host_uid, ids.host_gid);
+    line(0, &format!("identity: {who}"), "");
+    line(0, &format!("namespaces: {}", namespaces(plan)), "");
+    line(0, "root file system:", "");
+    for (text, reason) in rootfs(plan) {
+        line(2, &text, &reason);
+    }
+    line(0, "steps:", "");
+    for step in &plan.ops {
+        line(2, &describe(&step.op), &step.reason);
+    }
+    line(0, "environment:", "");
+    for var in &plan.env {
+        let pair = format!("{}={}", var.name.to_string_lossy(), var.value.to_string_lossy());
+        line(2, &pair, &var.reason);
+    }
+    let argv: Vec<String> = plan.process.argv.iter().map(|w| quote(&w.to_string_lossy())).collect();
+    line(0, "process:", "");
+    let cwd: Vec<String> = plan.process.cwd.iter().map(|d| d.display().to_string()).collect();
+    line(2, &format!("directory {}", cwd.join(", else ")), &plan.process.cwd_reason);
+    line(2, &format!("exec {}", argv.join(" ")), "");
+    for warning in &plan.warnings {
+        line(0, &format!("warning: {warning}"), "");
+    }
+    out
+}
+
+fn namespaces(plan: &Plan) -> String {
+    let n = plan.namespaces;
+    let all = [
+        (n.user, "user"),
+        (true, "mount"),
+        (n.pid, "pid"),
+        (n.ipc, "ipc"),
+        (n.uts, "uts"),
+        (n.net, "net"),
+    ];
+    let names: Vec<&str> = all.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
+    names.join(" ")
+}
+
+fn rootfs(plan: &Plan) -> Vec<(String, String)> {
+    let root = &plan.rootfs;
+    let mut list = Vec::new();
+    let how = match root.mount {
+        ImageMount::Fuse => "served by the FUSE server",
+        ImageMount::KernelSquashfs => "mounted by the kernel",
+        ImageMount::Bind => "bound",
+    };
+    let what = match &root.source {
+        RootSource::Directory { path } => format!("directory {}", path.display()),
+        RootSource::Squashfs { path, offset: 0 } => format!("squashfs {}", path.display()),
+        RootSource::Squashfs { path, offset } => {
+            format!("squashfs {} at byte {offset}", path.display())
+        }
+    };
+    let mode = if root.in_place { "writable" } else { "read-only" };
+    list.push((format!("{what}, {mode}"), how.to_owned()));
+    for dir in &root.lowers {
+        list.push((format!("overlay {}, read-only", dir.display()), "--overlay".to_owned()));
+    }
+    match &root.upper {
+        Upper::None => {}
+        Upper::Tmpfs => list.push(("writable layer in memory".into(), "--writable-tmpfs".into())),
+        Upper::Directory { path } => {
+            list.push((format!("writable layer {}", path.display()), "--overlay".to_owned()));
+        }
+    }
+    for entry in &root.skeleton {
+        let path = entry.path.display();
+        let text = match &entry.kind {
+            SkeletonKind::Directory => format!("add directory {path}"),
+            SkeletonKind::File(bytes) => format!("add file {path} ({} bytes)", bytes.len()),
+        };
+        list.push((text, entry.reason.clone()));
+    }
+    list
+}
+
+fn flags(flags: MountFlags) -> &'static str {
+    match (flags.read_only, flags.recursive) {
+        (true, true) => " (read-only, with what is below)",
+        (true, false) => " (read-only)",
+        (false, true) => " (with what is below)",
+        (false, false) => "",
+    }
+}
+
+fn describe(op: &Op) -> String {
+    match op {
+        Op::Bind { source, target, flags: f, .. } => {
+            format!("bind {} on {}{}", source.display(), target.display(), flags(*f))
+        }
+        Op::Tmpfs { target, size, mode, .. } => match size {
+            Some(size) => format!("tmpfs on {} ({size} bytes, mode {mode:o})", target.display()),
+            None => format!("tmpfs on {} (mode {mode:o})", target.display()),
+        },
+        Op::Proc { target } => format!("proc on {}", target.display()),
+        Op::Sysfs { target } => format!("sysfs on {}", target.display()),
+        Op::Mqueue { target } => format!("mqueue on {}", target.display()),
+        Op::Devpts { target } => format!("devpts on {}", target.display()),
+        Op::Mkdir { target, mode } => format!("mkdir {} (mode {mode:o})", target.display()),
+        Op::Symlink { to, target } => format!("symlink {} -> {}", target.display(), to.display()),
+        Op::Mask { target } => format!("mask {}", target.display()),
+        Op::Protect { target } => format!("protect {}", target.display()),
+        Op::Hostname { name } => format!("hostname {name}"),
+        Op::LoopbackUp => "bring up lo".to_owned(),
+        Op::DropCapabilities => "drop capabilities".to_owned(),
+    }
+}
+
+/// Quotes a word so that a person sees where it ends.
+fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%^".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}

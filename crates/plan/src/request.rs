@@ -1,0 +1,297 @@
+//! What was asked for, free of any command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use types::ImageConfig;
+
+/// Where the root file system comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum RootSource {
+    /// A directory on the host.
+    Directory {
+        /// Its path, absolute.
+        path: PathBuf,
+    },
+    /// A squashfs image in a file.
+    Squashfs {
+        /// The file's path, absolute.
+        path: PathBuf,
+        /// Where in the file the image starts, in bytes.
+        offset: u64,
+    },
+}
+
+/// Which of the image's words make the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// The image's process: entrypoint, then the words given or the image's
+    /// default ones. Working directory and user of the image count.
+    Run {
+        /// Replaces the image's entrypoint; empty words remove it.
+        entrypoint: Option<Vec<OsString>>,
+        /// The words given.
+        args: Vec<OsString>,
+    },
+    /// These words, whatever the image says.
+    Exec {
+        /// At least one word.
+        args: Vec<OsString>,
+    },
+    /// An interactive shell.
+    Shell {
+        /// The shell; None finds bash, else sh.
+        shell: Option<OsString>,
+        /// Words after the shell.
+        args: Vec<OsString>,
+    },
+}
+
+/// `user[:group]`, names or numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserSpec {
+    /// The user.
+    pub user: String,
+    /// The group.
+    pub group: Option<String>,
+}
+
+/// Why a text is no user.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a user: expected USER[:GROUP], names or numbers")]
+pub struct UserSpecError(String);
+
+impl FromStr for UserSpec {
+    type Err = UserSpecError;
+
+    fn from_str(text: &str) -> Result<Self, UserSpecError> {
+        let (user, group) = match text.split_once(':') {
+            Some((user, group)) => (user, Some(group.to_owned())),
+            None => (text, None),
+        };
+        if user.is_empty() || group.as_deref() == Some("") || text.contains(['\0', '\n']) {
+            return Err(UserSpecError(text.to_owned()));
+        }
+        Ok(Self { user: user.to_owned(), group })
+    }
+}
+
+/// Who the process is inside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// The caller, unless `run` meets an image that names another user.
+    Default,
+    /// uid 0, mapped to the caller.
+    Root,
+    /// Some user of the image, mapped to the caller.
+    User(UserSpec),
+}
+
+/// How much of the host the container shares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Isolation {
+    /// A minimal `/dev`; `/tmp`, `/var/tmp` and home in memory; no working
+    /// directory of the host.
+    pub contain: bool,
+    /// Nothing of the host's environment.
+    pub clean_env: bool,
+    /// A PID namespace.
+    pub pid: bool,
+    /// An IPC namespace.
+    pub ipc: bool,
+    /// A UTS namespace.
+    pub uts: bool,
+    /// A network namespace with loopback alone.
+    pub no_net: bool,
+    /// Masked paths, read-only `/sys`, few capabilities.
+    pub protect: bool,
+}
+
+impl Isolation {
+    /// `--contain`.
+    #[must_use]
+    pub fn contain() -> Self {
+        Self { contain: true, ..Self::default() }
+    }
+
+    /// `--containall`.
+    #[must_use]
+    pub fn contain_all() -> Self {
+        Self { clean_env: true, pid: true, ipc: true, ..Self::contain() }
+    }
+
+    /// `--isolate`.
+    #[must_use]
+    pub fn isolate() -> Self {
+        Self { uts: true, no_net: true, protect: true, ..Self::contain_all() }
+    }
+}
+
+/// What takes writes to the root file system.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Writable {
+    /// Nothing.
+    #[default]
+    No,
+    /// Memory.
+    Tmpfs,
+    /// The image's own directory.
+    InPlace,
+}
+
+/// Flags of a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MountFlags {
+    /// Forbid writing.
+    pub read_only: bool,
+    /// Take the mounts below along.
+    pub recursive: bool,
+}
+
+impl Default for MountFlags {
+    fn default() -> Self {
+        Self { read_only: false, recursive: true }
+    }
+}
+
+/// What is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MountSource {
+    /// A directory of the host, absolute.
+    Directory(PathBuf),
+    /// A file, socket or device of the host, absolute.
+    File(PathBuf),
+    /// Memory.
+    Tmpfs {
+        /// Size limit in bytes.
+        size: Option<u64>,
+        /// Permission bits.
+        mode: u32,
+    },
+}
+
+/// A mount that somebody asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountRequest {
+    /// What.
+    pub source: MountSource,
+    /// Where in the container, absolute.
+    pub target: PathBuf,
+    /// How.
+    pub flags: MountFlags,
+    /// What was typed, for messages: `--bind /a:/b`.
+    pub origin: String,
+}
+
+/// The home directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HomeChoice {
+    /// The caller's, at its own path.
+    #[default]
+    Host,
+    /// Another directory of the host, at another path; without a source the
+    /// caller's own home is shown there.
+    At {
+        /// Directory on the host; None is the caller's home.
+        source: Option<PathBuf>,
+        /// Path in the container, absolute.
+        target: PathBuf,
+    },
+    /// None.
+    None,
+}
+
+/// Default mounts to leave out (`--no-mount`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skip {
+    /// The host's /tmp and /var/tmp.
+    pub tmp: bool,
+    /// The caller's working directory.
+    pub cwd: bool,
+    /// /dev.
+    pub dev: bool,
+    /// /sys.
+    pub sys: bool,
+    /// /proc.
+    pub proc: bool,
+    /// resolv.conf and hosts.
+    pub network_files: bool,
+    /// localtime.
+    pub localtime: bool,
+    /// passwd and group.
+    pub accounts: bool,
+}
+
+/// A validated request to start a container. It knows no command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunRequest {
+    /// What a person called the image, for the environment and messages.
+    pub image_name: String,
+    /// The root file system.
+    pub root: RootSource,
+    /// What the image says of its process.
+    pub config: ImageConfig,
+    /// What to run.
+    pub command: Command,
+    /// Who.
+    pub identity: Identity,
+    /// How much is shared.
+    pub isolation: Isolation,
+    /// What takes writes.
+    pub writable: Writable,
+    /// Overlay directories, topmost first; the second value is read-only.
+    pub overlays: Vec<(PathBuf, bool)>,
+    /// Mounts.
+    pub mounts: Vec<MountRequest>,
+    /// `--env` and `--env-file`, in order; the last one wins.
+    pub env: Vec<(OsString, OsString)>,
+    /// The working directory, absolute.
+    pub workdir: Option<PathBuf>,
+    /// The home directory.
+    pub home: HomeChoice,
+    /// The host name; implies a UTS namespace.
+    pub hostname: Option<String>,
+    /// Default mounts to leave out.
+    pub skip: Skip,
+}
+
+impl RunRequest {
+    /// A request with every default.
+    #[must_use]
+    pub fn new(image_name: &str, root: RootSource, config: ImageConfig, command: Command) -> Self {
+        Self {
+            image_name: image_name.to_owned(),
+            root,
+            config,
+            command,
+            identity: Identity::Default,
+            isolation: Isolation::default(),
+            writable: Writable::No,
+            overlays: Vec::new(),
+            mounts: Vec::new(),
+            env: Vec::new(),
+            workdir: None,
+            home: HomeChoice::Host,
+            hostname: None,
+            skip: Skip::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_parse() {
+        let spec: UserSpec = "postgres:33".parse().unwrap();
+        assert_eq!((spec.user.as_str(), spec.group.as_deref()), ("postgres", Some("33")));
+        for bad in ["", ":1", "a:", "a\nb"] {
+            assert!(bad.parse::<UserSpec>().is_err(), "{bad:?}");
+        }
+    }
+}
