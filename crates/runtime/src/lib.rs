@@ -1,2 +1,80 @@
-//! Apply a plan: root file system, namespaces, exec.
+//! Apply a [`Plan`]: root file system, namespaces, exec.
+//!
+//! ```text
+//! caller ── fork ─→ image server (its own session, the host's namespaces)
+//!    │                  ▲ /dev/fuse descriptor over a socket
+//!    ├─ unshare user, mount, …
+//!    ├─ open every bind source, mount the image, the overlay, the rest
+//!    ├─ pivot_root
+//!    └─ execve            the caller's process IS the application
+//! ```
+//!
+//! There is no fork between the caller and the application: signals, exit
+//! code, umask, affinity, open descriptors and the terminal are right by
+//! construction, and since the process has one thread and has not forked,
+//! every step reports its own error as an ordinary value. A PID namespace adds
+//! one init process, and a waiting parent, in [`supervise`](self).
+//!
+//! The image server is forked first, while nothing is open and no thread
+//! exists. It stays in the host's namespaces, so it does not keep the
+//! container's mount namespace alive: when the last process of the container
+//! ends, the kernel unmounts the image, the connection dies, and the server
+//! with it.
 #![forbid(unsafe_code)]
+
+mod error;
+mod exec;
+mod namespace;
+mod ops;
+mod probe;
+mod root;
+mod server;
+mod supervise;
+mod tree;
+
+use std::convert::Infallible;
+
+use plan::{ImageMount, Plan};
+
+pub use error::{ExecError, RuntimeError};
+pub use probe::probe;
+pub use server::{ImageFile, Keeper};
+pub use tree::{DirectoryTree, ImageTree};
+
+/// Becomes the container's process. Returns only when that failed, or, with a
+/// PID namespace, with the process's exit code in shell form (128+signal).
+///
+/// `image` is the open image of a plan whose root file system the FUSE server
+/// serves; `keeper` lives in that server. Must be called while the process
+/// has one thread.
+///
+/// # Errors
+/// The step that failed, with its reason; the process's state is then that of
+/// a half-made container, so the caller reports and ends.
+pub fn launch(
+    plan: &Plan,
+    image: Option<ImageFile>,
+    keeper: Option<Box<dyn Keeper>>,
+) -> Result<i32, RuntimeError> {
+    let program = exec::Program::prepare(plan)?;
+    let server = match (plan.rootfs.mount, image) {
+        (ImageMount::Fuse, Some(image)) => Some(server::start(image, keeper)?),
+        (ImageMount::Fuse, None) => return Err(RuntimeError::NoImage),
+        _ => None,
+    };
+    if plan.namespaces.pid {
+        return supervise::run(plan, server, &program);
+    }
+    namespace::enter(plan)?;
+    match enter(plan, server, &program)? {}
+}
+
+/// What the process does once it is in its namespaces.
+fn enter(
+    plan: &Plan,
+    server: Option<server::Server>,
+    program: &exec::Program,
+) -> Result<Infallible, RuntimeError> {
+    root::enter(plan, server)?;
+    exec::run(plan, program)
+}

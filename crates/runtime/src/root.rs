@@ -1,0 +1,293 @@
+//! The root file system: image, skeleton, overlay, mounts, pivot.
+//!
+//! Everything is put together on a *stage*: a tmpfs attached at a directory
+//! of the host that our private mount namespace may hide. All sources of the
+//! host are opened as detached copies (open_tree(2)) before the stage hides
+//! anything, so a bind of the very directory that the stage covers works.
+//!
+//! ```text
+//! stage/image        the image, when an overlay lies over it
+//! stage/lower        what the engine adds, in memory
+//! stage/over0 …      read-only overlay directories
+//! stage/upper, work  the writable layer, in memory or bound from the host
+//! stage/root         the finished root file system
+//! ```
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use plan::{IdMap, ImageMount, Plan, RootSource, Rootfs, Skeleton, SkeletonKind, Upper};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, chmodat, fchmod, mkdirat, openat};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+    open_tree, unmount,
+};
+
+use crate::ops::{self, Sources};
+use crate::server::Server;
+use crate::{RuntimeError, namespace};
+
+/// Directories that the stage may cover; one of them is on every host.
+const STAGES: [&str; 5] = ["/tmp", "/mnt", "/run", "/var", "/proc"];
+
+/// Names a failing step.
+pub(crate) fn step<E: Into<io::Error>>(step: &str) -> impl FnOnce(E) -> RuntimeError + '_ {
+    move |source| RuntimeError::Root { step: step.to_owned(), source: source.into() }
+}
+
+/// Makes the plan's root file system and moves into it.
+pub(crate) fn enter(plan: &Plan, server: Option<Server>) -> Result<(), RuntimeError> {
+    let sources = Sources::open(plan)?;
+    let image = image(&plan.rootfs, plan.id_map, server)?;
+    let root = if plan.rootfs.overlay() { overlay(&plan.rootfs, image)? } else { plain(image)? };
+    ops::apply(plan, sources, &root)?;
+    pivot(&root)?;
+    ops::finish(plan)?;
+    namespace::take_identity(plan)
+}
+
+/// The image as a detached mount.
+fn image(root: &Rootfs, ids: IdMap, server: Option<Server>) -> Result<OwnedFd, RuntimeError> {
+    match (&root.source, root.mount, server) {
+        (RootSource::Directory { path }, ..) => {
+            let opened = clone_tree(path, true);
+            let mount = opened.map_err(step(&format!("binding {}", path.display())))?;
+            if !root.in_place {
+                // Mounts below the image that are locked stay as they are.
+                sys::mount::set_attributes(&mount, sys::mount::RDONLY, false)
+                    .map_err(step("making the image read-only"))?;
+            }
+            Ok(mount)
+        }
+        (RootSource::Squashfs { .. }, ImageMount::Fuse, Some(server)) => served(ids, server),
+        (RootSource::Squashfs { path, offset }, ImageMount::KernelSquashfs, _) => {
+            kernel(path, *offset)
+        }
+        (RootSource::Squashfs { .. }, ..) => Err(RuntimeError::NoImage),
+    }
+}
+
+/// Mounts what the image server serves. The connection has to be opened in
+/// the user namespace that mounts it (fs/fuse/inode.c, `fuse_fill_super`).
+fn served(ids: IdMap, server: Server) -> Result<OwnedFd, RuntimeError> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let device =
+        openat(CWD, "/dev/fuse", flags, Mode::empty()).map_err(step("opening /dev/fuse"))?;
+    let mount = || -> rustix::io::Result<OwnedFd> {
+        let fs = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        let set = |key: &str, value: &str| fsconfig_set_string(fs.as_fd(), key, value);
+        set("source", "sampan")?;
+        set("subtype", "sampan")?;
+        set("fd", &device.as_raw_fd().to_string())?;
+        set("rootmode", "40000")?;
+        set("user_id", &ids.uid.to_string())?;
+        set("group_id", &ids.gid.to_string())?;
+        fsconfig_set_flag(fs.as_fd(), "default_permissions")?;
+        fsconfig_set_flag(fs.as_fd(), "allow_other")?;
+        fsconfig_create(fs.as_fd())?;
+        mount_of(&fs, MountAttrFlags::MOUNT_ATTR_RDONLY | NO_PRIVILEGE)
+    };
+    let mount = mount().map_err(step("mounting the image through /dev/fuse"))?;
+    server.connect(device.as_fd())?;
+    Ok(mount)
+}
+
+const NO_PRIVILEGE: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
+
+/// The kernel's own squashfs over a loop device.
+fn kernel(path: &Path, offset: u64) -> Result<OwnedFd, RuntimeError> {
+    let file = File::open(path)
+        .map_err(|source| RuntimeError::OpenImage { path: path.to_owned(), source })?;
+    let (_device, loop_path) =
+        sys::device::loop_attach(&file, offset).map_err(step("attaching a loop device"))?;
+    let mount = || -> rustix::io::Result<OwnedFd> {
+        let fs = fsopen("squashfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(fs.as_fd(), "source", loop_path.as_path())?;
+        fsconfig_set_flag(fs.as_fd(), "ro")?;
+        fsconfig_create(fs.as_fd())?;
+        mount_of(&fs, MountAttrFlags::MOUNT_ATTR_RDONLY | NO_PRIVILEGE)
+    };
+    mount().map_err(step("mounting the image as squashfs"))
+}
+
+pub(crate) fn mount_of(fs: &OwnedFd, attributes: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
+    fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// A detached tmpfs.
+pub(crate) fn tmpfs(size: Option<u64>, mode: u32) -> rustix::io::Result<OwnedFd> {
+    let fs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if let Some(size) = size {
+        fsconfig_set_string(fs.as_fd(), "size", size.to_string())?;
+    }
+    fsconfig_set_string(fs.as_fd(), "mode", format!("{mode:o}"))?;
+    fsconfig_create(fs.as_fd())?;
+    mount_of(&fs, NO_PRIVILEGE)
+}
+
+/// A detached copy of the mounts at a path of the host.
+pub(crate) fn clone_tree(path: &Path, recursive: bool) -> rustix::io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    open_tree(CWD, path, flags)
+}
+
+/// Attaches a detached mount at a path below a directory descriptor.
+pub(crate) fn attach(
+    mount: &OwnedFd,
+    dir: BorrowedFd<'_>,
+    path: impl rustix::path::Arg,
+) -> rustix::io::Result<()> {
+    move_mount(mount, "", dir, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// Attaches something at the first stage that this host has.
+fn on_stage(mount: &OwnedFd) -> Result<(), RuntimeError> {
+    let mut last = Errno::NOENT;
+    for stage in STAGES {
+        match attach(mount, CWD, stage) {
+            Ok(()) => return Ok(()),
+            Err(e) => last = e,
+        }
+    }
+    Err(step("attaching the stage")(last))
+}
+
+/// The root is the image itself.
+fn plain(image: OwnedFd) -> Result<OwnedFd, RuntimeError> {
+    on_stage(&image)?;
+    Ok(image)
+}
+
+/// The root is an overlay over the image.
+fn overlay(root: &Rootfs, image: OwnedFd) -> Result<OwnedFd, RuntimeError> {
+    let lowers: Vec<OwnedFd> = root
+        .lowers
+        .iter()
+        .map(|dir| clone_tree(&lower_of(dir), false).map_err(step(&dir.display().to_string())))
+        .collect::<Result<_, _>>()?;
+    let upper = match &root.upper {
+        Upper::Directory { path } => Some(upper_dir(path)?),
+        _ => None,
+    };
+    let stage = tmpfs(None, 0o755).map_err(step("making the stage"))?;
+    on_stage(&stage)?;
+    let dir = |name: &str| mkdirat(&stage, name, Mode::from_raw_mode(0o755));
+    for name in ["image", "lower", "root"] {
+        dir(name).map_err(step("making the stage's directories"))?;
+    }
+    attach(&image, stage.as_fd(), "image").map_err(step("attaching the image"))?;
+    let mut layers = Vec::new();
+    let in_upper = root.upper == Upper::Tmpfs;
+    if in_upper {
+        for name in ["upper", "work"] {
+            dir(name).map_err(step("making the writable layer"))?;
+        }
+    }
+    if let Some(mount) = &upper {
+        dir("over").map_err(step("making the writable layer"))?;
+        attach(mount, stage.as_fd(), "over").map_err(step("attaching the overlay directory"))?;
+    }
+    if !root.skeleton.is_empty() {
+        let name = if in_upper { "upper" } else { "lower" };
+        skeleton(&stage, name, &root.skeleton)?;
+        if !in_upper {
+            layers.push("lower".to_owned());
+        }
+    }
+    for (index, mount) in lowers.iter().enumerate() {
+        let name = format!("over{index}");
+        dir(&name).map_err(step("making a place for an overlay"))?;
+        attach(mount, stage.as_fd(), &name).map_err(step("attaching an overlay"))?;
+        layers.push(name);
+    }
+    layers.push("image".to_owned());
+    // Overlay options are paths; relative ones need no escaping.
+    rustix::process::fchdir(&stage).map_err(step("entering the stage"))?;
+    let mount = overlay_mount(&layers, &root.upper).map_err(step("mounting the overlay"))?;
+    attach(&mount, stage.as_fd(), "root").map_err(step("attaching the overlay"))?;
+    Ok(mount)
+}
+
+fn overlay_mount(layers: &[String], upper: &Upper) -> rustix::io::Result<OwnedFd> {
+    let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let set = |key: &str, value: &str| fsconfig_set_string(fs.as_fd(), key, value);
+    set("source", "sampan")?;
+    set("lowerdir", &layers.join(":"))?;
+    let mut attributes = NO_PRIVILEGE;
+    match upper {
+        Upper::None => attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY,
+        Upper::Tmpfs => {
+            set("upperdir", "upper")?;
+            set("workdir", "work")?;
+        }
+        Upper::Directory { .. } => {
+            set("upperdir", "over/upper")?;
+            set("workdir", "over/work")?;
+        }
+    }
+    fsconfig_set_flag(fs.as_fd(), "userxattr")?;
+    if *upper == Upper::Tmpfs {
+        // Nothing outlives the container, so nothing need reach a disk.
+        fsconfig_set_flag(fs.as_fd(), "volatile")?;
+    }
+    fsconfig_create(fs.as_fd())?;
+    mount_of(&fs, attributes)
+}
+
+/// An overlay directory holds `upper` and `work`; a plain directory given
+/// read-only is a layer as it is.
+fn lower_of(dir: &Path) -> PathBuf {
+    let upper = dir.join("upper");
+    if upper.is_dir() && dir.join("work").is_dir() { upper } else { dir.to_owned() }
+}
+
+fn upper_dir(dir: &Path) -> Result<OwnedFd, RuntimeError> {
+    for name in ["upper", "work"] {
+        let path = dir.join(name);
+        std::fs::create_dir_all(&path).map_err(step(&format!("making {}", path.display())))?;
+    }
+    clone_tree(dir, false).map_err(step(&format!("opening {}", dir.display())))
+}
+
+/// Writes the engine's additions. They are sorted, so parents come first.
+fn skeleton(stage: &OwnedFd, name: &str, entries: &[Skeleton]) -> Result<(), RuntimeError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let base = openat(stage, name, flags, Mode::empty()).map_err(step("opening the skeleton"))?;
+    for entry in entries {
+        let path = entry.path.strip_prefix("/").unwrap_or(&entry.path);
+        let mode = Mode::from_raw_mode(entry.mode);
+        let make = || -> io::Result<()> {
+            match &entry.kind {
+                SkeletonKind::Directory => {
+                    mkdirat(&base, path, mode)?;
+                    // Past the umask, which is the application's affair.
+                    chmodat(&base, path, mode, AtFlags::empty())?;
+                }
+                SkeletonKind::File(bytes) => {
+                    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                    let fd = openat(&base, path, flags, mode)?;
+                    fchmod(&fd, mode)?;
+                    File::from(fd).write_all(bytes)?;
+                }
+            }
+            Ok(())
+        };
+        make().map_err(step(&format!("adding {}", entry.path.display())))?;
+    }
+    Ok(())
+}
+
+/// pivot_root(2) onto itself: the old root ends up below the new one and is
+/// let go, with no directory needed for it.
+fn pivot(root: &OwnedFd) -> Result<(), RuntimeError> {
+    rustix::process::fchdir(root).map_err(step("entering the root file system"))?;
+    rustix::process::pivot_root(".", ".").map_err(step("pivoting"))?;
+    unmount(".", UnmountFlags::DETACH).map_err(step("letting go of the host's root"))?;
+    rustix::process::chdir("/").map_err(step("entering the root file system"))
+}

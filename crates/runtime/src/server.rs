@@ -1,0 +1,158 @@
+//! The process that serves the image.
+//!
+//! It is forked twice, so that it is nobody's child but init's and no wait()
+//! of the application sees it. It keeps the image's descriptor and the FUSE
+//! connection, and nothing else of its parent: no terminal, no pipe, no
+//! working directory, no limit, no pinning.
+
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use rustix::process::{Pid, WaitOptions, waitpid};
+use sys::process::{Fork, fork};
+
+use crate::RuntimeError;
+
+/// What lives as long as the image is served, in the server: a lease, say.
+pub trait Keeper: Send {
+    /// Called once the server has its connection.
+    fn begin(&mut self);
+    /// Called about once a minute.
+    fn tick(&mut self);
+    /// Called after the last process of the container has gone.
+    fn end(&mut self);
+}
+
+/// An open squashfs image, and the descriptor that has to stay open for it.
+pub struct ImageFile {
+    /// The image.
+    pub image: Arc<squashfs::Image>,
+    fd: RawFd,
+}
+
+impl ImageFile {
+    /// Opens the image that starts at byte `offset` of a file.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or is no sound squashfs image.
+    pub fn open(path: &Path, offset: u64) -> Result<Self, RuntimeError> {
+        let file = File::open(path)
+            .map_err(|source| RuntimeError::OpenImage { path: path.to_owned(), source })?;
+        let fd = file.as_raw_fd();
+        let image = squashfs::Image::open(file, offset, squashfs::ReaderOptions::default())
+            .map_err(|source| RuntimeError::Image { path: path.to_owned(), source })?;
+        Ok(Self { image: Arc::new(image), fd })
+    }
+}
+
+/// The parent's end of a server that waits for its connection.
+pub(crate) struct Server {
+    socket: OwnedFd,
+    intermediate: Pid,
+}
+
+fn failed(step: &'static str) -> impl Fn(io::Error) -> RuntimeError {
+    move |source| RuntimeError::Server { step, source }
+}
+
+pub(crate) fn start(
+    image: ImageFile,
+    keeper: Option<Box<dyn Keeper>>,
+) -> Result<Server, RuntimeError> {
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|e| failed("socket")(e.into()))?;
+    match fork().map_err(failed("fork"))? {
+        Fork::Parent(intermediate) => Ok(Server { socket: ours, intermediate }),
+        Fork::Child => match fork() {
+            Ok(Fork::Child) => {
+                let code = i32::from(serve(&image, &theirs, keeper).is_err());
+                sys::process::exit_now(code)
+            }
+            Ok(Fork::Parent(_)) => sys::process::exit_now(0),
+            Err(_) => sys::process::exit_now(1),
+        },
+    }
+}
+
+impl Server {
+    /// Gives the server its connection and lets go of it.
+    pub(crate) fn connect(self, connection: BorrowedFd<'_>) -> Result<(), RuntimeError> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [connection];
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        sendmsg(&self.socket, &[io::IoSlice::new(b"f")], &mut control, SendFlags::NOSIGNAL)
+            .map_err(|e| failed("send")(e.into()))?;
+        waitpid(Some(self.intermediate), WaitOptions::empty())
+            .map_err(|e| failed("wait")(e.into()))?;
+        Ok(())
+    }
+}
+
+/// The server's whole life.
+fn serve(
+    image: &ImageFile,
+    socket: &OwnedFd,
+    keeper: Option<Box<dyn Keeper>>,
+) -> Result<(), RuntimeError> {
+    detach(&[image.fd, socket.as_raw_fd()]).map_err(failed("detach"))?;
+    let Some(device) = receive(socket).map_err(failed("receive"))? else {
+        // The parent failed before it mounted anything.
+        return Ok(());
+    };
+    let (stop, stopped) = mpsc::channel::<()>();
+    let keeping = keeper.map(|keeper| std::thread::spawn(move || keep(keeper, &stopped)));
+    let served = fuse::serve(device, Arc::clone(&image.image), fuse::ServerOptions::default());
+    drop(stop);
+    if let Some(thread) = keeping {
+        // A keeper that panicked has nothing left to end.
+        let _ = thread.join();
+    }
+    served.map_err(|e| failed("serve")(io::Error::other(e)))
+}
+
+fn keep(mut keeper: Box<dyn Keeper>, stopped: &mpsc::Receiver<()>) {
+    keeper.begin();
+    while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(Duration::from_secs(60)) {
+        keeper.tick();
+    }
+    keeper.end();
+}
+
+/// Leaves everything of the parent behind but the descriptors in `keep`.
+fn detach(keep: &[RawFd]) -> io::Result<()> {
+    sys::process::close_others(keep);
+    rustix::process::setsid()?;
+    rustix::process::chdir("/")?;
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    sys::process::lift_limits();
+    sys::signal::restore_defaults();
+    Ok(())
+}
+
+/// The connection, or None when the other end closed without sending it.
+fn receive(socket: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0; 1];
+    let mut slices = [io::IoSliceMut::new(&mut byte)];
+    recvmsg(socket.as_fd(), &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut messages = control.drain();
+    Ok(messages.find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    }))
+}

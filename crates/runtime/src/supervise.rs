@@ -1,0 +1,133 @@
+//! A PID namespace: the caller waits, an init reaps, the application runs.
+//!
+//! ```text
+//! caller (waits, passes signals on) ─ init, pid 1 (mounts, reaps) ─ application
+//! ```
+//!
+//! Signals that the kernel sends, from a terminal say, reach the application
+//! by themselves, because all three share a process group; signals of other
+//! processes are passed on. A stop is taken by the caller too, so that a
+//! shell's job control sees it.
+
+use std::io;
+
+use plan::Plan;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, waitpid};
+use sys::process::{Fork, exit_now, fork};
+use sys::signal;
+
+use crate::exec::{self, Program};
+use crate::server::Server;
+use crate::{RuntimeError, namespace, root};
+
+fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> RuntimeError {
+    move |source| RuntimeError::Supervise { step, source: source.into() }
+}
+
+/// Runs the plan in a PID namespace. Returns the exit code in the caller's
+/// process; an error may also surface in a process of the namespace, whose
+/// exit code the caller then passes on without a word.
+pub(crate) fn run(
+    plan: &Plan,
+    server: Option<Server>,
+    program: &Program,
+) -> Result<i32, RuntimeError> {
+    namespace::enter(plan)?;
+    signal::block_all().map_err(failed("signals"))?;
+    match fork().map_err(failed("fork"))? {
+        Fork::Parent(init) => {
+            drop(server);
+            let stop = plan.process.stop_signal.as_deref().and_then(signal_number);
+            watch(init, &|number| if number == Signal::TERM.as_raw() { stop.unwrap_or(number) } else { number })
+        }
+        Fork::Child => {
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+                .map_err(failed("parent death signal"))?;
+            root::enter(plan, server)?;
+            match fork().map_err(failed("fork"))? {
+                Fork::Child => match exec::run(plan, program)? {},
+                Fork::Parent(application) => {
+                    let code = watch(application, &|number| number).unwrap_or(125);
+                    exit_now(code)
+                }
+            }
+        }
+    }
+}
+
+/// Waits for one child, reaps all, passes signals on; the exit code in shell
+/// form.
+fn watch(child: Pid, translate: &dyn Fn(i32) -> i32) -> Result<i32, RuntimeError> {
+    loop {
+        if let Some(code) = reap(child)? {
+            return Ok(code);
+        }
+        let received = signal::wait().map_err(failed("wait for a signal"))?;
+        let number = received.number;
+        let stops = [Signal::TSTP, Signal::TTIN, Signal::TTOU].map(Signal::as_raw);
+        if number == Signal::CHILD.as_raw() {
+            continue;
+        }
+        if received.from_kernel {
+            if stops.contains(&number) && std::process::id() != 1 {
+                signal::send(rustix::process::getpid(), Signal::STOP.as_raw())
+                    .map_err(failed("stop"))?;
+            }
+            continue;
+        }
+        // The child may be gone already; the next turn of the loop sees it.
+        let _ = signal::send(child, translate(number));
+    }
+}
+
+/// Reaps every child that has ended; the code of the one that counts.
+fn reap(child: Pid) -> Result<Option<i32>, RuntimeError> {
+    let mut code = None;
+    loop {
+        match waitpid(None, WaitOptions::NOHANG) {
+            Ok(Some((pid, status))) if pid == child => code = shell_code(status).or(code),
+            Ok(Some(_)) => {}
+            Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(code),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(failed("wait for the process")(e)),
+        }
+    }
+}
+
+fn shell_code(status: WaitStatus) -> Option<i32> {
+    status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal))
+}
+
+/// A signal's number from an image's `StopSignal`: `SIGQUIT`, `QUIT` or `3`.
+fn signal_number(text: &str) -> Option<i32> {
+    if let Ok(number) = text.parse() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let name = text.strip_prefix("SIG").unwrap_or(text);
+    let known = [
+        ("HUP", 1), ("INT", 2), ("QUIT", 3), ("ABRT", 6), ("KILL", 9), ("USR1", 10),
+        ("USR2", 12), ("ALRM", 14), ("TERM", 15), ("CONT", 18), ("STOP", 19), ("WINCH", 28),
+        ("PWR", 30),
+    ];
+    if let Some((_, number)) = known.iter().find(|(known, _)| *known == name) {
+        return Some(*number);
+    }
+    // Real-time signals, as systemd images use them: RTMIN+3. glibc's SIGRTMIN is 34.
+    let offset: i32 = name.strip_prefix("RTMIN+")?.parse().ok()?;
+    (0..=30).contains(&offset).then_some(34 + offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stop_signals_parse() {
+        assert_eq!(signal_number("SIGQUIT"), Some(3));
+        assert_eq!(signal_number("USR1"), Some(10));
+        assert_eq!(signal_number("SIGRTMIN+3"), Some(37));
+        assert_eq!(signal_number("15"), Some(15));
+        assert_eq!(signal_number("SIGNOPE"), None);
+        assert_eq!(signal_number("99"), None);
+    }
+}

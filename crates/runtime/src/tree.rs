@@ -1,0 +1,131 @@
+//! What an image holds, for the plan: a directory, or a squashfs image.
+
+use std::fs;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use plan::{Entry, EntryKind, RootTree, TreeError};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, openat, openat2, statat};
+use squashfs::{Image, Inode, InodeKind};
+
+fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    path: &Path,
+) -> impl Fn(E) -> TreeError {
+    move |source| TreeError::Read { path: path.to_owned(), source: source.into() }
+}
+
+/// A root file system in a directory.
+pub struct DirectoryTree {
+    root: OwnedFd,
+}
+
+impl DirectoryTree {
+    /// Opens the directory.
+    ///
+    /// # Errors
+    /// As open(2).
+    pub fn open(path: &Path) -> std::io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self { root: openat(CWD, path, flags, Mode::empty())? })
+    }
+}
+
+/// The path below the root, `.` for the root itself.
+fn relative(path: &Path) -> &Path {
+    match path.strip_prefix("/") {
+        Ok(rest) if !rest.as_os_str().is_empty() => rest,
+        _ => Path::new("."),
+    }
+}
+
+impl RootTree for DirectoryTree {
+    fn entry(&self, path: &Path) -> Result<Option<Entry>, TreeError> {
+        use rustix::io::Errno;
+        // The paths asked for have no symbolic link before the last word.
+        let stat = match statat(&self.root, relative(path), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            Err(e) => return Err(failed(path)(std::io::Error::from(e))),
+        };
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => EntryKind::Directory,
+            FileType::RegularFile => EntryKind::File,
+            FileType::Symlink => {
+                let to = rustix::fs::readlinkat(&self.root, relative(path), Vec::new())
+                    .map_err(|e| failed(path)(std::io::Error::from(e)))?;
+                EntryKind::Symlink(PathBuf::from(std::ffi::OsStr::from_bytes(to.as_bytes())))
+            }
+            _ => EntryKind::Other,
+        };
+        Ok(Some(Entry { kind, mode: stat.st_mode & 0o7777 }))
+    }
+
+    fn read(&self, path: &Path, limit: usize) -> Result<Option<Vec<u8>>, TreeError> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+        let opened =
+            openat2(&self.root, relative(path), flags, Mode::empty(), ResolveFlags::IN_ROOT);
+        let Ok(fd) = opened else { return Ok(None) };
+        let mut bytes = Vec::new();
+        let file = fs::File::from(fd);
+        file.take(limit as u64).read_to_end(&mut bytes).map_err(failed(path))?;
+        Ok(Some(bytes))
+    }
+}
+
+/// A root file system in a squashfs image.
+pub struct ImageTree(pub Arc<Image>);
+
+impl ImageTree {
+    fn find(&self, path: &Path) -> Result<Option<Arc<Inode>>, squashfs::Error> {
+        let mut inode = self.0.inode(self.0.root())?;
+        for part in path.components() {
+            let Component::Normal(name) = part else { continue };
+            if !matches!(inode.kind, InodeKind::Directory { .. }) {
+                return Ok(None);
+            }
+            match self.0.lookup(&inode, name.as_bytes())? {
+                Some(entry) => inode = self.0.inode(entry.inode)?,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(inode))
+    }
+}
+
+impl RootTree for ImageTree {
+    fn entry(&self, path: &Path) -> Result<Option<Entry>, TreeError> {
+        let Some(inode) = self.find(path).map_err(failed(path))? else { return Ok(None) };
+        let kind = match &inode.kind {
+            InodeKind::Directory { .. } => EntryKind::Directory,
+            InodeKind::File { .. } => EntryKind::File,
+            InodeKind::Symlink { .. } => {
+                let to = self.0.read_link(&inode).map_err(failed(path))?;
+                EntryKind::Symlink(PathBuf::from(std::ffi::OsStr::from_bytes(&to)))
+            }
+            _ => EntryKind::Other,
+        };
+        Ok(Some(Entry { kind, mode: u32::from(inode.mode) & 0o7777 }))
+    }
+
+    fn read(&self, path: &Path, limit: usize) -> Result<Option<Vec<u8>>, TreeError> {
+        let Some(inode) = self.find(path).map_err(failed(path))? else { return Ok(None) };
+        let InodeKind::File { .. } = inode.kind else { return Ok(None) };
+        let mut bytes = Vec::new();
+        let mut chunk = vec![0; 1 << 16];
+        while bytes.len() < limit {
+            let want = chunk.len().min(limit - bytes.len());
+            let got = self
+                .0
+                .read(&inode, bytes.len() as u64, &mut chunk[..want])
+                .map_err(failed(path))?;
+            if got == 0 {
+                break;
+            }
+            bytes.extend_from_slice(&chunk[..got]);
+        }
+        Ok(Some(bytes))
+    }
+}
