@@ -5,7 +5,7 @@ use std::io;
 use sha2::{Digest as _, Sha256, Sha512};
 use types::{Algorithm, Digest};
 
-use crate::files::{Root, read_limited};
+use crate::files::{self, Root, read_limited};
 use crate::{Error, Result, Store};
 
 /// Manifests and configurations are at most 4 MiB by custom; layers are not
@@ -50,7 +50,7 @@ fn read_blob(root: &Root, digest: &Digest) -> Result<Option<Vec<u8>>> {
             tracing::warn!("{}: may not be read, taken for absent", path.display());
             return Ok(None);
         }
-        Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+        Err(e) if files::is_damage(&e) => {
             tracing::warn!("{}: {e}, taken for absent", path.display());
             return Ok(None);
         }

@@ -33,14 +33,25 @@ pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
+/// Opens for reading. In a store that a group shares, what has a file's name
+/// may be a FIFO: without O_NONBLOCK opening it would wait for a writer.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
 /// The whole file, when it has at most `limit` bytes; None when it is absent.
 pub(crate) fn read_limited(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if is_absent(&e) => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    read_open(&file, limit).map(Some)
+    let mut tries = 3;
+    loop {
+        match open(path).and_then(|file| read_open(&file, limit)) {
+            Ok(bytes) => return Ok(Some(bytes)),
+            Err(e) if is_absent(&e) => return Ok(None),
+            // Another NFS client has renamed a newer one over it.
+            Err(e) if e.kind() == io::ErrorKind::StaleNetworkFileHandle && tries > 1 => tries -= 1,
+            Err(e) => return Err(e),
+        }
+    }
 }
 
 /// The rest of an open file, when it has at most `limit` bytes.
@@ -54,6 +65,12 @@ pub(crate) fn read_open(file: &File, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Whether the error says that there is something else than a file of ours.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, IsADirectory, WouldBlock};
+    matches!(error.kind(), InvalidData | IsADirectory | WouldBlock)
+}
+
 /// Reads a JSON file. One that may not be read counts as absent, so that
 /// another user's mistake in a shared store stops nobody.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Json<T>> {
@@ -63,7 +80,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Json<T>> {
             Ok(value) => Json::Value(value),
             Err(e) => Json::Corrupt(e.to_string()),
         }),
-        Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(Json::Corrupt(e.to_string())),
+        Err(e) if is_damage(&e) => Ok(Json::Corrupt(e.to_string())),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             tracing::warn!("{}: may not be read, taken for absent", path.display());
             Ok(Json::Absent)
@@ -143,7 +160,7 @@ impl Root {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Ok(()),
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => return Err(not_a_store()),
+            Err(e) if is_damage(&e) => return Err(not_a_store()),
             Err(source) => return Err(Error::ReadFile { path, source }),
         };
         let version: u32 = std::str::from_utf8(&bytes)

@@ -48,10 +48,14 @@ impl Seen {
 /// opening makes NFS ask the server instead of its cache.
 pub(crate) fn read_owner(path: &Path) -> Result<Option<(Option<Owner>, fs::Metadata)>> {
     let read = || -> io::Result<_> {
-        let file = File::open(path)?;
+        let file = files::open(path)?;
         let meta = file.metadata()?;
-        let bytes = files::read_open(&file, LONGEST_OWNER)?;
-        Ok((serde_json::from_slice(&bytes).ok(), meta))
+        let owner = match files::read_open(&file, LONGEST_OWNER) {
+            Ok(bytes) => serde_json::from_slice(&bytes).ok(),
+            Err(e) if files::is_damage(&e) => None,
+            Err(e) => return Err(e),
+        };
+        Ok((owner, meta))
     };
     match read() {
         Ok(found) => Ok(Some(found)),
@@ -172,7 +176,7 @@ pub(crate) fn try_acquire(
         dead.push(seen);
     }
     for seen in dead {
-        files::remove(&seen.path)?;
+        remove_temporary(&seen.path)?;
         // Another machine's holder may be asleep and still finish its work.
         if let Some(owner) = &seen.owner
             && seen.liveness(&watch.here) == Liveness::Dead

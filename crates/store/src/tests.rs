@@ -14,6 +14,8 @@ use types::ImageConfig;
 
 use super::*;
 
+mod environment;
+
 const CHILD: &str = "SAMPAN_STORE_TEST_CHILD";
 const ROOT: &str = "SAMPAN_STORE_TEST_ROOT";
 const DIE_AT: &str = "SAMPAN_STORE_TEST_DIE_AT";
@@ -131,7 +133,9 @@ fn a_client_process() {
             std::io::stdin().read_line(&mut String::new()).unwrap();
             drop(lease);
         }
-        "full" => fill_the_disk(&store),
+        "full" => environment::fill_the_disk(&store),
+        "read-only" => environment::read_only(&store),
+        "no-locks" => environment::without_locks(&store),
         other => panic!("{other}"),
     }
 }
@@ -148,6 +152,24 @@ fn fifty_processes_convert_an_image_once() {
     }
     // `..` of the store is `a`; it was made before.
     assert_eq!(fs::read(dir.path().join("a/builds")).unwrap(), b"b");
+    assert!(names(&store.root().join("tmp")).is_empty());
+    assert!(names(&store.root().join("locks")).is_empty());
+}
+
+#[test]
+fn fifty_processes_replace_a_killed_converter_by_one() {
+    let (dir, store) = new_store();
+    fs::create_dir_all(dir.path().join("a")).unwrap();
+    fs::write(dir.path().join("a/builds"), b"").unwrap();
+    store.root.ensure("tmp").unwrap();
+    let dead = spawn("pull", store.root(), "created").wait_with_output().unwrap();
+    assert_eq!(dead.status.signal(), Some(9));
+    let children: Vec<Child> = (0..50).map(|_| spawn("pull", store.root(), "")).collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(fs::read(dir.path().join("a/builds")).unwrap(), b"bb");
     assert!(names(&store.root().join("tmp")).is_empty());
     assert!(names(&store.root().join("locks")).is_empty());
 }
@@ -341,6 +363,17 @@ fn damaged_files_count_as_absent_and_heal() {
         fs::write(path, good).unwrap();
         assert!(store.resolve(NAME, &platform()).unwrap().is_some());
     }
+    // What is no file at all: neither waited for nor fatal.
+    let good = fs::read(&ref_path).unwrap();
+    fs::remove_file(&ref_path).unwrap();
+    fs::create_dir(&ref_path).unwrap();
+    assert!(store.resolve(NAME, &platform()).unwrap().is_none());
+    fs::remove_dir(&ref_path).unwrap();
+    let mode = rustix::fs::Mode::RWXU;
+    rustix::fs::mknodat(rustix::fs::CWD, &ref_path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    assert!(store.resolve(NAME, &platform()).unwrap().is_none());
+    fs::remove_file(&ref_path).unwrap();
+    fs::write(&ref_path, good).unwrap();
     // A truncated image, and the record of another.
     fs::write(sqfs_path(&store.root, &a), b"squash").unwrap();
     assert!(store.resolve(NAME, &platform()).unwrap().is_none());
@@ -631,69 +664,4 @@ fn prune_leaves_what_others_write_now() {
     let report = store.prune(&PruneOptions::default()).unwrap();
     assert_eq!(report.removed.len(), 1);
     assert!(own.exists() && stranger.exists() && !foreign.exists());
-}
-
-/// Runs in a mount namespace of its own, on a file system of 512 KiB.
-fn fill_the_disk(store: &Store) {
-    put(store, 'b', &[NAME]);
-    put(store, 'c', &[]);
-    let mut ticket = begin(store, &id('a'));
-    let (mut file, _) = ticket.create_file().unwrap();
-    file.write_all(&vec![1; 64 << 10]).unwrap();
-    let ballast = store.root().join("ballast");
-    let mut big = File::create(&ballast).unwrap();
-    while big.write(&[1; 4096]).is_ok() {}
-    drop(big);
-    let error = ticket.commit(record(&id('a'))).unwrap_err();
-    assert!(matches!(error, Error::NoSpace { .. }), "{error:?}");
-    assert!(store.image(&id('a')).unwrap().is_none());
-    assert_eq!(names(&store.root().join("images")).len(), 4);
-    assert!(names(&store.root().join("tmp")).is_empty());
-    assert!(names(&store.root().join("locks")).is_empty());
-    // What frees space needs none; the ballast grows into what the ticket freed.
-    let mut big = File::options().append(true).open(&ballast).unwrap();
-    while big.write(&[1; 4096]).is_ok() {}
-    drop(big);
-    store.remove(&RemoveTarget::Image(id('c')), false).unwrap();
-    let all = PruneOptions { all: true, ..PruneOptions::default() };
-    assert_eq!(store.prune(&all).unwrap().removed.len(), 2);
-    let error = store.blob_put(&[7; 64 << 10]).unwrap_err();
-    assert!(matches!(error, Error::NoSpace { .. }), "{error:?}");
-    fs::remove_file(ballast).unwrap();
-    put(store, 'a', &[NAME]);
-    println!("the disk was full");
-}
-
-#[test]
-fn a_full_disk_is_said_and_leaves_nothing() {
-    let (dir, store) = new_store();
-    fs::create_dir_all(store.root()).unwrap();
-    let root = rustix::process::geteuid().is_root();
-    let output = Command::new("unshare")
-        .arg(if root { "-m" } else { "-Urm" })
-        .args([
-            "sh",
-            "-c",
-            r#"mount -t tmpfs -o size=512k,mode=0700 none "$1" || exit 77
-            shift; exec "$@""#,
-            "sh",
-        ])
-        .arg(store.root())
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "tests::a_client_process", "--nocapture", "--test-threads=1"])
-        .env(CHILD, "full")
-        .env(ROOT, store.root())
-        .output();
-    drop(dir);
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    match output {
-        Ok(output) if output.status.success() => {
-            assert!(text(&output.stdout).contains("the disk was full"));
-        }
-        Ok(output) if text(&output.stdout).contains("running 1 test") => {
-            panic!("{}{}", text(&output.stdout), text(&output.stderr));
-        }
-        // A machine without user namespaces, or without util-linux.
-        other => eprintln!("SKIPPED a_full_disk_is_said_and_leaves_nothing: {other:?}"),
-    }
 }
