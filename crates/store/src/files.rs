@@ -56,7 +56,8 @@ pub(crate) fn read_limited(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>
 
 /// The rest of an open file, when it has at most `limit` bytes.
 pub(crate) fn read_open(file: &File, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    // Room for most files, so that they take one read and one for the end.
+    let mut bytes = Vec::with_capacity(8 << 10);
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         let text = format!("longer than {limit} bytes");
@@ -259,6 +260,7 @@ impl Root {
         let dir = self.ensure(dir)?;
         let (file, temp) = self.temp_file(&Owner::current(), "new")?;
         let result = fill(&file, &temp, bytes)
+            .inspect(|()| step("before-record"))
             .and_then(|()| rename(&temp, &dir.join(name)))
             .and_then(|()| sync_dir(&dir));
         if result.is_err() {
@@ -329,3 +331,12 @@ pub(crate) fn touch(file: &File) -> io::Result<()> {
     };
     rustix::fs::futimens(file, &times).map_err(Into::into)
 }
+
+/// Where a test kills this process.
+#[cfg(test)]
+pub(crate) fn step(name: &str) {
+    crate::tests::die_at(name);
+}
+
+#[cfg(not(test))]
+pub(crate) fn step(_name: &str) {}

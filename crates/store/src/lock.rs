@@ -187,9 +187,9 @@ pub(crate) fn try_acquire(
     Ok(Try::Acquired(lock))
 }
 
-/// Removes what a dead holder left in `tmp`.
+/// Removes what a dead process left in `tmp`.
 fn clear_temporaries(root: &Root, owner: &Owner) -> Result<()> {
-    let prefix = format!("{}.", owner.temp_prefix());
+    let prefix = owner.process_prefix();
     for (name, path) in files::list(&root.join("tmp"))? {
         if name.starts_with(&prefix) {
             remove_temporary(&path)?;

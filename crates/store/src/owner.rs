@@ -74,9 +74,14 @@ impl Owner {
         if usable { digest.hex()[..16].to_owned() } else { "unknown".to_owned() }
     }
 
+    /// How the names of this process's files in `tmp` begin.
+    pub(crate) fn process_prefix(&self) -> String {
+        format!("{}.{}.{}.", self.machine(), self.pid, self.pid_start_time)
+    }
+
     /// How the names of this owner's files in `tmp` begin.
     pub(crate) fn temp_prefix(&self) -> String {
-        format!("{}.{}.{}.{}", self.machine(), self.pid, self.pid_start_time, self.token)
+        format!("{}{}", self.process_prefix(), self.token)
     }
 
     /// Whether the owner of a file in `tmp` lives; None when the name is not

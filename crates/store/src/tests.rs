@@ -218,7 +218,15 @@ fn a_waiter_gets_its_turn_when_the_holder_gives_up() {
 
 #[test]
 fn a_killed_converter_leaves_nothing_that_is_taken_for_whole() {
-    for step in ["locked", "created", "written", "before-rename", "after-rename", "after-record"] {
+    for step in [
+        "locked",
+        "created",
+        "written",
+        "before-rename",
+        "after-rename",
+        "before-record",
+        "after-record",
+    ] {
         let (dir, store) = new_store();
         fs::create_dir_all(dir.path().join("a")).unwrap();
         fs::write(dir.path().join("a/builds"), b"").unwrap();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::full_or;
-use crate::files::{self, Root};
+use crate::files::{self, Root, step};
 use crate::lock::{self, Lock, Try, Watch};
 use crate::{
     Error, ImageId, ImageRecord, Owner, Result, Store, StoredImage, load_image, record_path,
@@ -220,12 +220,3 @@ impl Drop for Ticket {
         }
     }
 }
-
-/// Where a test kills this process.
-#[cfg(test)]
-fn step(name: &str) {
-    crate::tests::die_at(name);
-}
-
-#[cfg(not(test))]
-fn step(_name: &str) {}
