@@ -1,0 +1,80 @@
+//! Promise: a person who types it is understood, or told what to type.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+use harness::Place;
+
+#[test]
+fn the_binary_is_static() {
+    let output =
+        std::process::Command::new("ldd").arg(harness::required("SAMPAN_BIN")).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("statically linked") || text.contains("not a dynamic"), "{text}");
+}
+
+#[test]
+fn completions_and_manual_pages_are_made() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(place.sampan(&["completions", shell]).ok().contains("sampan"));
+    }
+    assert!(place.sampan(&["man"]).ok().contains(".TH"));
+    assert!(place.sampan(&["version"]).ok().contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn configuration_says_where_each_value_came_from() {
+    let place = Place::new();
+    place.write("home/.config/sampan/config.toml", "parallel_layers = 2\n");
+    let site = place.write("site.toml", "parallel_layers = 7\npull = \"never\"\n");
+    let mut command = place.sampan_command(&["config", "show"]);
+    let output = command.env("SAMPAN_SITE_CONFIG", &site).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = |key: &str| text.lines().find(|l| l.contains(key)).unwrap_or_default().to_owned();
+    assert!(line("parallel_layers").contains("config.toml"), "{text}");
+    assert!(line("pull").contains("site.toml") || text.contains("site.toml"), "{text}");
+    assert!(line("store").contains("SAMPAN_STORE"), "{text}");
+}
+
+#[test]
+fn a_malformed_configuration_names_file_and_line() {
+    let place = Place::new();
+    place.write("home/.config/sampan/config.toml", "\n\nparallel_layers = \"many\"\n");
+    let ran = place.sampan(&["images"]);
+    assert_ne!(ran.code, 0);
+    assert!(ran.err.contains("config.toml") && ran.err.contains('3'), "{}", ran.err);
+    place.write("home/.config/sampan/config.toml", "no_such_key = 1\n");
+    assert!(place.sampan(&["images"]).err.contains("no_such_key"));
+}
+
+#[test]
+fn doctor_finds_this_machine_fit() {
+    let place = Place::new();
+    let text = place.sampan(&["doctor", "--json"]).ok();
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(text.contains("user namespaces") || text.contains("user_namespace"), "{report}");
+}
+
+#[test]
+fn an_unwritable_home_does_not_stop_a_run() {
+    let place = Place::new();
+    let image = place.image_dir();
+    let script = format!(
+        "HOME=/proc/1 SAMPAN_STORE= ; unset SAMPAN_STORE; HOME=/nonexistent $sampan exec {image} echo ran"
+    );
+    assert_eq!(place.shell(&script).ok(), "ran\n");
+}
+
+#[test]
+fn usage_errors_are_code_two() {
+    let place = Place::new();
+    assert_eq!(place.sampan(&["frobnicate"]).code, 2);
+    assert_eq!(place.sampan(&["pull"]).code, 2);
+    assert_eq!(place.sampan(&["images", "--help"]).code, 0);
+}
+
+#[test]
+fn a_broken_pipe_is_no_panic() {
+    let place = Place::new();
+    let ran = place.shell("$sampan man | head -1 >/dev/null; echo ${PIPESTATUS[0]}");
+    assert!(!ran.err.contains("panicked"), "{}", ran.err);
+}

@@ -1,0 +1,7 @@
+//! Promise: every image of the field becomes one file, with what its layers
+//! say and nothing else, or an error that names the culprit.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+mod hostile;
+mod layers;
+mod registry;

@@ -1,0 +1,9 @@
+//! Promise: a container runs as its caller, on the caller's machine, exactly
+//! as the same command would run outside.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+mod environment;
+mod identity;
+mod isolation;
+mod mounts;
+mod process;

@@ -1,0 +1,114 @@
+//! The process is the caller's own: codes, signals, descriptors, terminals.
+
+use harness::Place;
+
+#[test]
+fn exit_codes_and_signals_are_the_commands() {
+    let place = Place::new();
+    for image in [place.image_dir(), place.image_file()] {
+        for (script, code) in
+            [("exit 0", 0), ("exit 42", 42), ("kill -9 $$", 137), ("kill -15 $$", 143)]
+        {
+            assert_eq!(place.sampan(&["exec", &image, "sh", "-c", script]).code, code, "{script}");
+            let ran = place.sampan(&["exec", "--pid", &image, "sh", "-c", script]);
+            assert_eq!(ran.code, code, "--pid {script}: {}", ran.err);
+        }
+    }
+}
+
+#[test]
+fn the_callers_process_becomes_the_application() {
+    let place = Place::new();
+    let script = format!("exec $sampan exec {} sh -c 'echo $$ '", place.image_file());
+    let out = place.shell(&format!("echo $$; {script}")).ok();
+    let mut lines = out.lines().map(str::trim);
+    assert_eq!(lines.next(), lines.next());
+}
+
+#[test]
+fn descriptors_umask_and_affinity_stay() {
+    let place = Place::new();
+    let image = place.image_file();
+    let script = format!(
+        "umask 027; taskset -p 1 $$ >/dev/null; exec 7<<<'through seven'; \
+         $sampan exec {image} sh -c 'umask; cat <&7; grep Cpus_allowed: /proc/self/status || cat /proc/self/status' | head -3"
+    );
+    let out = place.shell(&script).ok();
+    assert!(out.starts_with("0027\nthrough seven\n"), "{out}");
+    let inside = place.shell(&format!(
+        "taskset -p 1 $$ >/dev/null; $sampan exec {image} cat /proc/self/status | grep Cpus_allowed:"
+    ));
+    assert!(inside.ok().trim_end().ends_with('1'));
+}
+
+#[test]
+fn a_pipeline_ends_with_the_command() {
+    let place = Place::new();
+    let image = place.image_file();
+    // The image server must hold no end of the pipe: `timeout` turns a hang
+    // into a failure.
+    let script = format!("timeout 20 bash -c '$sampan exec {image} echo hello | cat'");
+    assert_eq!(place.shell(&script).ok(), "hello\n");
+}
+
+#[test]
+fn no_server_outlives_its_container() {
+    let place = Place::new();
+    let image = place.image_file();
+    assert_eq!(place.sampan(&["exec", &image, "true"]).code, 0);
+    let script = format!(
+        "for i in $(seq 100); do pgrep -u $(id -u) -f '{image}' >/dev/null || exit 0; sleep 0.1; done; exit 1"
+    );
+    assert_eq!(place.shell(&script).code, 0, "an image server is left");
+}
+
+#[test]
+fn the_server_is_no_child_of_the_application() {
+    let place = Place::new();
+    let image = place.image_file();
+    let script = "for p in /proc/[0-9]*/stat; do read -r line <$p 2>/dev/null || continue; \
+                  set -- ${line##*) }; [ \"$2\" = $$ ] && echo child $p; done; echo done";
+    assert_eq!(place.sampan(&["exec", &image, "sh", "-c", script]).ok(), "done\n");
+}
+
+#[test]
+fn no_new_privileges() {
+    let place = Place::new();
+    let out = place.sampan(&["exec", &place.image_dir(), "cat", "/proc/self/status"]).ok();
+    let line = out.lines().find(|l| l.starts_with("NoNewPrivs")).unwrap();
+    assert!(line.ends_with('1'), "{line}");
+}
+
+#[test]
+fn commands_that_cannot_run_say_why() {
+    let place = Place::new();
+    let root = place.path("rootfs");
+    let image = place.image_dir();
+    std::fs::write(root.join("bin/plain"), "no program").unwrap();
+    std::fs::write(root.join("bin/script"), "#!/no/such/shell\n").unwrap();
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(64, 0);
+    elf[18] = 183;
+    std::fs::write(root.join("bin/foreign"), elf).unwrap();
+    for name in ["script", "foreign"] {
+        let path = root.join("bin").join(name);
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(path, mode).unwrap();
+    }
+    let run = |command: &str, code| place.sampan(&["exec", &image, command]).fails(code);
+    assert!(run("missing", 127).contains("missing"));
+    assert!(run("/bin/plain", 126).contains("not executable"));
+    assert!(run("script", 127).contains("/no/such/shell"));
+    assert!(run("foreign", 126).contains("aarch64"));
+}
+
+#[test]
+fn a_terminated_pid_namespace_leaves_nothing() {
+    let place = Place::new();
+    let image = place.image_dir();
+    let script = format!(
+        "$sampan exec --pid {image} sleep 4321 & sleep 0.5; kill -9 $!; wait $! 2>/dev/null; \
+         for i in $(seq 100); do pgrep -f 'sleep 4321' >/dev/null || exit 0; sleep 0.1; done; exit 1"
+    );
+    assert_eq!(place.shell(&script).code, 0, "a process survived its supervisor");
+}
