@@ -1,2 +1,39 @@
-//! A client for OCI distribution registries.
+//! A client for OCI distribution registries: the pull side.
+//!
+//! Blocking, no global state. A [`Client`] knows where a name leads
+//! (registries.conf), whom to trust (certs.d), who asks (auth.json, docker's
+//! config.json, credential helpers) and how to get there (proxies). What it
+//! returns has been checked against its digest; what breaks on the way is
+//! tried again within the limits of [`RetryPolicy`].
+//!
+//! | module | what it does | source |
+//! |---|---|---|
+//! | `client`, `blob` | manifests, blobs, login | OCI distribution-spec 1.1 |
+//! | `config` | short names, mirrors, rewrites, blocks | containers-registries.conf(5) |
+//! | `auth`, `token` | credentials and tokens | containers-auth.json(5), distribution's token specification |
+//! | `certs` | authorities and client certificates | containers-certs.d(5) |
+//! | `retry` | waits | RFC 9110, 10.2.3 |
 #![forbid(unsafe_code)]
+
+mod auth;
+mod blob;
+mod certs;
+mod client;
+mod config;
+mod digest;
+mod environment;
+mod error;
+mod http;
+mod proxy;
+mod resolver;
+mod retry;
+mod status;
+mod token;
+
+pub use auth::{Challenge, CredentialFiles, Credentials, Stored, parse_challenges};
+pub use blob::BlobReader;
+pub use client::{Client, ClientOptions, Manifest, Notice, NoticeSink};
+pub use config::{By, Endpoint, RegistriesConf, configuration_files};
+pub use environment::Environment;
+pub use error::{ConfigError, CredentialError, EndpointFailure, Error, Source};
+pub use retry::RetryPolicy;
