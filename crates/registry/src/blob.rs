@@ -276,6 +276,13 @@ fn parse_content_range(value: &str) -> Option<(u64, Option<u64>)> {
 }
 
 #[cfg(test)]
+pub(crate) fn hostile(text: &str) {
+    if let Some((first, total)) = parse_content_range(text) {
+        assert!(total.is_none_or(|total| first < total));
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -268,8 +268,14 @@ impl RegistriesConf {
     #[must_use]
     pub fn is_insecure(&self, registry: &str) -> bool {
         let name = format!("{registry}/");
-        let hit = |t: &&Table| prefix_of(t).is_some_and(|p| matches(p, &name).is_some());
-        self.tables.iter().find(hit).is_some_and(|t| t.insecure)
+        self.tables
+            .iter()
+            .filter_map(|table| {
+                let prefix = prefix_of(table)?;
+                matches(prefix, &name).map(|_| (prefix.len(), table.insecure))
+            })
+            .max_by_key(|(length, _)| *length)
+            .is_some_and(|(_, insecure)| insecure)
     }
 
     /// The table with the longest match, and how many bytes of the full name

@@ -355,6 +355,15 @@ pub(crate) fn status_words(status: u16) -> String {
 }
 
 #[cfg(test)]
+pub(crate) fn hostile(text: &str) {
+    if let Some(url) = join("https://r.io/v2/x", text) {
+        assert!(url.parse::<Uri>().is_ok_and(|uri| uri.authority().is_some()), "{url}");
+    }
+    let _ = same_origin(text, text);
+    assert!(printable(text).chars().all(|c| !c.is_control()));
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

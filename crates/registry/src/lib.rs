@@ -37,3 +37,51 @@ pub use config::{By, Endpoint, RegistriesConf, configuration_files};
 pub use environment::Environment;
 pub use error::{ConfigError, CredentialError, EndpointFailure, Error, Source};
 pub use retry::RetryPolicy;
+
+#[cfg(test)]
+mod hostile {
+    use std::time::SystemTime;
+
+    /// Texts made of what the parsers look for, in every order: none may panic.
+    #[test]
+    fn parsers_take_any_text() {
+        let parts = [
+            "Bearer",
+            "=",
+            "\"",
+            ",",
+            " ",
+            "\\",
+            "é",
+            "bytes",
+            "-",
+            "/",
+            "*",
+            "99999999999999999999",
+            "Nov",
+            ":",
+            "0",
+            "GMT",
+            "//",
+            "http://",
+            "[",
+            "]",
+            "@",
+            "\u{0}",
+        ];
+        let mut state = 1u64;
+        for _ in 0..20_000 {
+            let mut text = String::new();
+            for _ in 0..12 {
+                // Knuth's linear congruential generator: the same texts in each run.
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                text.push_str(parts[(state >> 33) as usize % parts.len()]);
+            }
+            let challenges = crate::parse_challenges(&text);
+            assert!(challenges.len() <= text.len());
+            let _ = crate::retry::parse_retry_after(&text, SystemTime::UNIX_EPOCH);
+            crate::blob::hostile(&text);
+            crate::http::hostile(&text);
+        }
+    }
+}

@@ -122,7 +122,8 @@ fn bearer(
     };
     let plain = realm.starts_with("http://");
     // A registry behind TLS must not have the password sent in the clear.
-    if !(realm.starts_with("https://") || plain && refused.url.starts_with("http://")) {
+    let plain_is_fine = applicant.insecure || refused.url.starts_with("http://");
+    if !(realm.starts_with("https://") || plain && plain_is_fine) {
         return Err(unusable());
     }
     let service = challenge.get("service").unwrap_or("");

@@ -30,9 +30,9 @@ impl Drop for Registry {
 }
 
 impl Registry {
-    /// Starts one on a free loopback port, with a user `me` / `secret` if
-    /// asked to.
-    fn start(with_user: bool) -> Self {
+    /// Starts one on a free loopback port, with a user `me` / `secret` or with
+    /// TLS if asked to.
+    fn start(with_user: bool, with_tls: bool) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         // Between this and the start another process may take the port: try again.
@@ -52,6 +52,14 @@ impl Registry {
                 fs::write(root.join("htpasswd"), output.stdout).unwrap();
                 config.push_str(&format!(
                     "auth:\n  htpasswd:\n    realm: test\n    path: {}/htpasswd\n",
+                    root.display()
+                ));
+            }
+            if with_tls {
+                certificate(root);
+                // `http:` is the last section so far.
+                config.push_str(&format!(
+                    "  tls:\n    certificate: {0}/server.pem\n    key: {0}/server.key\n",
                     root.display()
                 ));
             }
@@ -103,6 +111,30 @@ impl Registry {
     }
 }
 
+/// A certificate authority and a certificate of it for 127.0.0.1.
+fn certificate(root: &Path) {
+    let openssl = |arguments: &str| {
+        let output = Command::new("openssl")
+            .args(arguments.split_whitespace())
+            .current_dir(root)
+            .output()
+            .expect("openssl must be installed (Debian: openssl)");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    fs::write(
+        root.join("server.ext"),
+        "subjectAltName = IP:127.0.0.1\nbasicConstraints = CA:FALSE\n",
+    )
+    .unwrap();
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=test-ca"));
+    openssl(&format!("req -new {key} -keyout server.key -out server.csr -subj /CN=server"));
+    openssl(
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+         -extfile server.ext -out server.pem",
+    );
+}
+
 fn digest(bytes: &[u8]) -> Digest {
     Digest::sha256(&Sha256::digest(bytes).into())
 }
@@ -152,7 +184,7 @@ fn client(home: &Path) -> Client {
 #[test]
 fn an_image_comes_whole_from_a_real_registry() {
     let home = tempfile::tempdir().unwrap();
-    let registry = Registry::start(false);
+    let registry = Registry::start(false, false);
     let (layout, layer) = layout(home.path());
     registry.push(&layout, "team/tool:v1", None);
     let client = client(home.path());
@@ -190,7 +222,7 @@ fn an_image_comes_whole_from_a_real_registry() {
 #[test]
 fn a_registry_with_users_wants_a_login() {
     let home = tempfile::tempdir().unwrap();
-    let registry = Registry::start(true);
+    let registry = Registry::start(true, false);
     let (layout, layer) = layout(home.path());
     registry.push(&layout, "private/tool:v1", Some("me:secret"));
     let client = client(home.path());
@@ -226,4 +258,35 @@ fn a_registry_with_users_wants_a_login() {
     assert_eq!(client.logout(&registry.host).unwrap().len(), 1);
     let again = self::client(home.path());
     assert!(matches!(again.manifest(&image), Err(Error::Unauthorized { .. })));
+}
+
+#[test]
+fn a_tls_registry_is_trusted_through_certs_d_only() {
+    let home = tempfile::tempdir().unwrap();
+    let registry = Registry::start(false, true);
+    let (layout, layer) = layout(home.path());
+    registry.push(&layout, "team/tool:v1", None);
+    let image = registry.name("team/tool:v1");
+
+    let error = client(home.path()).manifest(&image).unwrap_err();
+    assert!(matches!(error, Error::Tls { .. }), "{error:?}");
+    assert!(error.hint().unwrap().contains(&format!("certs.d/{}/ca.crt", registry.host)));
+
+    let conf = home.path().join(".config/containers/registries.conf");
+    fs::create_dir_all(conf.parent().unwrap()).unwrap();
+    let text = format!("[[registry]]\nlocation = \"{}\"\ninsecure = true\n", registry.host);
+    fs::write(&conf, text).unwrap();
+    client(home.path()).manifest(&image).unwrap();
+    fs::remove_file(&conf).unwrap();
+
+    let certs = home.path().join(".config/containers/certs.d").join(&registry.host);
+    fs::create_dir_all(&certs).unwrap();
+    fs::copy(registry.directory.path().join("ca.pem"), certs.join("ca.crt")).unwrap();
+    let client = client(home.path());
+    let manifest = client.manifest(&image).unwrap();
+    let size = Some(layer.len() as u64);
+    let mut reader = client.blob(&manifest.name, &digest(&layer), size).unwrap();
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes).unwrap();
+    assert!(bytes == layer);
 }

@@ -250,11 +250,12 @@ fn a_silent_server_is_given_up() {
         }
     });
     let (mut options, notices) = options(home.path());
-    options.stall_timeout = Duration::from_millis(300);
+    options.stall_timeout = Duration::from_secs(1);
+    options.retry.attempts = 2;
     let client = Client::new(options).unwrap();
     assert!(blob(&client, &server.host, &bytes).unwrap() == bytes);
     let text = format!("{:?}", notices.lock().unwrap());
-    assert!(text.contains("sent nothing for 0.3 s"), "{text}");
+    assert!(text.contains("sent nothing for 1 s"), "{text}");
 
     let dead = Server::start(|_, before| match before {
         usize::MAX => reply("200 OK", &[], b""),
@@ -468,6 +469,33 @@ fn an_unreachable_registry_and_proxy_are_named() {
     let error = client.manifest(&name("r.invalid", "a/b:v1")).unwrap_err();
     assert!(matches!(error, Error::Proxy { .. }), "{error:?}");
     assert!(!error.to_string().contains("secret"));
+}
+
+#[test]
+fn a_proxy_gets_the_name_and_its_own_credentials_only() {
+    let home = tempfile::tempdir().unwrap();
+    let proxy = Server::start(|_, _| reply("403 Forbidden", &[], b""));
+    let (mut options, _) = options(home.path());
+    let (username, password) = ("me".to_owned(), "registry-secret".to_owned());
+    options.credentials = Some(Credentials::Password { username, password });
+    let variables = &mut options.environment.variables;
+    variables.insert("HTTPS_PROXY".into(), format!("http://u:p@{}", proxy.host));
+    variables.insert("NO_PROXY".into(), "direct.invalid".into());
+    let client = Client::new(options).unwrap();
+    let error = client.manifest(&name("r.invalid", "a/b:v1")).unwrap_err();
+    assert!(matches!(error, Error::Proxy { .. }), "{error:?}");
+    let requests = proxy.requests();
+    assert_eq!(
+        (requests[0].method.as_str(), requests[0].target.as_str()),
+        ("CONNECT", "r.invalid:443")
+    );
+    let expected = format!("Basic {}", STANDARD.encode("u:p"));
+    assert_eq!(requests[0].header("proxy-authorization"), Some(expected.as_str()));
+    assert_eq!(requests[0].header("authorization"), None);
+    let asked = requests.len();
+    let error = client.manifest(&name("direct.invalid", "a/b:v1")).unwrap_err();
+    assert!(matches!(error, Error::Resolve { .. }), "{error:?}");
+    assert_eq!(proxy.requests().len(), asked);
 }
 
 #[test]
