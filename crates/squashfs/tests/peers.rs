@@ -1,0 +1,360 @@
+//! Against squashfs-tools, both ways: what mksquashfs writes we read, what we
+//! write unsquashfs reads. The tools have to be installed.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use squashfs::{
+    Compression, Image, Inode, InodeKind, Meta, Node, NodeKind, ReaderOptions, Tree, Writer,
+    WriterOptions,
+};
+
+/// A tree with one of everything an unprivileged user can make.
+fn sample(root: &Path) {
+    fs::create_dir_all(root.join("a/b/c")).unwrap();
+    fs::create_dir(root.join("many")).unwrap();
+    for n in 0..3000 {
+        fs::write(root.join(format!("many/file-{n:05}-{}", "x".repeat(n % 60))), format!("{n}"))
+            .unwrap();
+    }
+    let noise: Vec<u8> =
+        (0..1_000_003u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    fs::write(root.join("noise"), &noise).unwrap();
+    fs::write(root.join("a/same-as-noise"), &noise).unwrap();
+    fs::write(root.join("text"), "squashfs ".repeat(40_000)).unwrap();
+    fs::write(root.join("empty"), "").unwrap();
+    fs::write(root.join("a/b/c/one"), "1").unwrap();
+    fs::write(root.join("l".repeat(255)), "long").unwrap();
+    fs::hard_link(root.join("text"), root.join("a/hard")).unwrap();
+    symlink("../text", root.join("a/link")).unwrap();
+    let sparse = File::create(root.join("sparse")).unwrap();
+    sparse.set_len(3_000_000).unwrap();
+    sparse.write_all_at(b"middle", 1_500_000).unwrap();
+    fs::set_permissions(root.join("text"), fs::Permissions::from_mode(0o4751)).unwrap();
+    assert!(Command::new("mkfifo").arg(root.join("fifo")).status().unwrap().success());
+}
+
+/// What a tree is, in a comparable form.
+type Listing = BTreeMap<String, (String, u32, u64, u64)>;
+
+fn of_directory(root: &Path, at: &Path, out: &mut Listing) {
+    for entry in fs::read_dir(at).unwrap() {
+        let path = entry.unwrap().path();
+        let meta = path.symlink_metadata().unwrap();
+        let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+        let (kind, sum) = if meta.is_dir() {
+            of_directory(root, &path, out);
+            ("dir".to_owned(), 0)
+        } else if meta.is_symlink() {
+            (format!("link {}", fs::read_link(&path).unwrap().display()), 0)
+        } else if meta.is_file() {
+            ("file".to_owned(), sum(&fs::read(&path).unwrap()))
+        } else {
+            ("special".to_owned(), 0)
+        };
+        let nlink = if meta.is_dir() { 0 } else { meta.nlink() };
+        out.insert(name, (kind, meta.mode() & 0o7777, nlink, sum));
+    }
+}
+
+fn of_image(image: &Image, dir: &Inode, at: &str, out: &mut Listing) {
+    for entry in image.read_dir(dir, 0).unwrap() {
+        let entry = entry.unwrap();
+        let text = String::from_utf8(entry.name.clone()).unwrap();
+        let name = if at.is_empty() { text } else { format!("{at}/{text}") };
+        let found = image.lookup(dir, &entry.name).unwrap().unwrap();
+        assert_eq!(found, entry);
+        let inode = image.inode(entry.inode).unwrap();
+        assert_eq!(inode.number, entry.inode_number);
+        let (kind, sum) = match &inode.kind {
+            InodeKind::Directory { .. } => {
+                of_image(image, &inode, &name, out);
+                ("dir".to_owned(), 0)
+            }
+            InodeKind::Symlink { .. } => {
+                let target = image.read_link(&inode).unwrap();
+                (format!("link {}", String::from_utf8(target).unwrap()), 0)
+            }
+            InodeKind::File { size, .. } => {
+                let mut bytes = vec![0; usize::try_from(*size).unwrap()];
+                // Pieces of an odd size cross block borders everywhere.
+                for (index, piece) in bytes.chunks_mut(77_777).enumerate() {
+                    let len = piece.len();
+                    assert_eq!(image.read(&inode, index as u64 * 77_777, piece).unwrap(), len);
+                }
+                ("file".to_owned(), sum(&bytes))
+            }
+            _ => ("special".to_owned(), 0),
+        };
+        let nlink = if kind == "dir" { 0 } else { u64::from(inode.nlink) };
+        out.insert(name, (kind, u32::from(inode.mode), nlink, sum));
+    }
+    assert_eq!(image.lookup(dir, b"no such name").unwrap(), None);
+    assert_eq!(image.lookup(dir, b"zzzz").unwrap(), None);
+}
+
+fn sum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(14_695_981_039_346_656_037, |h, b| {
+        (h ^ u64::from(*b)).wrapping_mul(1_099_511_628_211)
+    })
+}
+
+fn listing(image: &Image) -> Listing {
+    let mut out = Listing::new();
+    of_image(image, &image.inode(image.root()).unwrap(), "", &mut out);
+    out
+}
+
+fn open(path: &Path) -> Image {
+    Image::open(File::open(path).unwrap(), 0, ReaderOptions::default()).unwrap()
+}
+
+#[test]
+fn what_mksquashfs_writes_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    sample(&tree);
+    let mut expected = Listing::new();
+    of_directory(&tree, &tree, &mut expected);
+    for options in [
+        "-comp gzip",
+        "-comp xz",
+        "-comp xz -Xbcj x86",
+        "-comp lz4",
+        "-comp zstd",
+        "-comp zstd -b 4096",
+        "-comp gzip -b 1M",
+        "-noI -noD -noF -noX",
+        "-no-fragments",
+        "-always-use-fragments",
+        "-no-exports -no-xattrs",
+        "-no-duplicates",
+    ] {
+        let file = dir.path().join("image");
+        let mut make = Command::new("mksquashfs");
+        make.arg(&tree).arg(&file).args(["-noappend", "-quiet", "-no-progress"]);
+        let status = make.args(options.split(' ')).status().expect("install squashfs-tools");
+        assert!(status.success(), "{options}");
+        assert_eq!(listing(&open(&file)), expected, "{options}");
+    }
+}
+
+#[test]
+fn an_image_may_start_at_any_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let file =
+        write(dir.path(), "plain", &small(WriterOptions::default()), WriterOptions::default());
+    let mut bytes = vec![7; 12_345];
+    bytes.extend(fs::read(&file).unwrap());
+    bytes.extend([9; 100]);
+    let image = Image::open(bytes, 12_345, ReaderOptions::default()).unwrap();
+    assert_eq!(listing(&image), listing(&open(&file)));
+}
+
+/// What to write: paths, with contents for files.
+type Spec = Vec<(String, Option<Vec<u8>>)>;
+
+fn small(options: WriterOptions) -> Spec {
+    let block = options.block_size as usize;
+    let pattern = |len: usize| (0..len).map(|n| (n / 3) as u8).collect::<Vec<u8>>();
+    let mut spec: Spec = vec![("d".into(), None), ("d/e".into(), None), ("n".into(), None)];
+    let sizes = [0, 1, block - 1, block, block + 1, 3 * block, 3 * block + 5];
+    for (index, size) in sizes.into_iter().enumerate() {
+        spec.push((format!("d/f{index}"), Some(pattern(size))));
+        spec.push((format!("d/e/copy{index}"), Some(pattern(size))));
+    }
+    spec.push(("zero".into(), Some(vec![0; 2 * block + 9])));
+    for n in 0..1500 {
+        let name = format!("n/{n:04}-{}", "y".repeat(n % 50));
+        spec.push((name, Some(format!("{n}").into_bytes())));
+    }
+    spec
+}
+
+fn write(dir: &Path, name: &str, spec: &Spec, options: WriterOptions) -> std::path::PathBuf {
+    let path = dir.join(name);
+    let out = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    let mut writer = Writer::new(out, options).unwrap();
+    let meta = |mode| Meta { mode, uid: 1234, gid: 77, mtime: 1_600_000_000, xattrs: vec![] };
+    let mut tree = Tree::new(meta(0o755));
+    let mut dirs = BTreeMap::from([(String::new(), tree.root())]);
+    for (path, contents) in spec {
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let parent = dirs[parent];
+        let node = match contents {
+            None => Node { meta: meta(0o750), kind: NodeKind::Directory(BTreeMap::new()) },
+            Some(bytes) => {
+                let data = writer.file(&mut &bytes[..], bytes.len() as u64).unwrap();
+                Node { meta: meta(0o640), kind: NodeKind::File(data) }
+            }
+        };
+        let id = tree.add(node);
+        tree.link(parent, name.as_bytes(), id);
+        if contents.is_none() {
+            dirs.insert(path.clone(), id);
+        }
+    }
+    let special = [
+        ("char", NodeKind::CharDevice { major: 1, minor: 3 }),
+        ("fifo", NodeKind::Fifo),
+        ("link", NodeKind::Symlink(b"d/f1".to_vec())),
+        ("socket", NodeKind::Socket),
+    ];
+    for (name, kind) in special {
+        let xattrs = vec![
+            (b"user.note".to_vec(), name.as_bytes().to_vec()),
+            (b"security.capability".to_vec(), vec![1, 0, 0, 2]),
+        ];
+        let id = tree.add(Node { meta: Meta { xattrs, ..meta(0o644) }, kind });
+        tree.link(tree.root(), name.as_bytes(), id);
+    }
+    let hard = tree.child(dirs["d"], b"f1").unwrap();
+    tree.link(tree.root(), b"hard", hard);
+    writer.finish(&tree).unwrap();
+    path
+}
+
+#[test]
+fn what_we_write_is_read_by_us_and_by_unsquashfs() {
+    let default = WriterOptions::default();
+    for (index, options) in [
+        default,
+        WriterOptions { compression: Compression::Gzip(6), ..default },
+        WriterOptions { compression: Compression::Xz, ..default },
+        WriterOptions { compression: Compression::Lz4, ..default },
+        WriterOptions { compression: Compression::None, ..default },
+        WriterOptions { block_size: 4096, exportable: false, ..default },
+        WriterOptions { block_size: 1 << 20, threads: 1, ..default },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = small(options);
+        let file = write(dir.path(), "image", &spec, options);
+        let ours = listing(&open(&file));
+        for (path, contents) in &spec {
+            let (_, mode, _, got) = &ours[path];
+            match contents {
+                Some(bytes) => assert_eq!((*mode, *got), (0o640, sum(bytes)), "{path}"),
+                None => assert_eq!(*mode, 0o750, "{path}"),
+            }
+        }
+        assert_eq!(ours["hard"].2, 2);
+        let out = dir.path().join("out");
+        let mut unpack = Command::new("unsquashfs");
+        unpack.args(["-no-progress", "-quiet", "-ignore-errors", "-d"]).arg(&out).arg(&file);
+        let output = unpack.output().expect("install squashfs-tools");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(!message.contains("FATAL") && !message.contains("corrupt"), "{index}: {message}");
+        for (path, contents) in &spec {
+            if let Some(bytes) = contents {
+                assert!(fs::read(out.join(path)).unwrap() == *bytes, "{index}: {path}");
+            }
+        }
+        let list = Command::new("unsquashfs").args(["-lln"]).arg(&file).output().unwrap();
+        let list = String::from_utf8_lossy(&list.stdout).into_owned();
+        assert!(list.contains("1234/77"), "{list}");
+        let char_line = list.lines().find(|l| l.ends_with("/char")).unwrap();
+        assert!(char_line.starts_with('c') && char_line.contains("1,"), "{char_line}");
+    }
+}
+
+#[test]
+fn bytes_do_not_depend_on_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let make = |threads| {
+        let options = WriterOptions { threads, ..WriterOptions::default() };
+        fs::read(write(dir.path(), &threads.to_string(), &small(options), options)).unwrap()
+    };
+    let one = make(1);
+    assert!(one == make(2) && one == make(7));
+}
+
+#[test]
+fn duplicates_are_stored_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let noise: Vec<u8> =
+        (0..900_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
+    let spec = |copies: usize| {
+        (0..copies)
+            .map(|n| (format!("f{n}"), Some(noise.clone())))
+            .chain([("d".to_owned(), None), ("d/f1".to_owned(), Some(b"x".to_vec()))])
+            .collect::<Spec>()
+    };
+    let size = |name: &str, copies| {
+        fs::metadata(write(dir.path(), name, &spec(copies), WriterOptions::default()))
+            .unwrap()
+            .len()
+    };
+    assert!(size("many", 9) < size("one", 1) + 20_000);
+}
+
+#[test]
+fn xattrs_survive() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = WriterOptions::default();
+    let image = open(&write(dir.path(), "image", &small(options), options));
+    let root = image.inode(image.root()).unwrap();
+    let entry = image.lookup(&root, b"fifo").unwrap().unwrap();
+    let xattrs = image.xattrs(&image.inode(entry.inode).unwrap()).unwrap();
+    assert!(xattrs.contains(&(b"user.note".to_vec(), b"fifo".to_vec())), "{xattrs:?}");
+    assert!(xattrs.contains(&(b"security.capability".to_vec(), vec![1, 0, 0, 2])));
+}
+
+/// Reads everything; errors are fine, panics and hangs are not.
+fn walk(image: &Image, dir: &Inode, depth: u32, budget: &mut u32) {
+    let Ok(entries) = image.read_dir(dir, 0) else { return };
+    for entry in entries.map_while(Result::ok) {
+        if depth > 8 || *budget == 0 {
+            return;
+        }
+        *budget -= 1;
+        let Ok(inode) = image.inode(entry.inode) else { continue };
+        let _ = image.xattrs(&inode);
+        match inode.kind {
+            InodeKind::Directory { .. } => walk(image, &inode, depth + 1, budget),
+            InodeKind::File { .. } => {
+                let _ = image.read(&inode, 0, &mut [0; 4096]);
+            }
+            InodeKind::Symlink { .. } => {
+                let _ = image.read_link(&inode);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn survive(bytes: Vec<u8>) {
+    let Ok(image) = Image::open(bytes, 0, ReaderOptions::default()) else { return };
+    if let Ok(root) = image.inode(image.root()) {
+        walk(&image, &root, 0, &mut 500);
+    }
+}
+
+#[test]
+fn truncation_and_flipped_bits_are_errors_or_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec: Spec = vec![
+        ("d".into(), None),
+        ("d/f1".into(), Some(vec![5; 10_000])),
+        ("t".into(), Some(b"text".repeat(500))),
+    ];
+    for (name, compression) in [("z", Compression::Zstd(3)), ("n", Compression::None)] {
+        let options = WriterOptions { compression, block_size: 4096, ..WriterOptions::default() };
+        let bytes = fs::read(write(dir.path(), name, &spec, options)).unwrap();
+        for len in (0..bytes.len()).step_by(7) {
+            survive(bytes[..len].to_vec());
+        }
+        let used = bytes.len() - bytes.iter().rev().take_while(|b| **b == 0).count();
+        for bit in 0..used * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            survive(flipped);
+        }
+    }
+}
