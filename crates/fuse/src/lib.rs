@@ -1,2 +1,448 @@
 //! Serve an image tree over a /dev/fuse descriptor.
+//!
+//! [`serve`] answers the kernel until the connection dies. The image never
+//! changes, so the kernel is told to keep everything: entries, attributes,
+//! negative entries and symbolic links for ever, pages across opens, and OPEN
+//! and OPENDIR are answered ENOSYS once, after which the kernel does not ask.
+//!
+//! Node ids are derived from the image's inode references, so the server keeps
+//! no table of nodes and FORGET costs nothing. Threads are added when a
+//! request arrives and no thread is idle, up to the number of processors; one
+//! thread is enough for all to be answered, since no request waits for
+//! another, but for the block both need.
 #![forbid(unsafe_code)]
+
+mod protocol;
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::io::Errno;
+use squashfs::{DirEntry, EntryKind, Image, Inode, InodeKind, InodeRef};
+
+use protocol::{Answer, Attr, MAJOR, MINOR, OUT_HEADER, Request, flag, op};
+
+/// How an image is served.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServerOptions {
+    /// Most threads; None is the number of processors, at most 16.
+    pub threads: Option<std::num::NonZero<usize>>,
+    /// The owner that every file is shown with, as ids of the namespace that
+    /// mounts: a namespace with one id can express no other. None shows the
+    /// image's own.
+    pub owner: Option<(u32, u32)>,
+}
+
+/// Why serving ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The descriptor could not be read.
+    #[error("cannot read requests from /dev/fuse")]
+    Read(#[source] io::Error),
+    /// The kernel speaks another major version.
+    #[error("the kernel speaks FUSE protocol {0}, this server speaks 7")]
+    Version(u32),
+}
+
+/// Requests are at most this long: no writing, so names and xattr names are
+/// the longest part. The kernel insists on 8 KiB at least.
+const REQUEST_LEN: usize = 16 << 10;
+/// Largest read, in pages of 4 KiB: 1 MiB.
+const MAX_PAGES: u16 = 256;
+/// Listings kept for the next READDIR of a large directory.
+const LISTINGS: usize = 8;
+
+/// Answers requests until the connection dies.
+///
+/// # Errors
+/// When the descriptor cannot be read, or the kernel's protocol is another.
+pub fn serve(device: OwnedFd, image: Arc<Image>, options: ServerOptions) -> Result<(), Error> {
+    let processors = || std::thread::available_parallelism().map_or(1, usize::from).min(16);
+    let server = Arc::new(Server {
+        device,
+        image,
+        owner: options.owner,
+        most: options.threads.map_or_else(processors, usize::from),
+        threads: AtomicUsize::new(1),
+        idle: AtomicUsize::new(0),
+        listings: Mutex::new(VecDeque::new()),
+    });
+    server.run()
+}
+
+struct Server {
+    device: OwnedFd,
+    image: Arc<Image>,
+    owner: Option<(u32, u32)>,
+    most: usize,
+    threads: AtomicUsize,
+    idle: AtomicUsize,
+    listings: Mutex<VecDeque<(u64, Listing)>>,
+}
+
+type Listing = Arc<Vec<DirEntry>>;
+
+/// What a request is answered with.
+enum Reply {
+    /// What has been written into the answer.
+    Data,
+    /// An error number.
+    Errno(Errno),
+    /// Nothing at all.
+    Silence,
+}
+
+impl From<squashfs::Error> for Reply {
+    fn from(error: squashfs::Error) -> Self {
+        tracing::warn!("image read error: {error}");
+        Self::Errno(Errno::IO)
+    }
+}
+
+impl Server {
+    fn run(self: &Arc<Self>) -> Result<(), Error> {
+        let mut buffer = vec![0; REQUEST_LEN];
+        let mut answer = Answer::new();
+        loop {
+            self.idle.fetch_add(1, Ordering::SeqCst);
+            let read = rustix::io::read(&self.device, &mut buffer[..]);
+            let idle = self.idle.fetch_sub(1, Ordering::SeqCst) - 1;
+            let len = match read {
+                Ok(len) => len,
+                // The mount is gone, or the server is told to stop.
+                Err(Errno::NODEV) => return Ok(()),
+                Err(Errno::INTR | Errno::NOENT | Errno::AGAIN) => continue,
+                Err(e) => return Err(Error::Read(e.into())),
+            };
+            if idle == 0 {
+                self.add_thread();
+            }
+            let Some(request) = Request::decode(&buffer[..len]) else { continue };
+            if request.opcode == op::INIT && request.u32(0).is_some_and(|major| major < MAJOR) {
+                return Err(Error::Version(request.u32(0).unwrap_or_default()));
+            }
+            answer.reset();
+            let errno = match self.answer(&request, &mut answer) {
+                Reply::Silence => continue,
+                Reply::Data => 0,
+                Reply::Errno(e) => e.raw_os_error(),
+            };
+            match rustix::io::write(&self.device, answer.seal(request.unique, errno)) {
+                Ok(_) => {}
+                Err(Errno::NODEV) => return Ok(()),
+                // ENOENT: the request was interrupted and nobody waits.
+                Err(Errno::NOENT | Errno::INTR) => {}
+                Err(e) => tracing::warn!("an answer was refused: {e}"),
+            }
+        }
+    }
+
+    /// Adds a thread unless there are enough. Failing to is no failure: the
+    /// threads that are there go on.
+    fn add_thread(self: &Arc<Self>) {
+        let grow = |n| (n < self.most).then_some(n + 1);
+        if self.threads.fetch_update(Ordering::SeqCst, Ordering::SeqCst, grow).is_err() {
+            return;
+        }
+        let server = Arc::clone(self);
+        let builder = std::thread::Builder::new().name("fuse".to_owned()).stack_size(256 << 10);
+        if builder.spawn(move || server.run()).is_err() {
+            self.threads.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    fn answer(&self, request: &Request<'_>, answer: &mut Answer) -> Reply {
+        let result = match request.opcode {
+            op::INIT => Ok(init(request, answer)),
+            op::FORGET | op::BATCH_FORGET | op::INTERRUPT => Ok(Reply::Silence),
+            op::LOOKUP => self.lookup(request, answer),
+            op::GETATTR => self.getattr(request, answer),
+            op::READLINK => self.readlink(request, answer),
+            op::READ => self.read(request, answer),
+            op::READDIR => self.readdir(request, answer, false),
+            op::READDIRPLUS => self.readdir(request, answer, true),
+            op::STATFS => Ok(self.statfs(answer)),
+            op::GETXATTR => self.getxattr(request, answer),
+            op::LISTXATTR => self.listxattr(request, answer),
+            op::DESTROY => Ok(Reply::Data),
+            op::SETATTR
+            | op::SYMLINK..=op::LINK
+            | op::WRITE
+            | op::SETXATTR
+            | op::REMOVEXATTR
+            | op::CREATE
+            | op::FALLOCATE
+            | op::RENAME2
+            | op::TMPFILE => Ok(Reply::Errno(Errno::ROFS)),
+            // OPEN, OPENDIR, ACCESS, FLUSH, …: the kernel stops asking.
+            _ => Ok(Reply::Errno(Errno::NOSYS)),
+        };
+        result.unwrap_or_else(Reply::from)
+    }
+
+    /// Node 1 is the root by protocol; 0 and 1 are no references.
+    fn inode(&self, node: u64) -> Result<Arc<Inode>, squashfs::Error> {
+        let reference = if node <= 1 { self.image.root() } else { InodeRef(node - 2) };
+        self.image.inode(reference)
+    }
+
+    fn node(&self, reference: InodeRef) -> u64 {
+        if reference == self.image.root() { 1 } else { reference.0 + 2 }
+    }
+
+    fn attr(&self, inode: &Inode) -> Attr {
+        let (kind, rdev) = match inode.kind {
+            InodeKind::Directory { .. } => (libc_mode::DIRECTORY, 0),
+            InodeKind::File { .. } => (libc_mode::REGULAR, 0),
+            InodeKind::Symlink { .. } => (libc_mode::SYMLINK, 0),
+            InodeKind::BlockDevice { major, minor } => {
+                (libc_mode::BLOCK, squashfs::format::encode_device(major, minor))
+            }
+            InodeKind::CharDevice { major, minor } => {
+                (libc_mode::CHARACTER, squashfs::format::encode_device(major, minor))
+            }
+            InodeKind::Fifo => (libc_mode::FIFO, 0),
+            InodeKind::Socket => (libc_mode::SOCKET, 0),
+        };
+        let sparse = match inode.kind {
+            InodeKind::File { sparse, .. } => sparse,
+            _ => 0,
+        };
+        let (uid, gid) = self.owner.unwrap_or((inode.uid, inode.gid));
+        Attr {
+            ino: u64::from(inode.number),
+            size: inode.size(),
+            blocks: inode.size().saturating_sub(sparse).div_ceil(512),
+            mtime: u64::from(inode.mtime),
+            mode: kind | u32::from(inode.mode),
+            nlink: inode.nlink,
+            uid,
+            gid,
+            rdev,
+            blksize: self.image.superblock().block_size,
+        }
+    }
+
+    fn lookup(&self, request: &Request<'_>, answer: &mut Answer) -> Result<Reply, squashfs::Error> {
+        let Some(name) = request.name(0) else { return Ok(Reply::Errno(Errno::INVAL)) };
+        let dir = self.inode(request.node)?;
+        match self.image.lookup(&dir, name)? {
+            Some(entry) => {
+                let inode = self.image.inode(entry.inode)?;
+                answer.entry_out(self.node(entry.inode), &self.attr(&inode));
+            }
+            None => answer.entry_out(0, &Attr::default()),
+        }
+        Ok(Reply::Data)
+    }
+
+    fn getattr(
+        &self,
+        request: &Request<'_>,
+        answer: &mut Answer,
+    ) -> Result<Reply, squashfs::Error> {
+        answer.attr_out(&self.attr(&*self.inode(request.node)?));
+        Ok(Reply::Data)
+    }
+
+    fn readlink(
+        &self,
+        request: &Request<'_>,
+        answer: &mut Answer,
+    ) -> Result<Reply, squashfs::Error> {
+        let target = self.image.read_link(&*self.inode(request.node)?)?;
+        answer.0.extend(target);
+        Ok(Reply::Data)
+    }
+
+    /// `struct fuse_read_in`: offset at 8, size at 16.
+    fn read(&self, request: &Request<'_>, answer: &mut Answer) -> Result<Reply, squashfs::Error> {
+        let (Some(offset), Some(size)) = (request.u64(8), request.u32(16)) else {
+            return Ok(Reply::Errno(Errno::INVAL));
+        };
+        let inode = self.inode(request.node)?;
+        let left = inode.size().saturating_sub(offset);
+        let size = u64::from(size).min(u64::from(MAX_PAGES) << 12).min(left) as usize;
+        answer.0.resize(OUT_HEADER + size, 0);
+        let got = self.image.read(&inode, offset, &mut answer.0[OUT_HEADER..])?;
+        answer.0.truncate(OUT_HEADER + got);
+        Ok(Reply::Data)
+    }
+
+    fn readdir(
+        &self,
+        request: &Request<'_>,
+        answer: &mut Answer,
+        plus: bool,
+    ) -> Result<Reply, squashfs::Error> {
+        let (Some(offset), Some(size)) = (request.u64(8), request.u32(16)) else {
+            return Ok(Reply::Errno(Errno::INVAL));
+        };
+        let dir = self.inode(request.node)?;
+        let InodeKind::Directory { parent, .. } = dir.kind else {
+            return Ok(Reply::Errno(Errno::NOTDIR));
+        };
+        let limit = OUT_HEADER + (size as usize).min(1 << 20);
+        let fixed = if plus { 128 + 24 } else { 24 };
+        // Offsets: 1 follows `.`, 2 follows `..`, n + 3 follows entry n.
+        let dots = [(&b"."[..], dir.number), (&b".."[..], parent)];
+        for (index, (name, number)) in (0u64..).zip(dots).skip(offset.min(2) as usize) {
+            if answer.0.len() + fixed + 8 > limit {
+                return Ok(Reply::Data);
+            }
+            if plus {
+                // Node 0: the kernel makes no entry of these.
+                answer.entry_out(0, &Attr::default());
+            }
+            answer.dirent(u64::from(number), index + 1, libc_mode::DIRECTORY >> 12, name);
+        }
+        let listing = self.listing(request.node, &dir)?;
+        let first = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
+        for (index, entry) in listing.iter().enumerate().skip(first) {
+            if answer.0.len() + (fixed + entry.name.len()).next_multiple_of(8) > limit {
+                break;
+            }
+            if plus {
+                let inode = self.image.inode(entry.inode)?;
+                answer.entry_out(self.node(entry.inode), &self.attr(&inode));
+            }
+            let (ino, next) = (u64::from(entry.inode_number), index as u64 + 3);
+            answer.dirent(ino, next, dirent_type(entry.kind), &entry.name);
+        }
+        Ok(Reply::Data)
+    }
+
+    /// A directory's entries. A large directory is asked for in many pieces,
+    /// so the last few listings are kept.
+    fn listing(&self, node: u64, dir: &Inode) -> Result<Listing, squashfs::Error> {
+        let lock = || self.listings.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, listing)) = lock().iter().find(|(key, _)| *key == node) {
+            return Ok(Arc::clone(listing));
+        }
+        let entries = self.image.read_dir(dir, 0)?.collect::<Result<Vec<_>, _>>()?;
+        let listing = Arc::new(entries);
+        let mut kept = lock();
+        if kept.len() >= LISTINGS {
+            kept.pop_front();
+        }
+        kept.push_back((node, Arc::clone(&listing)));
+        Ok(listing)
+    }
+
+    /// `struct fuse_kstatfs`: a full file system.
+    fn statfs(&self, answer: &mut Answer) -> Reply {
+        let sb = self.image.superblock();
+        let blocks = sb.bytes_used.div_ceil(u64::from(sb.block_size));
+        for value in [blocks, 0, 0, u64::from(sb.inodes), 0] {
+            answer.u64(value);
+        }
+        for value in [sb.block_size, squashfs::format::NAME_LEN as u32, sb.block_size] {
+            answer.u32(value);
+        }
+        answer.0.resize(OUT_HEADER + 80, 0);
+        Reply::Data
+    }
+
+    fn getxattr(
+        &self,
+        request: &Request<'_>,
+        answer: &mut Answer,
+    ) -> Result<Reply, squashfs::Error> {
+        let (Some(size), Some(name)) = (request.u32(0), request.name(8)) else {
+            return Ok(Reply::Errno(Errno::INVAL));
+        };
+        let inode = self.inode(request.node)?;
+        if !inode.has_xattrs() {
+            return Ok(Reply::Errno(Errno::NODATA));
+        }
+        let found = self.image.xattrs(&inode)?.into_iter().find(|(full, _)| full == name);
+        Ok(match found {
+            Some((_, value)) => sized(answer, size, &value),
+            None => Reply::Errno(Errno::NODATA),
+        })
+    }
+
+    fn listxattr(
+        &self,
+        request: &Request<'_>,
+        answer: &mut Answer,
+    ) -> Result<Reply, squashfs::Error> {
+        let Some(size) = request.u32(0) else { return Ok(Reply::Errno(Errno::INVAL)) };
+        let inode = self.inode(request.node)?;
+        let mut names = Vec::new();
+        for (name, _) in self.image.xattrs(&inode)? {
+            names.extend(name);
+            names.push(0);
+        }
+        Ok(sized(answer, size, &names))
+    }
+}
+
+/// A value, or its size when the caller gave no room (getxattr(2)).
+fn sized(answer: &mut Answer, room: u32, value: &[u8]) -> Reply {
+    if room == 0 {
+        answer.u32(value.len() as u32);
+        answer.u32(0);
+    } else if value.len() > room as usize {
+        return Reply::Errno(Errno::RANGE);
+    } else {
+        answer.0.extend_from_slice(value);
+    }
+    Reply::Data
+}
+
+/// `struct fuse_init_out`.
+fn init(request: &Request<'_>, answer: &mut Answer) -> Reply {
+    let (Some(major), Some(readahead), Some(offered)) =
+        (request.u32(0), request.u32(8), request.u32(12))
+    else {
+        return Reply::Errno(Errno::PROTO);
+    };
+    answer.u32(MAJOR);
+    answer.u32(MINOR);
+    if major > MAJOR {
+        // The kernel repeats INIT in the version it was told.
+        answer.0.resize(OUT_HEADER + 64, 0);
+        return Reply::Data;
+    }
+    answer.u32(readahead);
+    answer.u32(offered & flag::WANTED);
+    // Requests in the background, and where the kernel calls it congested.
+    answer.u16(64);
+    answer.u16(48);
+    // Nothing is ever written.
+    answer.u32(4096);
+    // Times are whole seconds.
+    answer.u32(1_000_000_000);
+    answer.u16(MAX_PAGES);
+    answer.0.resize(OUT_HEADER + 64, 0);
+    Reply::Data
+}
+
+/// File types of stat(2).
+mod libc_mode {
+    pub(crate) const FIFO: u32 = 0o010_000;
+    pub(crate) const CHARACTER: u32 = 0o020_000;
+    pub(crate) const DIRECTORY: u32 = 0o040_000;
+    pub(crate) const BLOCK: u32 = 0o060_000;
+    pub(crate) const REGULAR: u32 = 0o100_000;
+    pub(crate) const SYMLINK: u32 = 0o120_000;
+    pub(crate) const SOCKET: u32 = 0o140_000;
+}
+
+/// `DT_*` of readdir(3).
+fn dirent_type(kind: EntryKind) -> u32 {
+    let mode = match kind {
+        EntryKind::Directory => libc_mode::DIRECTORY,
+        EntryKind::File => libc_mode::REGULAR,
+        EntryKind::Symlink => libc_mode::SYMLINK,
+        EntryKind::BlockDevice => libc_mode::BLOCK,
+        EntryKind::CharDevice => libc_mode::CHARACTER,
+        EntryKind::Fifo => libc_mode::FIFO,
+        EntryKind::Socket => libc_mode::SOCKET,
+    };
+    mode >> 12
+}

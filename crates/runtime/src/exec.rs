@@ -10,8 +10,8 @@ use std::path::Path;
 use plan::Plan;
 use rustix::io::Errno;
 
-use crate::error::ExecError;
 use crate::RuntimeError;
+use crate::error::ExecError;
 
 /// The strings of execve(2), converted before anything else is done.
 pub(crate) struct Program {
@@ -42,7 +42,7 @@ impl Program {
     }
 
     fn command(&self) -> &[u8] {
-        self.argv.first().map(|word| word.as_bytes()).unwrap_or_default()
+        self.argv.first().map(CString::as_bytes).unwrap_or_default()
     }
 }
 
@@ -72,11 +72,10 @@ pub(crate) fn run(plan: &Plan, program: &Program) -> Result<Infallible, RuntimeE
     }
     match refused {
         Some((path, error)) => Err(explain(command, &path, error).into()),
-        None => Err(ExecError::NotFound {
-            command: lossy(command),
-            path: lossy(&program.search),
+        None => {
+            Err(ExecError::NotFound { command: lossy(command), path: lossy(&program.search) }
+                .into())
         }
-        .into()),
     }
 }
 

@@ -53,12 +53,12 @@ pub use tree::{DirectoryTree, ImageTree};
 /// a half-made container, so the caller reports and ends.
 pub fn launch(
     plan: &Plan,
-    image: Option<ImageFile>,
+    image: Option<&ImageFile>,
     keeper: Option<Box<dyn Keeper>>,
 ) -> Result<i32, RuntimeError> {
     let program = exec::Program::prepare(plan)?;
     let server = match (plan.rootfs.mount, image) {
-        (ImageMount::Fuse, Some(image)) => Some(server::start(image, keeper)?),
+        (ImageMount::Fuse, Some(image)) => Some(server::start(image, plan.id_map, keeper)?),
         (ImageMount::Fuse, None) => return Err(RuntimeError::NoImage),
         _ => None,
     };

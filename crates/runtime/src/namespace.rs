@@ -36,8 +36,9 @@ pub(crate) fn enter_with(n: Namespaces, ids: IdMap) -> Result<(), RuntimeError> 
         // host's mounts as slaves already.
         map_ids(ids)
     } else {
-        mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-            .map_err(|e| RuntimeError::Root { step: "detaching mount propagation".into(), source: e.into() })
+        mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).map_err(
+            |e| RuntimeError::Root { step: "detaching mount propagation".into(), source: e.into() },
+        )
     }
 }
 
@@ -50,7 +51,8 @@ fn map_ids(ids: IdMap) -> Result<(), RuntimeError> {
 }
 
 fn write(file: &'static str, text: &str) -> Result<(), RuntimeError> {
-    let result = OpenOptions::new().write(true).open(file).and_then(|mut f| f.write_all(text.as_bytes()));
+    let result =
+        OpenOptions::new().write(true).open(file).and_then(|mut f| f.write_all(text.as_bytes()));
     result.map_err(|source| RuntimeError::IdMap { file, source })
 }
 
@@ -61,7 +63,8 @@ pub(crate) fn take_identity(plan: &Plan) -> Result<(), RuntimeError> {
         return Ok(());
     }
     use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
-    let (uid, gid) = (rustix::process::Uid::from_raw(ids.uid), rustix::process::Gid::from_raw(ids.gid));
+    let (uid, gid) =
+        (rustix::process::Uid::from_raw(ids.uid), rustix::process::Gid::from_raw(ids.gid));
     let change = || -> io::Result<()> {
         set_thread_groups(&[gid])?;
         set_thread_res_gid(gid, gid, gid)?;

@@ -165,8 +165,8 @@ impl Site<'_> {
     fn attach(&self, mount: &OwnedFd, target: &Path) -> Result<(), RuntimeError> {
         let attach = || {
             let place = self.open(target)?;
-            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH
-                | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+            let flags =
+                MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
             move_mount(mount, "", &place, "", flags)
         };
         attach().map_err(self.failed("mount", target))
@@ -174,7 +174,8 @@ impl Site<'_> {
 
     fn bind(&self, mount: &OwnedFd, target: &Path, create: bool) -> Result<(), RuntimeError> {
         if create {
-            let stat = fstat(mount).map_err(self.failed("look at the source of the mount", target))?;
+            let stat =
+                fstat(mount).map_err(self.failed("look at the source of the mount", target))?;
             if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
                 self.make_dir(target, 0o755)?;
             } else {
@@ -264,7 +265,8 @@ impl Site<'_> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE
             | OpenTreeFlags::OPEN_TREE_CLOEXEC
             | OpenTreeFlags::AT_EMPTY_PATH;
-        let mount = open_tree(null, "", flags).map_err(self.failed("copy /dev/null for", target))?;
+        let mount =
+            open_tree(null, "", flags).map_err(self.failed("copy /dev/null for", target))?;
         self.attach(&mount, target)
     }
 

@@ -43,7 +43,7 @@ pub(crate) fn step<E: Into<io::Error>>(step: &str) -> impl FnOnce(E) -> RuntimeE
 pub(crate) fn enter(plan: &Plan, server: Option<Server>) -> Result<(), RuntimeError> {
     let sources = Sources::open(plan)?;
     let image = image(&plan.rootfs, plan.id_map, server)?;
-    let root = if plan.rootfs.overlay() { overlay(&plan.rootfs, image)? } else { plain(image)? };
+    let root = if plan.rootfs.overlay() { overlay(&plan.rootfs, &image)? } else { plain(image)? };
     ops::apply(plan, sources, &root)?;
     pivot(&root)?;
     ops::finish(plan)?;
@@ -165,7 +165,7 @@ fn plain(image: OwnedFd) -> Result<OwnedFd, RuntimeError> {
 }
 
 /// The root is an overlay over the image.
-fn overlay(root: &Rootfs, image: OwnedFd) -> Result<OwnedFd, RuntimeError> {
+fn overlay(root: &Rootfs, image: &OwnedFd) -> Result<OwnedFd, RuntimeError> {
     let lowers: Vec<OwnedFd> = root
         .lowers
         .iter()
@@ -181,7 +181,7 @@ fn overlay(root: &Rootfs, image: OwnedFd) -> Result<OwnedFd, RuntimeError> {
     for name in ["image", "lower", "root"] {
         dir(name).map_err(step("making the stage's directories"))?;
     }
-    attach(&image, stage.as_fd(), "image").map_err(step("attaching the image"))?;
+    attach(image, stage.as_fd(), "image").map_err(step("attaching the image"))?;
     let mut layers = Vec::new();
     let in_upper = root.upper == Upper::Tmpfs;
     if in_upper {

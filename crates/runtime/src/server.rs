@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use plan::IdMap;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -65,7 +66,8 @@ fn failed(step: &'static str) -> impl Fn(io::Error) -> RuntimeError {
 }
 
 pub(crate) fn start(
-    image: ImageFile,
+    image: &ImageFile,
+    ids: IdMap,
     keeper: Option<Box<dyn Keeper>>,
 ) -> Result<Server, RuntimeError> {
     let (ours, theirs) =
@@ -75,7 +77,7 @@ pub(crate) fn start(
         Fork::Parent(intermediate) => Ok(Server { socket: ours, intermediate }),
         Fork::Child => match fork() {
             Ok(Fork::Child) => {
-                let code = i32::from(serve(&image, &theirs, keeper).is_err());
+                let code = i32::from(serve(image, ids, &theirs, keeper).is_err());
                 sys::process::exit_now(code)
             }
             Ok(Fork::Parent(_)) => sys::process::exit_now(0),
@@ -102,6 +104,7 @@ impl Server {
 /// The server's whole life.
 fn serve(
     image: &ImageFile,
+    ids: IdMap,
     socket: &OwnedFd,
     keeper: Option<Box<dyn Keeper>>,
 ) -> Result<(), RuntimeError> {
@@ -112,7 +115,11 @@ fn serve(
     };
     let (stop, stopped) = mpsc::channel::<()>();
     let keeping = keeper.map(|keeper| std::thread::spawn(move || keep(keeper, &stopped)));
-    let served = fuse::serve(device, Arc::clone(&image.image), fuse::ServerOptions::default());
+    // The namespace has one id, so every file is shown as the caller's: a
+    // writable layer could not take over files of owners it cannot express.
+    let owner = Some((ids.uid, ids.gid));
+    let options = fuse::ServerOptions { owner, ..fuse::ServerOptions::default() };
+    let served = fuse::serve(device, Arc::clone(&image.image), options);
     drop(stop);
     if let Some(thread) = keeping {
         // A keeper that panicked has nothing left to end.

@@ -38,7 +38,9 @@ pub(crate) fn run(
         Fork::Parent(init) => {
             drop(server);
             let stop = plan.process.stop_signal.as_deref().and_then(signal_number);
-            watch(init, &|number| if number == Signal::TERM.as_raw() { stop.unwrap_or(number) } else { number })
+            watch(init, &|number| {
+                if number == Signal::TERM.as_raw() { stop.unwrap_or(number) } else { number }
+            })
         }
         Fork::Child => {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
@@ -105,8 +107,18 @@ fn signal_number(text: &str) -> Option<i32> {
     }
     let name = text.strip_prefix("SIG").unwrap_or(text);
     let known = [
-        ("HUP", 1), ("INT", 2), ("QUIT", 3), ("ABRT", 6), ("KILL", 9), ("USR1", 10),
-        ("USR2", 12), ("ALRM", 14), ("TERM", 15), ("CONT", 18), ("STOP", 19), ("WINCH", 28),
+        ("HUP", 1),
+        ("INT", 2),
+        ("QUIT", 3),
+        ("ABRT", 6),
+        ("KILL", 9),
+        ("USR1", 10),
+        ("USR2", 12),
+        ("ALRM", 14),
+        ("TERM", 15),
+        ("CONT", 18),
+        ("STOP", 19),
+        ("WINCH", 28),
         ("PWR", 30),
     ];
     if let Some((_, number)) = known.iter().find(|(known, _)| *known == name) {

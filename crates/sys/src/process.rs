@@ -1,6 +1,5 @@
 //! Processes: fork, unshare, exec, descriptors.
 
-use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::RawFd;
@@ -59,7 +58,7 @@ pub fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
 
 /// Ends the process at once: no destructors, no flushing (_exit(2)). For
 /// forked helpers, whose copies of buffers belong to their parent.
-pub fn exit_now(code: i32) -> Infallible {
+pub fn exit_now(code: i32) -> ! {
     // SAFETY: ends the process; nothing after it runs.
     unsafe { libc::_exit(code) }
 }
