@@ -1,3 +1,50 @@
-//! Everything a person types here.
+//! Everything a person types here: `cargo xtask demo|test|fixtures|layers`.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod demo;
+mod error;
+mod fixtures;
+mod layers;
+mod registry;
+mod run;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  demo       set up, build, and run numpy from a 500 MB image as an ordinary user
+  test       set up, then format, lints, layers, unit and end-to-end tests
+  fixtures   make the images that the other commands use (kept under target/)
+  layers     check which crate may depend on which
+
+All of them install what they need from Debian packages (as root, or by sudo),
+saying so first, and do nothing a second time that is done already.";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match words[..] {
+        ["demo"] => demo::run(),
+        ["test"] => test::run(),
+        ["fixtures"] => setup::run().and_then(|_| fixtures::make().map(drop)),
+        ["layers"] => layers::check(),
+        ["help" | "--help" | "-h"] => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprintln!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What can go wrong here.
+
+use std::io;
+
+/// Why a task ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// A command could not be started.
+    #[error("cannot start {command}: {source}")]
+    Start {
+        /// The command.
+        command: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A command failed.
+    #[error("{command} ended with {status}")]
+    Failed {
+        /// The command.
+        command: String,
+        /// How.
+        status: String,
+    },
+    /// A file.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A crate depends on one that it must not.
+    #[error("forbidden dependencies:\n{0}")]
+    Layers(String),
+    /// A document that is not what it should be.
+    #[error("cannot read {what}: {source}")]
+    Json {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The release binary is not static.
+    #[error("the release binary is not static: {0}")]
+    Dynamic(String),
+    /// The registry does not come up.
+    #[error("the registry on {0} does not answer")]
+    Registry(String),
+}
+
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+pub(crate) fn file(path: &std::path::Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.display().to_string();
+    move |source| Error::File { path, source }
+}

@@ -1,0 +1,109 @@
+//! The machine: packages, the ordinary user, /dev/fuse.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::error::{Error, Result, file};
+use crate::run::{cargo, output, root_shell, run as execute, target};
+
+/// The ordinary user: no privilege, no subuid range, a home of its own.
+pub(crate) const USER: &str = "sampan-test";
+
+/// What the commands need beside Rust.
+const PACKAGES: [&str; 22] = [
+    "build-essential",
+    "mmdebstrap",
+    "busybox-static",
+    "docker-registry",
+    "skopeo",
+    "umoci",
+    "squashfs-tools",
+    "squashfuse",
+    "bubblewrap",
+    "charliecloud",
+    "crun",
+    "podman",
+    "fuse3",
+    "util-linux",
+    "procps",
+    "attr",
+    "acl",
+    "apache2-utils",
+    "openssl",
+    "jq",
+    "uidmap",
+    "time",
+];
+
+/// Runs a script as root, without its output.
+fn run_quietly(script: &str) -> Result<()> {
+    execute(root_shell(script).stdout(Stdio::null()))
+}
+
+/// Prepares the machine, saying what is done.
+pub(crate) fn run() -> Result<()> {
+    let missing: Vec<&str> = PACKAGES.into_iter().filter(|name| !installed(name)).collect();
+    if missing.is_empty() {
+        println!("setup: all Debian packages are there");
+    } else {
+        println!("setup: installing from Debian: {}", missing.join(" "));
+        let script = format!(
+            "export DEBIAN_FRONTEND=noninteractive; apt-get update -qq; \
+             apt-get install -y -qq --no-install-recommends {} >/dev/null",
+            missing.join(" ")
+        );
+        run_quietly(&script)?;
+    }
+    let user = format!(
+        "id {USER} >/dev/null 2>&1 || useradd --create-home --shell /bin/bash {USER}; \
+         for file in /etc/subuid /etc/subgid; do \
+           [ ! -e $file ] || sed -i '/^{USER}:/d' $file; done; \
+         [ ! -e /dev/fuse ] || chmod 0666 /dev/fuse"
+    );
+    println!("setup: user {USER} without subuid range; /dev/fuse with mode 0666, as udev sets it");
+    run_quietly(&user)
+}
+
+fn installed(name: &str) -> bool {
+    let query = Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}", name]).output();
+    query.is_ok_and(|o| o.stdout == b"installed")
+}
+
+/// Builds the static release binary and puts it where everybody reaches it.
+pub(crate) fn binary() -> Result<PathBuf> {
+    execute(cargo().args([
+        "build",
+        "--quiet",
+        "--release",
+        "--locked",
+        "--package",
+        "sampan-cli",
+    ]))?;
+    let built = target().join("x86_64-unknown-linux-gnu/release/sampan");
+    let ldd = Command::new("ldd").arg(&built).output();
+    let text = ldd.map_or_else(
+        |e| e.to_string(),
+        |o| {
+            let both = [o.stdout, o.stderr].concat();
+            String::from_utf8_lossy(&both).into_owned()
+        },
+    );
+    if !text.contains("statically linked") && !text.contains("not a dynamic") {
+        return Err(Error::Dynamic(text));
+    }
+    let place = shared()?.join("sampan");
+    // A running copy is replaced, not overwritten.
+    let fresh = place.with_extension("new");
+    std::fs::copy(&built, &fresh).map_err(file(&fresh))?;
+    std::fs::rename(&fresh, &place).map_err(file(&place))?;
+    Ok(place)
+}
+
+/// A directory that the ordinary user can reach: the checkout itself may lie
+/// in a home that is closed to others.
+pub(crate) fn shared() -> Result<PathBuf> {
+    let id = output(Command::new("id").arg("-u"))?;
+    let dir = Path::new("/var/tmp").join(format!("sampan-{}", id.trim()));
+    std::fs::create_dir_all(&dir).map_err(file(&dir))?;
+    Ok(dir)
+}

@@ -1,0 +1,47 @@
+//! `cargo xtask test`: everything that has to hold.
+
+use std::process::Command;
+
+use crate::error::Result;
+use crate::registry::Registry;
+use crate::run::{cargo, run as execute};
+use crate::{fixtures, layers, setup};
+
+pub(crate) fn run() -> Result<()> {
+    setup::run()?;
+    println!("== format");
+    execute(cargo().args(["fmt", "--all", "--check"]))?;
+    println!("== layers");
+    layers::check()?;
+    println!("== lints");
+    execute(cargo().args([
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
+    if Command::new("cargo-deny").arg("--version").output().is_ok_and(|o| o.status.success()) {
+        println!("== cargo-deny");
+        execute(cargo().args(["deny", "--offline", "check", "bans", "licenses", "sources"]))?;
+    } else {
+        println!("== cargo-deny: skipped, it is not installed");
+    }
+    println!("== fixtures");
+    let images = fixtures::make()?;
+    let registry = Registry::start(&images)?;
+    println!("== release binary");
+    let binary = setup::binary()?;
+    println!("== unit tests");
+    execute(cargo().args(["test", "--quiet", "--workspace", "--exclude", "sampan-tests"]))?;
+    println!("== end-to-end tests, as user {}", setup::USER);
+    execute(
+        cargo()
+            .args(["test", "--package", "sampan-tests", "--no-fail-fast", "--", "--test-threads=4"])
+            .env("SAMPAN_BIN", &binary)
+            .env("SAMPAN_TEST_USER", setup::USER)
+            .env("SAMPAN_TEST_REGISTRY", &registry.address),
+    )
+}
