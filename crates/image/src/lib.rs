@@ -7,11 +7,13 @@
 //! being consumed, each by a few MiB at most.
 #![forbid(unsafe_code)]
 
+mod archive;
 mod convert;
 mod error;
 mod merge;
 mod stream;
 
+pub use archive::{ArchiveError, LocalImage, layers};
 pub use convert::{Conversion, ConvertOptions, convert};
 pub use error::ConvertError;
 pub use stream::{Layer, LayerSource};
