@@ -1,3 +1,67 @@
 //! The sampan command line.
+//!
+//! ```text
+//! words ── args ─→ flags ── lower ─→ RunRequest ── engine ─→ Container ─→ the application
+//! ```
+//!
+//! `args` reads words and touches nothing; `lower` and the engine work out
+//! what they mean; `commands` does it; `output`, `bars` and `report` are all
+//! that is ever printed. On the way to a container nothing is set up that it
+//! does not need: no thread, no terminal library, one subcommand's options.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod args;
+mod bars;
+mod commands;
+mod error;
+mod listing;
+mod lower;
+mod manual;
+mod output;
+mod privilege;
+mod prompt;
+mod report;
+mod run;
+mod text;
+mod trace;
+
+use std::process::ExitCode;
+
+use engine::exit;
+
+fn main() -> ExitCode {
+    if let Some(reason) = privilege::refusal() {
+        report::plain(reason, Some("chmod u-s,g-s the file: sampan needs no privilege"));
+        return code(exit::ENGINE);
+    }
+    let words: Vec<_> = std::env::args_os().collect();
+    let container = words.get(1).is_some_and(|w| w == "run" || w == "exec" || w == "shell");
+    let cli = match args::parse(words) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, container),
+    };
+    trace::install(&cli.globals);
+    let container = cli.command.runs_container();
+    match commands::dispatch(cli) {
+        Ok(status) => code(status),
+        Err(error) => {
+            report::error(&error, error.hint().as_deref());
+            code(if container { error.container_exit_code() } else { error.exit_code() })
+        }
+    }
+}
+
+/// Help and version go to standard output and are no failure.
+fn usage(error: &clap::Error, container: bool) -> ExitCode {
+    // Nobody reads what cannot be printed.
+    let _ = error.print();
+    match (error.use_stderr(), container) {
+        (false, _) => ExitCode::SUCCESS,
+        (true, true) => code(exit::ENGINE),
+        (true, false) => code(exit::USAGE),
+    }
+}
+
+fn code(status: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX))
+}

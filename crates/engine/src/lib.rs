@@ -1,2 +1,195 @@
 //! The one library API behind every front: pull, run, list, remove.
+//!
+//! An [`Engine`] stands on a [`Config`]. It knows no terminal: what happens on
+//! the way is told to a [`Progress`], what goes wrong is an [`Error`] with a
+//! hint and an exit code.
+//!
+//! ```text
+//! ImageRef ── resolve ─→ Resolved ── RunRequest ─→ prepare ─→ Container ─→ launch
+//!    └─ pull ─→ store ─────┘
+//! ```
+//!
+//! An image that is in the store is resolved with a few small reads: no
+//! network, no thread, no TLS library. [`Container::launch`] needs a process
+//! with one thread, so everything that starts threads ends them again.
 #![forbid(unsafe_code)]
+
+pub mod bind;
+pub mod config;
+mod container;
+mod doctor;
+mod error;
+mod inspect;
+mod layers;
+mod progress;
+mod pull;
+mod resolve;
+mod transport;
+mod unpack;
+
+use std::cell::OnceCell;
+use std::time::Duration;
+
+use registry::{Client, ClientOptions, Credentials, Notice};
+use store::{ImageEntry, PruneOptions, PruneReport, RemoveTarget, Removed, Store, StoreOptions};
+use types::{ImageRef, Platform};
+
+pub use config::{Config, ConfigError, Origin, Override, PullPolicy, Setting, Shown};
+pub use container::{Container, mount_source};
+pub use doctor::{Check, Status};
+pub use error::{Error, Result, exit};
+pub use inspect::Inspected;
+pub use progress::{Event, LayerInfo, Progress, SharedProgress, Silent};
+pub use pull::Pulled;
+pub use resolve::Resolved;
+
+/// Does what is asked, by one configuration.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    store: OnceCell<Store>,
+}
+
+impl Engine {
+    /// An engine. Opens nothing.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self { config, store: OnceCell::new() }
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The stores, opened when first asked for.
+    fn store(&self) -> Result<&Store> {
+        if let Some(store) = self.store.get() {
+            return Ok(store);
+        }
+        let root = self.config.store.value.clone().ok_or(Error::NoStore)?;
+        let site = self.config.site_stores.value.clone();
+        let store = Store::open(StoreOptions { root, site })?;
+        Ok(self.store.get_or_init(|| store))
+    }
+
+    /// Every image in the stores.
+    ///
+    /// # Errors
+    /// When a store cannot be read.
+    pub fn images(&self) -> Result<Vec<ImageEntry>> {
+        match self.store() {
+            // Nobody has an image without a place for it.
+            Err(Error::NoStore) => Ok(Vec::new()),
+            store => Ok(store?.images()?),
+        }
+    }
+
+    /// Removes a reference, or an image by its digest, from the user's store.
+    /// `platform` limits a reference to one platform.
+    ///
+    /// # Errors
+    /// When there is no such image, it is in use and `force` is not set, or
+    /// the store cannot be written.
+    pub fn remove(&self, name: &str, platform: Option<&Platform>, force: bool) -> Result<Removed> {
+        let store = self.store()?;
+        let mut result = None;
+        if let Ok(image) = name.parse::<ImageRef>() {
+            for reference in resolve::store_references(&image, &self.config)? {
+                let target = RemoveTarget::Reference { reference, platform: platform.cloned() };
+                match store.remove(&target, force) {
+                    Err(store::Error::NoReference { .. }) => {}
+                    other => {
+                        result = Some(other);
+                        break;
+                    }
+                }
+            }
+        }
+        if let Some(result) = result {
+            return Ok(result?);
+        }
+        match resolve::find_id(store, name)? {
+            Some(id) => Ok(store.remove(&RemoveTarget::Image(id), force)?),
+            None => Err(Error::UnknownImage { name: name.to_owned() }),
+        }
+    }
+
+    /// Removes what nobody needs from the user's store, and, when every image
+    /// goes, what was unpacked of them.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub fn prune(&self, options: &PruneOptions) -> Result<PruneReport> {
+        let report = self.store()?.prune(options)?;
+        if options.all && !options.dry_run {
+            unpack::clear(&self.config.scratch.value)?;
+        }
+        Ok(report)
+    }
+
+    /// Checks credentials against a registry and keeps them; says where.
+    ///
+    /// # Errors
+    /// When the registry refuses them, or they cannot be kept.
+    pub fn login(&self, registry: &str, username: &str, password: &str) -> Result<String> {
+        let (username, password) = (username.to_owned(), password.to_owned());
+        let credentials = Credentials::Password { username, password };
+        let client = self.client(None)?;
+        Ok(client.login(registry, &credentials)?.to_string())
+    }
+
+    /// Forgets the credentials of a registry; says where they were kept.
+    ///
+    /// # Errors
+    /// When they cannot be removed.
+    pub fn logout(&self, registry: &str) -> Result<Vec<String>> {
+        let removed = self.client(None)?.logout(registry)?;
+        Ok(removed.iter().map(ToString::to_string).collect())
+    }
+
+    /// Looks at what this machine offers to containers, and at the registries
+    /// named. Must be called while the process has one thread.
+    ///
+    /// # Errors
+    /// When no child process can be made to try things in.
+    pub fn doctor(&self, registries: &[String]) -> Result<Vec<Check>> {
+        doctor::doctor(&self.config, registries)
+    }
+
+    fn client(&self, progress: Option<&SharedProgress>) -> Result<Client> {
+        let mut options = ClientOptions {
+            stall_timeout: self.config.stall_timeout.value,
+            ..ClientOptions::default()
+        };
+        if let Some(progress) = progress {
+            let progress = SharedProgress::clone(progress);
+            options.notices = Some(std::sync::Arc::new(move |notice: &Notice| {
+                if let Some(text) = describe(notice) {
+                    progress.event(Event::Notice(text));
+                }
+            }));
+        }
+        Ok(Client::new(options)?)
+    }
+}
+
+fn describe(notice: &Notice) -> Option<String> {
+    Some(match notice {
+        Notice::Retry { url, reason, failures, attempts, delay } => format!(
+            "{url}: {reason}; attempt {} of {attempts} in {} s",
+            failures + 1,
+            seconds(*delay)
+        ),
+        Notice::NextEndpoint { failed, reason, next } => {
+            format!("{failed}: {reason}; trying {next}")
+        }
+        Notice::PlainHttp { registry } => format!("{registry} speaks plain HTTP"),
+        _ => return None,
+    })
+}
+
+fn seconds(delay: Duration) -> String {
+    format!("{:.1}", delay.as_secs_f32())
+}

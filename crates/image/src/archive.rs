@@ -242,7 +242,7 @@ impl LayerSource for LocalImage {
         &self.layers
     }
 
-    fn open(&self, index: usize) -> io::Result<Box<dyn Read + Send>> {
+    fn open(&self, index: usize) -> io::Result<Box<dyn Read + Send + '_>> {
         let (inner, _) = self.files.open(&self.names[index])?;
         let expected = self.layers[index].digest.clone();
         if expected.algorithm() != types::Algorithm::Sha256
@@ -257,6 +257,12 @@ impl LayerSource for LocalImage {
 }
 
 impl LocalImage {
+    /// The digest of its manifest.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::sha256(&sha2::Sha256::digest(&self.manifest_bytes).into())
+    }
+
     /// Opens an OCI image layout in a directory.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ pub trait LayerSource: Sync {
     ///
     /// # Errors
     /// When it cannot be opened.
-    fn open(&self, index: usize) -> io::Result<Box<dyn Read + Send>>;
+    fn open(&self, index: usize) -> io::Result<Box<dyn Read + Send + '_>>;
 }
 
 /// Bytes a piece, and pieces a layer may be ahead.
@@ -132,7 +132,9 @@ fn pump(
 }
 
 /// The magic bytes decide: media types lie, and Docker's do not tell.
-fn inflate(mut blob: BufReader<Box<dyn Read + Send>>) -> io::Result<Box<dyn Read + Send>> {
+fn inflate<'a>(
+    mut blob: BufReader<Box<dyn Read + Send + 'a>>,
+) -> io::Result<Box<dyn Read + Send + 'a>> {
     let head = blob.fill_buf()?;
     if head.starts_with(&[0x1f, 0x8b]) {
         Ok(Box::new(flate2::bufread::MultiGzDecoder::new(blob)))

@@ -423,7 +423,9 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    fn hint(&self) -> Option<String> {
+    /// What a person can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
         match self {
             Self::Read { .. } => None,
             Self::Syntax { .. } => Some("see containers-registries.conf(5)".to_owned()),

@@ -1,0 +1,147 @@
+//! Flags of the commands that run nothing.
+
+use clap::{Args, Subcommand};
+
+/// `pull`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:
+  sampan pull docker://debian:12
+  sampan pull --platform linux/arm64 ghcr.io/org/app:1.2
+  sampan pull oci-archive:app.tar")]
+pub struct PullArgs {
+    /// The images
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<String>,
+    /// Platform to fetch, os/architecture[/variant]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// Compression of the image file: zstd[:LEVEL], gzip[:LEVEL], lz4, xz or none
+    #[arg(long, value_name = "METHOD")]
+    pub compression: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `images`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "With --quiet, only digests are printed.")]
+pub struct ImagesArgs {
+    /// Print whole digests
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `inspect`.
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    /// The images, by name, digest, or path
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<String>,
+    /// Platform, os/architecture[/variant]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// Print JSON: a list with one object for each image
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `rm`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "An image goes when its last name does. One that a container \
+    uses, on any machine that shares the store, stays unless --force is given.")]
+pub struct RemoveArgs {
+    /// The images, by name, or by digest or the beginning of one
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<String>,
+    /// Only for this platform, os/architecture[/variant]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// Also images in use
+    #[arg(short, long)]
+    pub force: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `prune`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "Without --all, what goes is what crashes left behind, and images \
+    that no name leads to. Images in use stay.")]
+pub struct PruneArgs {
+    /// Also images that have names
+    #[arg(short, long)]
+    pub all: bool,
+    /// Keep what is younger: a number with s, m, h, d or w
+    #[arg(long, value_name = "AGE")]
+    pub older_than: Option<String>,
+    /// Only say what would go
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `login`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:
+  sampan login ghcr.io
+  sampan login --username ann --password-stdin r.example:5000 <token-file")]
+pub struct LoginArgs {
+    /// The registry, host[:port][/namespace]
+    #[arg(value_name = "REGISTRY")]
+    pub registry: String,
+    /// User name; asked for on a terminal
+    #[arg(short, long, value_name = "NAME")]
+    pub username: Option<String>,
+    /// Read the password or token from standard input
+    #[arg(long)]
+    pub password_stdin: bool,
+}
+
+/// `logout`.
+#[derive(Args, Debug)]
+pub struct LogoutArgs {
+    /// The registry, host[:port][/namespace]
+    #[arg(value_name = "REGISTRY")]
+    pub registry: String,
+}
+
+/// `doctor`.
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// Also look whether this registry answers
+    #[arg(long = "registry", value_name = "HOST[:PORT]")]
+    pub registries: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `config`.
+#[derive(Args, Debug)]
+pub struct ConfigArgs {
+    /// What to do with it
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+/// What to do with the configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print every value and where it comes from
+    ///
+    /// Flags win over SAMPAN_* variables, those over ~/.config/sampan/config.toml,
+    /// that over /etc/sampan/config.toml, and that over the defaults.
+    Show {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+

@@ -1,0 +1,190 @@
+//! The command line, as typed. Reading it touches nothing of the system: what
+//! the flags mean is worked out in `lower`.
+
+mod container;
+mod images;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::Styles;
+use clap::builder::styling::{AnsiColor, Effects};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use engine::{Override, exit};
+
+pub use container::{ContainerArgs, DryRun, ExecArgs, Net, RunArgs, ShellArgs};
+pub use images::{
+    ConfigArgs, ConfigCommand, DoctorArgs, ImagesArgs, InspectArgs, LoginArgs, LogoutArgs, PruneArgs,
+    PullArgs, RemoveArgs,
+};
+
+/// Run, fetch and keep HPC containers as an ordinary user.
+///
+/// An image is named by a registry's name (docker://python:3.12, or just
+/// python:3.12), by oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, or by
+/// the path of a directory or squashfs file.
+#[derive(Debug, Parser)]
+#[command(name = "sampan", version, propagate_version = false, styles = styles())]
+#[command(subcommand_required = true, arg_required_else_help = true, infer_subcommands = false)]
+pub struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub globals: Globals,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Global options")]
+pub struct Globals {
+    /// Print no progress and no warnings; listings print names alone
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Print what happens on the way
+    #[arg(long, global = true, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Directory of your images, in place of SAMPAN_STORE
+    #[arg(long, global = true, value_name = "DIR")]
+    pub store: Option<String>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fetch an image into the store
+    Pull(PullArgs),
+    /// Run an image's process, or another command in it
+    Run(RunArgs),
+    /// Run a command in an image, whatever the image's entrypoint
+    Exec(ExecArgs),
+    /// Open a shell in an image
+    Shell(ShellArgs),
+    /// List the images in the store
+    #[command(visible_alias = "ls")]
+    Images(ImagesArgs),
+    /// Show what is known about an image
+    Inspect(InspectArgs),
+    /// Remove images from the store
+    #[command(visible_alias = "rmi")]
+    Rm(RemoveArgs),
+    /// Remove from the store what nobody needs
+    Prune(PruneArgs),
+    /// Keep credentials for a registry
+    Login(LoginArgs),
+    /// Forget the credentials for a registry
+    Logout(LogoutArgs),
+    /// Check what this machine offers to containers, and how to mend it
+    Doctor(DoctorArgs),
+    /// Show the configuration and where each value comes from
+    Config(ConfigArgs),
+    /// Print the version
+    Version {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a completion script for a shell
+    ///
+    /// For bash: sampan completions bash >~/.local/share/bash-completion/completions/sampan
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write every page into a directory
+    Man {
+        /// Write sampan.1, sampan-run.1 and so on into this directory
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+        /// The command whose page is printed
+        command: Option<String>,
+    },
+}
+
+impl Command {
+    /// Whether it runs a container, so that Docker's exit codes count.
+    pub fn runs_container(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Exec(_) | Self::Shell(_))
+    }
+
+    /// The configuration values that its flags set.
+    pub fn overrides(&self, globals: &Globals) -> Vec<Override> {
+        let mut list = Vec::new();
+        let mut add = |key, flag, value: &Option<String>| {
+            if let Some(value) = value {
+                list.push(Override { key, flag, value: value.clone() });
+            }
+        };
+        add("store", "--store", &globals.store);
+        match self {
+            Self::Pull(args) => {
+                add("platform", "--platform", &args.platform);
+                add("compression", "--compression", &args.compression);
+            }
+            Self::Run(RunArgs { container, .. })
+            | Self::Exec(ExecArgs { container, .. })
+            | Self::Shell(ShellArgs { container, .. }) => {
+                add("platform", "--platform", &container.platform);
+                add("pull", "--pull", &container.pull);
+                let no_mount = &container.no_mount;
+                let joined = (!no_mount.is_empty()).then(|| no_mount.join(","));
+                add("no_mount", "--no-mount", &joined);
+            }
+            Self::Inspect(args) => add("platform", "--platform", &args.platform),
+            _ => {}
+        }
+        list
+    }
+}
+
+fn styles() -> Styles {
+    Styles::styled()
+        .header(AnsiColor::Yellow.on_default() | Effects::BOLD)
+        .usage(AnsiColor::Yellow.on_default() | Effects::BOLD)
+        .literal(AnsiColor::Green.on_default())
+        .placeholder(AnsiColor::Cyan.on_default())
+}
+
+/// The whole command line, for help, completions and the manual.
+pub fn full() -> clap::Command {
+    use std::fmt::Write;
+    let mut codes = String::from("Exit codes:\n");
+    for (code, meaning) in exit::TABLE {
+        // Writing to a String cannot fail.
+        let _ = writeln!(codes, "  {code:>3}  {meaning}");
+    }
+    codes.push_str("  128+n  run, exec, shell: the command was ended by signal n\n");
+    Cli::command().after_long_help(codes)
+}
+
+/// The part of the command line that starts a container: what starts a
+/// thousand ranks should not build the options of every other command.
+fn short(name: &str) -> Option<clap::Command> {
+    let sub = clap::Command::new(name.to_owned());
+    let sub = match name {
+        "run" => RunArgs::augment_args(sub),
+        "exec" => ExecArgs::augment_args(sub),
+        "shell" => ShellArgs::augment_args(sub),
+        _ => return None,
+    };
+    let base = clap::Command::new("sampan").version(env!("CARGO_PKG_VERSION")).styles(styles());
+    Some(Globals::augment_args(base).subcommand_required(true).subcommand(sub))
+}
+
+/// Reads the command line; the first word is the program's name.
+///
+/// # Errors
+/// What clap says about it, which may be the help that was asked for.
+pub fn parse(words: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let name = words.get(1).and_then(|word| word.to_str());
+    let command = name.and_then(short).unwrap_or_else(full);
+    let matches = command.try_get_matches_from(words)?;
+    let globals = Globals::from_arg_matches(&matches)?;
+    let command = Command::from_arg_matches(&matches)?;
+    Ok(Cli { globals, command })
+}
+
+#[cfg(test)]
+mod tests;

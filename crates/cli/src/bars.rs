@@ -1,0 +1,146 @@
+//! Progress on standard error: bars on a terminal, lines elsewhere.
+
+use std::io::{IsTerminal, stderr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use engine::{Event, LayerInfo, Progress, SharedProgress, Silent};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use types::ByteSize;
+
+use crate::args::Globals;
+use crate::report;
+
+/// The progress that these flags and this terminal ask for. No thread draws:
+/// a container may be started right after.
+pub fn progress(globals: &Globals) -> SharedProgress {
+    if globals.quiet {
+        Arc::new(Silent)
+    } else if stderr().is_terminal() {
+        Arc::new(Bars::default())
+    } else {
+        Arc::new(Lines::default())
+    }
+}
+
+/// How a layer is called.
+fn name(layer: &LayerInfo) -> &str {
+    layer.digest.short()
+}
+
+#[derive(Default)]
+struct Bars {
+    state: Mutex<BarState>,
+}
+
+#[derive(Default)]
+struct BarState {
+    multi: MultiProgress,
+    layers: Vec<ProgressBar>,
+    line: Option<ProgressBar>,
+}
+
+impl BarState {
+    /// One line for whatever goes on beside layers.
+    fn say(&mut self, text: String) {
+        let multi = &self.multi;
+        let line = self.line.get_or_insert_with(|| {
+            multi.add(ProgressBar::new_spinner().with_style(style("{spinner} {msg}")))
+        });
+        line.set_message(text);
+        line.tick();
+    }
+
+    fn clear(&mut self) {
+        for bar in self.layers.drain(..).chain(self.line.take()) {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("━╸ ")
+}
+
+impl Progress for Bars {
+    fn event(&self, event: Event) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Resolving { name } => state.say(format!("asking for {name}")),
+            Event::Waiting { holder } => {
+                let who = holder.unwrap_or_else(|| "another process".to_owned());
+                state.say(format!("waiting for {who}, which converts this image"));
+            }
+            Event::Layers { layers } => {
+                for layer in &layers {
+                    let template = "{prefix} {bar:30} {bytes:>11} / {total_bytes:11} {bytes_per_sec}";
+                    let bar = ProgressBar::new(layer.size).with_style(style(template));
+                    let bar = state.multi.add(bar.with_prefix(name(layer).to_owned()));
+                    state.layers.push(bar);
+                }
+            }
+            Event::Bytes { layer, count } => {
+                if let Some(bar) = state.layers.get(layer) {
+                    bar.inc(count);
+                }
+            }
+            Event::LayerDone { layer } => {
+                if let Some(bar) = state.layers.get(layer) {
+                    bar.finish();
+                }
+            }
+            Event::Finishing => state.say("completing the image".to_owned()),
+            Event::Done => state.clear(),
+            Event::Notice(text) => state.multi.suspend(|| report::warning(&text)),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Bars {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.clear();
+    }
+}
+
+#[derive(Default)]
+struct Lines {
+    state: Mutex<LineState>,
+}
+
+#[derive(Default)]
+struct LineState {
+    layers: Vec<LayerInfo>,
+    waiting: bool,
+}
+
+impl Progress for Lines {
+    fn event(&self, event: Event) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Resolving { name } => report::note(&format!("asking for {name}")),
+            Event::Waiting { holder } => {
+                if !state.waiting {
+                    let who = holder.unwrap_or_else(|| "another process".to_owned());
+                    report::note(&format!("waiting for {who}, which converts this image"));
+                }
+                state.waiting = true;
+            }
+            Event::Layers { layers } => {
+                let bytes = layers.iter().fold(0u64, |sum, layer| sum.saturating_add(layer.size));
+                let count = layers.len();
+                report::note(&format!("fetching {count} layers, {}", ByteSize(bytes)));
+                state.layers = layers;
+            }
+            Event::LayerDone { layer } => {
+                if let Some(layer) = state.layers.get(layer) {
+                    report::note(&format!("{}: {}", name(layer), ByteSize(layer.size)));
+                }
+            }
+            Event::Notice(text) => report::warning(&text),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What each command does.
+
+use std::io::{IsTerminal, stdout};
+
+use engine::{Config, Engine, Status, exit};
+use serde::Serialize;
+use store::{PruneOptions, unix_now};
+use types::{ImageRef, Platform};
+
+use crate::args::{
+    Cli, Command, ConfigCommand, DoctorArgs, Globals, ImagesArgs, InspectArgs, LoginArgs,
+    LogoutArgs, PruneArgs, PullArgs, RemoveArgs,
+};
+use crate::error::CliError;
+use crate::{bars, listing, manual, output, prompt, run, text};
+
+/// Does it; the exit code.
+pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
+    let Cli { globals, command } = cli;
+    // These work whatever the configuration says.
+    match &command {
+        Command::Version { json } => return version(*json).map(|()| 0),
+        Command::Completions { shell } => return manual::completions(*shell).map(|()| 0),
+        Command::Man { dir: Some(dir), .. } => return manual::write_all(dir).map(|()| 0),
+        Command::Man { command, .. } => {
+            return output::print(&manual::page(command.as_deref())?).map(|()| 0);
+        }
+        _ => {}
+    }
+    let config = Config::load(&command.overrides(&globals)).map_err(engine::Error::from)?;
+    let engine = Engine::new(config);
+    match command {
+        Command::Run(args) => return run::run(&engine, &globals, &args),
+        Command::Exec(args) => return run::exec(&engine, &globals, &args),
+        Command::Shell(args) => return run::shell(&engine, &globals, &args),
+        Command::Doctor(args) => return doctor(&engine, &args),
+        Command::Pull(args) => pull(&engine, &globals, &args)?,
+        Command::Images(args) => images(&engine, &globals, &args)?,
+        Command::Inspect(args) => inspect(&engine, &args)?,
+        Command::Rm(args) => remove(&engine, &globals, &args)?,
+        Command::Prune(args) => prune(&engine, &globals, &args)?,
+        Command::Login(args) => login(&engine, &globals, &args)?,
+        Command::Logout(args) => logout(&engine, &globals, &args)?,
+        Command::Config(args) => {
+            let ConfigCommand::Show { json } = args.command;
+            let values = engine.config().show();
+            if json { output::json(&values)? } else { output::print(&listing::config(&values))? }
+        }
+        Command::Version { .. } | Command::Completions { .. } | Command::Man { .. } => {}
+    }
+    Ok(0)
+}
+
+fn version(json: bool) -> Result<(), CliError> {
+    let version = env!("CARGO_PKG_VERSION");
+    if json {
+        #[derive(Serialize)]
+        struct Version<'a> {
+            version: &'a str,
+            platform: String,
+            store_format: u32,
+        }
+        let platform = Platform::host().to_string();
+        return output::json(&Version { version, platform, store_format: store::FORMAT_VERSION });
+    }
+    output::print(&format!("sampan {version}\n"))
+}
+
+fn pull(engine: &Engine, globals: &Globals, args: &PullArgs) -> Result<(), CliError> {
+    #[derive(Serialize)]
+    struct Line {
+        reference: String,
+        digest: String,
+        path: String,
+        size: u64,
+        converted: bool,
+    }
+    // A misspelt name is found before the first one is fetched.
+    let images = args.images.iter().map(|name| name.parse()).collect::<Result<Vec<ImageRef>, _>>();
+    let mut lines = Vec::new();
+    for image in images.map_err(engine::Error::from)? {
+        let progress = bars::progress(globals);
+        let pulled = engine.pull(&image, &progress)?;
+        drop(progress);
+        lines.push(Line {
+            reference: pulled.reference,
+            digest: pulled.image.id.to_string(),
+            path: pulled.image.path.display().to_string(),
+            size: pulled.image.record.size,
+            converted: pulled.converted,
+        });
+        if let (false, Some(line)) = (args.json, lines.last()) {
+            output::print(&format!("{}\n", line.digest))?;
+        }
+    }
+    if args.json { output::json(&lines) } else { Ok(()) }
+}
+
+fn images(engine: &Engine, globals: &Globals, args: &ImagesArgs) -> Result<(), CliError> {
+    let entries = engine.images()?;
+    if args.json {
+        return output::json(&entries);
+    }
+    if globals.quiet {
+        let ids: String = entries.iter().map(|entry| format!("{}\n", entry.id)).collect();
+        return output::print(&ids);
+    }
+    output::print(&listing::images(&entries, args.no_trunc, unix_now()))
+}
+
+fn inspect(engine: &Engine, args: &InspectArgs) -> Result<(), CliError> {
+    let found = args.images.iter().map(|name| engine.inspect(name));
+    let found = found.collect::<Result<Vec<_>, _>>()?;
+    if args.json {
+        return output::json(&found);
+    }
+    let texts: Vec<String> = found.iter().map(|one| listing::inspected(one, unix_now())).collect();
+    output::print(&texts.join("\n"))
+}
+
+fn remove(engine: &Engine, globals: &Globals, args: &RemoveArgs) -> Result<(), CliError> {
+    let platform = args.platform.as_deref().map(str::parse::<Platform>).transpose()?;
+    let mut all = Vec::new();
+    for name in &args.images {
+        let removed = engine.remove(name, platform.as_ref(), args.force)?;
+        if !args.json && !globals.quiet {
+            output::print(&listing::removed(&removed))?;
+        }
+        all.push(removed);
+    }
+    if args.json { output::json(&all) } else { Ok(()) }
+}
+
+fn prune(engine: &Engine, globals: &Globals, args: &PruneArgs) -> Result<(), CliError> {
+    let parse = |age: &String| text::parse_age(age).ok_or_else(|| CliError::Age(age.clone()));
+    let older_than = args.older_than.as_ref().map(parse).transpose()?;
+    let options = PruneOptions { all: args.all, older_than, dry_run: args.dry_run };
+    let report = engine.prune(&options)?;
+    if args.json {
+        output::json(&report)
+    } else if globals.quiet && !args.dry_run {
+        Ok(())
+    } else {
+        output::print(&listing::pruned(&report, args.dry_run))
+    }
+}
+
+fn login(engine: &Engine, globals: &Globals, args: &LoginArgs) -> Result<(), CliError> {
+    let username = match &args.username {
+        Some(name) => name.clone(),
+        None => prompt::ask("User name", "user name", false)?,
+    };
+    let password = if args.password_stdin {
+        prompt::standard_input("password")?
+    } else {
+        prompt::ask("Password or token", "password", true)?
+    };
+    let place = engine.login(&args.registry, &username, &password)?;
+    say(globals, &format!("logged in to {}; kept in {place}\n", args.registry))
+}
+
+fn logout(engine: &Engine, globals: &Globals, args: &LogoutArgs) -> Result<(), CliError> {
+    let places = engine.logout(&args.registry)?;
+    let registry = &args.registry;
+    let text = match &places[..] {
+        [] => format!("there were no credentials for {registry}\n"),
+        _ => format!("removed the credentials for {registry} from {}\n", places.join(", ")),
+    };
+    say(globals, &text)
+}
+
+fn say(globals: &Globals, text: &str) -> Result<(), CliError> {
+    if globals.quiet { Ok(()) } else { output::print(text) }
+}
+
+/// The exit code says whether containers run on this machine.
+fn doctor(engine: &Engine, args: &DoctorArgs) -> Result<i32, CliError> {
+    let checks = engine.doctor(&args.registries)?;
+    if args.json {
+        output::json(&checks)?;
+    } else {
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        output::print(&listing::checks(&checks, stdout().is_terminal() && !plain))?;
+    }
+    let failed = checks.iter().any(|check| check.status == Status::Fail);
+    Ok(if failed { exit::FAILURE } else { 0 })
+}

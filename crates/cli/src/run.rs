@@ -1,0 +1,57 @@
+//! `run`, `exec` and `shell`.
+
+use engine::Engine;
+use plan::{Command, render_text};
+use types::ImageRef;
+
+use crate::args::{ContainerArgs, DryRun, ExecArgs, Globals, RunArgs, ShellArgs};
+use crate::error::CliError;
+use crate::{bars, lower, output, report};
+
+/// Becomes the image's process.
+pub fn run(engine: &Engine, globals: &Globals, args: &RunArgs) -> Result<i32, CliError> {
+    let (image, words) = lower::split_words(&args.words)?;
+    let entrypoint = lower::entrypoint(args.entrypoint.as_ref());
+    let command = Command::Run { entrypoint, args: words };
+    start(engine, globals, &args.container, image, command)
+}
+
+/// Becomes a command.
+pub fn exec(engine: &Engine, globals: &Globals, args: &ExecArgs) -> Result<i32, CliError> {
+    let (image, words) = lower::split_words(&args.words)?;
+    start(engine, globals, &args.container, image, Command::Exec { args: words })
+}
+
+/// Becomes a shell.
+pub fn shell(engine: &Engine, globals: &Globals, args: &ShellArgs) -> Result<i32, CliError> {
+    let (image, words) = lower::split_words(&args.words)?;
+    let command = Command::Shell { shell: args.shell.clone(), args: words };
+    start(engine, globals, &args.container, image, command)
+}
+
+fn start(
+    engine: &Engine,
+    globals: &Globals,
+    args: &ContainerArgs,
+    image: &str,
+    command: Command,
+) -> Result<i32, CliError> {
+    let image: ImageRef = image.parse().map_err(engine::Error::from)?;
+    let progress = bars::progress(globals);
+    let resolved = engine.resolve(&image, &progress)?;
+    drop(progress);
+    let skip = engine.config().no_mount.value;
+    let request = lower::request(args, &resolved, command, skip)?;
+    let container = engine.prepare(request, &resolved)?;
+    if !globals.quiet {
+        container.plan().warnings.iter().for_each(|text| report::warning(text));
+    }
+    match (args.dry_run, args.explain) {
+        (Some(DryRun::Json), _) => output::json(container.plan())?,
+        (Some(DryRun::Text), _) | (None, true) => {
+            output::print(&render_text(container.plan(), args.explain))?;
+        }
+        (None, false) => return Ok(container.launch()?),
+    }
+    Ok(0)
+}

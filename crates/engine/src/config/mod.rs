@@ -1,0 +1,354 @@
+//! Layered configuration: flags, then `SAMPAN_*` variables, then the user's
+//! file, then the site's file, then defaults. Each value remembers where it
+//! came from.
+//!
+//! | key | variable | meaning |
+//! |---|---|---|
+//! | `store` | `SAMPAN_STORE` | directory of the user's images |
+//! | `site_stores` | `SAMPAN_SITE_STORES` | read-only stores, searched after it; `:` between them in the variable |
+//! | `scratch` | `SAMPAN_SCRATCH` | node-local directory for images that have to be unpacked |
+//! | `pull` | `SAMPAN_PULL` | `missing`, `always` or `never` |
+//! | `platform` | `SAMPAN_PLATFORM` | `os/architecture[/variant]` of images to pull |
+//! | `compression` | `SAMPAN_COMPRESSION` | `zstd[:LEVEL]`, `gzip[:LEVEL]`, `lz4`, `xz` or `none` |
+//! | `parallel_layers` | `SAMPAN_PARALLEL_LAYERS` | layers that are transferred at once |
+//! | `size_limit` | `SAMPAN_SIZE_LIMIT` | the most bytes that an image may unpack to |
+//! | `stall_timeout` | `SAMPAN_STALL_TIMEOUT` | seconds without a byte after which a transfer is given up |
+//! | `binds` | `SAMPAN_BINDS` | binds of every container, `SRC[:DST[:OPTIONS]]` |
+//! | `no_mount` | `SAMPAN_NO_MOUNT` | default mounts to leave out |
+//!
+//! The files are TOML: `$SAMPAN_CONFIG` or `$XDG_CONFIG_HOME/sampan/config.toml`
+//! or `~/.config/sampan/config.toml` for the user, `$SAMPAN_SITE_CONFIG` or
+//! `/etc/sampan/config.toml` for the site. A key that is not known and a value
+//! that cannot be read are errors that name file and line. In a path, `~/` and
+//! `$NAME` or `${NAME}` stand for the home directory and for a variable.
+
+mod file;
+mod keys;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use plan::Skip;
+use serde::Serialize;
+use squashfs::Compression;
+use types::Platform;
+
+use crate::bind::Bind;
+
+/// Where a value came from. A later variant wins over an earlier one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// A configuration file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+    },
+    /// A variable of the environment.
+    Environment {
+        /// Its name.
+        variable: &'static str,
+    },
+    /// The command line.
+    Flag {
+        /// The flag, with its dashes.
+        flag: &'static str,
+    },
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Environment { variable } => f.write_str(variable),
+            Self::Flag { flag } => f.write_str(flag),
+        }
+    }
+}
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file could not be read.
+    #[error("cannot read the configuration {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is no TOML.
+    #[error("{}:{line}: {message}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What the parser says.
+        message: String,
+    },
+    /// A key that no version of this program reads.
+    #[error("{}:{line}: {key:?} is no configuration key", path.display())]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key.
+        key: String,
+    },
+    /// A value that cannot be read.
+    #[error("{origin}: {key}: {reason}")]
+    Value {
+        /// Where it is.
+        origin: Origin,
+        /// The key.
+        key: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl ConfigError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::UnknownKey { .. } => {
+                let names: Vec<&str> = keys::KEYS.iter().map(|key| key.name).collect();
+                Some(format!("the keys are: {}", names.join(", ")))
+            }
+            Self::Value { key, .. } => {
+                let key = keys::KEYS.iter().find(|k| k.name == *key)?;
+                Some(format!("expected {}", key.expected))
+            }
+            Self::Read { .. } | Self::Syntax { .. } => None,
+        }
+    }
+}
+
+/// A value and where it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting<T> {
+    /// The value.
+    pub value: T,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+impl<T> Setting<T> {
+    fn default(value: T) -> Self {
+        Self { value, origin: Origin::Default }
+    }
+}
+
+/// When an image is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// When it is not in the store.
+    Missing,
+    /// Always look whether the registry has a newer one.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl FromStr for PullPolicy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "missing" | "newer" => Ok(Self::Missing),
+            "always" => Ok(Self::Always),
+            "never" => Ok(Self::Never),
+            _ => Err(format!("{text:?} is no pull policy")),
+        }
+    }
+}
+
+impl fmt::Display for PullPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "missing",
+            Self::Always => "always",
+            Self::Never => "never",
+        })
+    }
+}
+
+/// The configuration in force.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The user's store; None when there is no home directory to put it in.
+    pub store: Setting<Option<PathBuf>>,
+    /// Read-only stores, in the order of search.
+    pub site_stores: Setting<Vec<PathBuf>>,
+    /// Node-local directory for images that have to be unpacked.
+    pub scratch: Setting<PathBuf>,
+    /// When an image is fetched.
+    pub pull: Setting<PullPolicy>,
+    /// The platform of images to pull.
+    pub platform: Setting<Platform>,
+    /// How images are compressed.
+    pub compression: Setting<Compression>,
+    /// Layers that are transferred at once.
+    pub parallel_layers: Setting<usize>,
+    /// The most bytes that an image may unpack to.
+    pub size_limit: Setting<u64>,
+    /// The longest wait for the next byte of a transfer.
+    pub stall_timeout: Setting<Duration>,
+    /// Binds of every container, each with where it was written.
+    pub binds: Setting<Vec<Bind>>,
+    /// Default mounts to leave out.
+    pub no_mount: Setting<Skip>,
+}
+
+/// A value from the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Override {
+    /// The configuration key.
+    pub key: &'static str,
+    /// The flag, with its dashes.
+    pub flag: &'static str,
+    /// The value, as on the command line.
+    pub value: String,
+}
+
+/// Reads a variable of the environment.
+pub type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// One value of the configuration, for a listing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Shown {
+    /// The key.
+    pub key: &'static str,
+    /// The value, as a file would have it; empty where there is none.
+    pub value: String,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+impl Config {
+    /// Reads the configuration of this process.
+    ///
+    /// # Errors
+    /// A file that is there and cannot be read, an unknown key, a malformed
+    /// value.
+    pub fn load(overrides: &[Override]) -> Result<Self, ConfigError> {
+        Self::load_from(&|name| std::env::var_os(name), overrides)
+    }
+
+    /// Reads the configuration with an environment of the caller's.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_from(vars: Variables<'_>, overrides: &[Override]) -> Result<Self, ConfigError> {
+        let mut config = Self::defaults(vars);
+        let (site, user) = files(vars);
+        for path in [Some(site), user].into_iter().flatten() {
+            file::apply(&path, vars, &mut config)?;
+        }
+        for key in keys::KEYS {
+            let Some(value) = variable(vars, key.variable) else { continue };
+            let origin = Origin::Environment { variable: key.variable };
+            let value = value.into_string().map_err(|text| ConfigError::Value {
+                origin: origin.clone(),
+                key: key.name,
+                reason: format!("{} is not UTF-8", text.to_string_lossy()),
+            })?;
+            key.set(&mut config, &key.words(&value), &origin, vars)?;
+        }
+        for Override { key, flag, value } in overrides {
+            let Some(key) = keys::KEYS.iter().find(|k| k.name == *key) else { continue };
+            let origin = Origin::Flag { flag };
+            key.set(&mut config, &key.words(value), &origin, vars)?;
+        }
+        Ok(config)
+    }
+
+    fn defaults(vars: Variables<'_>) -> Self {
+        let absolute = |name: &str| variable(vars, name).map(PathBuf::from).filter(|p| p.is_absolute());
+        let store = absolute("XDG_DATA_HOME")
+            .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+            .map(|dir| dir.join("sampan"));
+        let scratch = absolute("TMPDIR").unwrap_or_else(|| PathBuf::from("/tmp"));
+        Self {
+            store: Setting::default(store),
+            site_stores: Setting::default(Vec::new()),
+            scratch: Setting::default(scratch),
+            pull: Setting::default(PullPolicy::Missing),
+            platform: Setting::default(Platform::host()),
+            compression: Setting::default(Compression::Zstd(3)),
+            parallel_layers: Setting::default(4),
+            size_limit: Setting::default(256 << 30),
+            stall_timeout: Setting::default(Duration::from_secs(30)),
+            binds: Setting::default(Vec::new()),
+            no_mount: Setting::default(Skip::default()),
+        }
+    }
+
+    /// Every value with its origin, in the order of the table above.
+    #[must_use]
+    pub fn show(&self) -> Vec<Shown> {
+        let shown = |key: &keys::Key| {
+            let (value, origin) = (key.show)(self);
+            Shown { key: key.name, value, origin: origin.clone() }
+        };
+        keys::KEYS.iter().map(shown).collect()
+    }
+}
+
+/// A variable; an empty one counts as unset.
+fn variable(vars: Variables<'_>, name: &str) -> Option<OsString> {
+    vars(name).filter(|value| !value.is_empty())
+}
+
+/// The site's and the user's configuration file.
+fn files(vars: Variables<'_>) -> (PathBuf, Option<PathBuf>) {
+    let path = |name: &str| variable(vars, name).map(PathBuf::from);
+    let site = path("SAMPAN_SITE_CONFIG").unwrap_or_else(|| PathBuf::from("/etc/sampan/config.toml"));
+    let base = path("XDG_CONFIG_HOME")
+        .filter(|dir| dir.is_absolute())
+        .or_else(|| path("HOME").filter(|dir| dir.is_absolute()).map(|home| home.join(".config")));
+    let user = path("SAMPAN_CONFIG").or_else(|| base.map(|dir| dir.join("sampan/config.toml")));
+    (site, user)
+}
+
+/// The home directory that `~/` stands for, or a variable's value.
+fn expand(text: &str, vars: Variables<'_>) -> Result<PathBuf, String> {
+    let get = |name: &str| {
+        let value = variable(vars, name).and_then(|value| value.into_string().ok());
+        value.ok_or_else(|| format!("${name} is not set"))
+    };
+    let mut out = String::new();
+    let mut rest = text;
+    if let Some(below) = text.strip_prefix("~/") {
+        out = get("HOME")? + "/";
+        rest = below;
+    }
+    while let Some((before, after)) = rest.split_once('$') {
+        out.push_str(before);
+        let (name, tail) = match after.strip_prefix('{') {
+            Some(inner) => inner.split_once('}').ok_or_else(|| format!("{text:?} has no }}"))?,
+            None => {
+                let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                after.split_at(after.find(|c| !word(c)).unwrap_or(after.len()))
+            }
+        };
+        out.push_str(&get(name)?);
+        rest = tail;
+    }
+    out.push_str(rest);
+    std::path::absolute(Path::new(&out)).map_err(|e| format!("{text:?} is no path: {e}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! From a request to a running container.
+
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use plan::{Contribution, MountSource, MountSpec, Plan, Rank, RootSource, RunRequest};
+use runtime::{DirectoryTree, ImageFile, ImageTree, Keeper};
+use store::{ImageId, Lease, Store};
+
+use crate::{Engine, Error, Origin, Resolved, Result, unpack};
+
+/// A container, decided but not started.
+pub struct Container {
+    plan: Plan,
+    image: Option<ImageFile>,
+    keeper: Option<Box<dyn Keeper>>,
+}
+
+/// What to mount of a path on the host: a directory, or anything else.
+///
+/// # Errors
+/// When there is nothing, or it may not be looked at; `origin` says who asked.
+pub fn mount_source(path: &Path, origin: &str) -> Result<MountSource> {
+    let meta = std::fs::metadata(path).map_err(|source| Error::MountSource {
+        path: path.to_owned(),
+        origin: origin.to_owned(),
+        source,
+    })?;
+    let path = path.to_owned();
+    Ok(if meta.is_dir() { MountSource::Directory(path) } else { MountSource::File(path) })
+}
+
+impl Engine {
+    /// Decides a container: looks at the host and the image, starts nothing.
+    ///
+    /// # Errors
+    /// When the image cannot be opened, or the request contradicts itself or
+    /// the image.
+    pub fn prepare(&self, mut request: RunRequest, resolved: &Resolved) -> Result<Container> {
+        let facts = host::facts();
+        let mut warnings = Vec::new();
+        if let (RootSource::Squashfs { path, offset }, false) = (&request.root, facts.real_root)
+            && let Some(reason) = no_fuse()
+        {
+            let key = resolved.stored.as_ref().map(|image| image.id.hex().to_owned());
+            let scratch = &self.config().scratch.value;
+            let dir = unpack::unpacked(path, *offset, key, scratch)?;
+            warnings.push(format!(
+                "/dev/fuse cannot be used ({reason}): the image was unpacked into {}",
+                dir.display()
+            ));
+            request.root = RootSource::Directory { path: dir };
+        }
+        let contributions = self.configured_binds(&mut warnings);
+        let (mut plan, image) = match &request.root {
+            RootSource::Directory { path } => {
+                let failed = |source| Error::OpenImage { path: path.clone(), source };
+                let tree = DirectoryTree::open(path).map_err(failed)?;
+                (plan::build(&request, &facts, &tree, contributions)?, None)
+            }
+            RootSource::Squashfs { path, offset } => {
+                let file = ImageFile::open(path, *offset)?;
+                let tree = ImageTree(Arc::clone(&file.image));
+                (plan::build(&request, &facts, &tree, contributions)?, Some(file))
+            }
+        };
+        plan.warnings.splice(0..0, warnings);
+        let keeper = match &resolved.stored {
+            Some(stored) if stored.writable && image.is_some() => {
+                let store = self.store()?.clone();
+                let keeper = LeaseKeeper { store, image: stored.id.clone(), lease: None };
+                Some(Box::new(keeper) as Box<dyn Keeper>)
+            }
+            _ => None,
+        };
+        Ok(Container { plan, image, keeper })
+    }
+
+    /// The binds of the configuration. One that this host does not have is
+    /// left out: a site's file serves many kinds of node.
+    fn configured_binds(&self, warnings: &mut Vec<String>) -> Vec<Contribution> {
+        let binds = &self.config().binds;
+        let rank = match binds.origin {
+            Origin::Default | Origin::File { .. } => Rank::Site,
+            Origin::Environment { .. } | Origin::Flag { .. } => Rank::User,
+        };
+        let mut list = Vec::new();
+        for bind in &binds.value {
+            let reason = format!("binds ({})", binds.origin);
+            let source = match mount_source(&bind.source, &reason) {
+                Ok(source) => source,
+                Err(error) => {
+                    warnings.push(format!("{error}: left out"));
+                    continue;
+                }
+            };
+            let target = bind.target.clone().unwrap_or_else(|| bind.source.clone());
+            let mounts = vec![MountSpec { source, target, flags: bind.flags, optional: true }];
+            list.push(Contribution { rank, reason, mounts, env: vec![] });
+        }
+        list
+    }
+}
+
+/// Why `/dev/fuse` cannot be opened; None when it can.
+fn no_fuse() -> Option<io::Error> {
+    let open = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
+    match open.and_then(|file| file.metadata()) {
+        Ok(meta) if meta.file_type().is_char_device() => None,
+        Ok(_) => Some(io::Error::other("it is no device")),
+        Err(error) => Some(error),
+    }
+}
+
+impl Container {
+    /// What will be done.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Becomes the container's process. Returns only when that failed, or,
+    /// with a PID namespace, with the process's exit code (128+n for signal
+    /// n). Must be called while the process has one thread.
+    ///
+    /// # Errors
+    /// The step that failed; the process is then to report and end.
+    pub fn launch(self) -> Result<i32> {
+        Ok(runtime::launch(&self.plan, self.image.as_ref(), self.keeper)?)
+    }
+}
+
+/// Keeps an image from being removed while it is served. Lives in the server,
+/// which lives exactly as long as the container's last process.
+struct LeaseKeeper {
+    store: Store,
+    image: ImageId,
+    lease: Option<Lease>,
+}
+
+impl Keeper for LeaseKeeper {
+    fn begin(&mut self) {
+        // Without a lease the open file still serves a local file system; the
+        // server has nobody to tell.
+        self.lease = self.store.lease(&self.image).ok();
+    }
+
+    fn tick(&mut self) {
+        if self.lease.as_ref().is_none_or(|lease| lease.touch().is_err()) {
+            self.begin();
+        }
+    }
+
+    fn end(&mut self) {
+        self.lease = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Config;
+
+    fn engine(vars: &'static [(&'static str, &'static str)]) -> Engine {
+        let get = |name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into());
+        Engine::new(Config::load_from(&get, &[]).unwrap())
+    }
+
+    #[test]
+    fn configured_binds_that_are_not_there_are_left_out_aloud() {
+        let engine = engine(&[("SAMPAN_BINDS", "/etc/passwd:/p:ro,/no/such/dir")]);
+        let mut warnings = Vec::new();
+        let list = engine.configured_binds(&mut warnings);
+        assert_eq!(list.len(), 1);
+        assert_eq!(list[0].rank, Rank::User);
+        assert_eq!(list[0].mounts[0].target, Path::new("/p"));
+        assert!(warnings[0].contains("/no/such/dir") && warnings[0].contains("SAMPAN_BINDS"));
+    }
+}

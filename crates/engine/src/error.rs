@@ -1,0 +1,418 @@
+//! What can go wrong, what to do about it, and the exit code for it.
+
+use std::error::Error as StdError;
+use std::io;
+use std::path::PathBuf;
+
+use types::{ImageRefError, Platform};
+
+use crate::config::ConfigError;
+
+/// Exit codes, as `sampan help` documents them. `run`, `exec` and `shell` use
+/// Docker's: 125 for an error of the engine, 126 for a command that cannot be
+/// executed, 127 for a missing one, 128+n for signal n, and else the
+/// command's own.
+pub mod exit {
+    /// Anything that has no code of its own.
+    pub const FAILURE: i32 = 1;
+    /// The command line or the configuration is wrong.
+    pub const USAGE: i32 = 2;
+    /// There is no such image, tag or platform.
+    pub const NOT_FOUND: i32 = 3;
+    /// The registry wants other credentials, or none may read the image.
+    pub const UNAUTHORIZED: i32 = 4;
+    /// The registry cannot be reached, is overloaded or does not answer as one.
+    pub const UNREACHABLE: i32 = 5;
+    /// An image is damaged, hostile, or not what its digest says.
+    pub const INTEGRITY: i32 = 6;
+    /// No space or quota left.
+    pub const NO_SPACE: i32 = 7;
+    /// The image is in use.
+    pub const IN_USE: i32 = 8;
+    /// An error of the engine, from a command that runs a container.
+    pub const ENGINE: i32 = 125;
+
+    /// Every code with its meaning, for help and manual.
+    pub const TABLE: [(i32, &str); 12] = [
+        (0, "success"),
+        (FAILURE, "failure that has no code of its own"),
+        (USAGE, "wrong command line or configuration"),
+        (NOT_FOUND, "no such image, tag or platform"),
+        (UNAUTHORIZED, "wrong or missing credentials"),
+        (UNREACHABLE, "registry unreachable, overloaded or no registry"),
+        (INTEGRITY, "image damaged, hostile or of another digest"),
+        (NO_SPACE, "no space or quota left"),
+        (IN_USE, "image in use"),
+        (ENGINE, "run, exec, shell: any error of sampan itself"),
+        (126, "run, exec, shell: the command cannot be executed"),
+        (127, "run, exec, shell: the command is not in the image"),
+    ];
+}
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why the engine could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    /// registries.conf.
+    #[error(transparent)]
+    Registries(#[from] registry::ConfigError),
+    /// A request that makes no plan.
+    #[error(transparent)]
+    Plan(#[from] plan::PlanError),
+    /// A plan that could not be applied.
+    #[error(transparent)]
+    Runtime(#[from] runtime::RuntimeError),
+    /// A text that names no image.
+    #[error(transparent)]
+    Name(#[from] ImageRefError),
+    /// There is no home directory, and nothing says where images go.
+    #[error("there is no place for images: neither HOME nor SAMPAN_STORE is set")]
+    NoStore,
+    /// The image is not in the store and must not be fetched.
+    #[error("{name} is not in the store, and the pull policy is never ({origin})")]
+    NotPulled {
+        /// The image.
+        name: String,
+        /// Who says so.
+        origin: String,
+    },
+    /// The image is not in the store.
+    #[error("{name} is not in the store")]
+    UnknownImage {
+        /// The image.
+        name: String,
+    },
+    /// A directory or a squashfs file cannot be pulled.
+    #[error("{path:?} is an image as it is: there is nothing to pull")]
+    NothingToPull {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// The image exists, but not for this platform.
+    #[error("{name} has nothing for {wanted}: it is made for {}", list(offered))]
+    Platform {
+        /// The image.
+        name: String,
+        /// What was wanted.
+        wanted: Platform,
+        /// What there is.
+        offered: Vec<Platform>,
+    },
+    /// A manifest that is none.
+    #[error("{name} has a manifest that cannot be used")]
+    Document {
+        /// The image.
+        name: String,
+        /// Why.
+        source: types::DocumentError,
+    },
+    /// An index whose entry is another index.
+    #[error("{name} has an index inside an index, which no specification allows")]
+    NestedIndex {
+        /// The image.
+        name: String,
+    },
+    /// An image configuration that is none.
+    #[error("{name} has a configuration that cannot be used")]
+    ImageConfig {
+        /// The image.
+        name: String,
+        /// Why.
+        source: types::ImageConfigError,
+    },
+    /// The image configuration could not be transferred.
+    #[error("cannot read the configuration of {name}")]
+    ReadConfig {
+        /// The image.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The configuration's descriptor announces too much.
+    #[error("the configuration of {name} is said to have {size} bytes, more than {limit}")]
+    LargeConfig {
+        /// The image.
+        name: String,
+        /// Bytes announced.
+        size: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The layers could not be made into an image.
+    #[error("cannot convert {name}")]
+    Convert {
+        /// The image.
+        name: String,
+        /// Why.
+        source: image::ConvertError,
+    },
+    /// An OCI layout or archive could not be read.
+    #[error("cannot read {name}")]
+    Archive {
+        /// The image.
+        name: String,
+        /// Why.
+        source: image::ArchiveError,
+    },
+    /// A path that should be an image cannot be looked at.
+    #[error("cannot open the image {path:?}")]
+    OpenImage {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A path that is neither a directory nor a file.
+    #[error("{path:?} is no image: neither a directory nor a regular file")]
+    NotAnImage {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// The source of a mount.
+    #[error("cannot mount {path:?} ({origin})")]
+    MountSource {
+        /// The path on the host.
+        path: PathBuf,
+        /// What was typed.
+        origin: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// An image that has to be unpacked could not be.
+    #[error("cannot unpack the image into {path:?}")]
+    Unpack {
+        /// Where to.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// An image that has to be unpacked could not be read.
+    #[error("cannot read {path:?} of the image while unpacking it")]
+    UnpackRead {
+        /// Path in the image.
+        path: PathBuf,
+        /// Why.
+        source: squashfs::Error,
+    },
+    /// The directory for unpacked images belongs to somebody else.
+    #[error("{path:?} is not a directory of this user alone: images are not unpacked there")]
+    ScratchOwner {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// No child process to try things in.
+    #[error("cannot probe the kernel")]
+    Probe(#[source] io::Error),
+}
+
+fn list(platforms: &[Platform]) -> String {
+    match platforms {
+        [] => "no platform that it names".to_owned(),
+        _ => platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// The first error in a chain, including what an `io::Error` wraps, for which
+/// `find` has an answer.
+fn search<T>(
+    error: &(dyn StdError + 'static),
+    find: impl Fn(&(dyn StdError + 'static)) -> Option<T>,
+) -> Option<T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = find(error) {
+            return Some(found);
+        }
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = match inner {
+            Some(inner) => Some(inner as &(dyn StdError + 'static)),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+fn is_full(error: &(dyn StdError + 'static)) -> bool {
+    let full = |e: &io::Error| {
+        matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    };
+    search(error, |e| e.downcast_ref::<io::Error>().filter(|e| full(e)).map(|_| ())).is_some()
+        || search(error, |e| {
+            e.downcast_ref().filter(|e| matches!(e, store::Error::NoSpace { .. })).map(|_| ())
+        })
+        .is_some()
+}
+
+fn registry_code(error: &registry::Error) -> i32 {
+    use registry::Error as E;
+    match error.root() {
+        E::NotFound { .. } => exit::NOT_FOUND,
+        E::Unauthorized { .. } | E::Denied { .. } | E::Credentials(_) => exit::UNAUTHORIZED,
+        E::DigestMismatch { .. } | E::SizeMismatch { .. } | E::TooLarge { .. } => exit::INTEGRITY,
+        E::Config(_) | E::ShortName { .. } | E::Blocked { .. } | E::ProxyVariable { .. } => {
+            exit::USAGE
+        }
+        _ => exit::UNREACHABLE,
+    }
+}
+
+fn store_code(error: &store::Error) -> i32 {
+    use store::Error as E;
+    match error {
+        E::NoImage { .. } | E::NoReference { .. } => exit::NOT_FOUND,
+        E::Leased { .. } => exit::IN_USE,
+        E::Ambiguous { .. } => exit::USAGE,
+        _ => exit::FAILURE,
+    }
+}
+
+impl Error {
+    /// The exit code of a command that runs no container.
+    #[must_use]
+    pub fn exit_code(&self) -> i32 {
+        if is_full(self) {
+            return exit::NO_SPACE;
+        }
+        match self {
+            Self::Config(_) | Self::Registries(_) | Self::Name(_) | Self::NothingToPull { .. } => {
+                exit::USAGE
+            }
+            Self::Registry(error) => registry_code(error),
+            Self::Store(error) => store_code(error),
+            Self::Platform { .. } | Self::NotPulled { .. } | Self::UnknownImage { .. } => {
+                exit::NOT_FOUND
+            }
+            Self::OpenImage { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                exit::NOT_FOUND
+            }
+            Self::Document { .. }
+            | Self::NestedIndex { .. }
+            | Self::ImageConfig { .. }
+            | Self::LargeConfig { .. }
+            | Self::UnpackRead { .. } => exit::INTEGRITY,
+            Self::ReadConfig { .. } | Self::Convert { .. } | Self::Archive { .. } => {
+                let from_registry =
+                    search(self, |e| e.downcast_ref::<registry::Error>().map(registry_code));
+                from_registry.unwrap_or(match self {
+                    Self::Archive { .. } if self.is_absent() => exit::NOT_FOUND,
+                    _ => exit::INTEGRITY,
+                })
+            }
+            _ => exit::FAILURE,
+        }
+    }
+
+    fn is_absent(&self) -> bool {
+        let absent = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
+        search(self, |e| e.downcast_ref::<io::Error>().filter(|e| absent(e)).map(|_| ())).is_some()
+    }
+
+    /// The exit code of a command that runs a container.
+    #[must_use]
+    pub fn container_exit_code(&self) -> i32 {
+        match self {
+            Self::Runtime(error) => error.exit_code(),
+            _ => exit::ENGINE,
+        }
+    }
+
+    /// What a person can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let own = match self {
+            Self::Config(error) => error.hint(),
+            Self::Registry(error) => error.hint(),
+            Self::Registries(error) => error.hint(),
+            Self::Plan(error) => error.hint().map(str::to_owned),
+            Self::Runtime(error) => error.hint().map(str::to_owned),
+            Self::NoStore => Some("set SAMPAN_STORE to a directory of yours".to_owned()),
+            Self::NotPulled { name, .. } => Some(format!("fetch it first: sampan pull {name}")),
+            Self::UnknownImage { .. } | Self::Store(store::Error::NoReference { .. }) => {
+                Some("sampan images lists what is there".to_owned())
+            }
+            Self::NothingToPull { path } => {
+                Some(format!("run it: sampan run {}", path.display()))
+            }
+            Self::Platform { offered, .. } => {
+                offered.first().map(|one| format!("choose one of them: --platform {one}"))
+            }
+            Self::OpenImage { source, .. } if source.kind() == io::ErrorKind::NotFound => Some(
+                "a name that starts with / or . or ends in .sqsh, .sqfs or .squashfs is a path; \
+                 write docker:// before a registry's name"
+                    .to_owned(),
+            ),
+            Self::MountSource { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some("the path to mount must exist on this host".to_owned())
+            }
+            Self::ScratchOwner { .. } => {
+                Some("set SAMPAN_SCRATCH to a directory of yours on a local disk".to_owned())
+            }
+            _ => None,
+        };
+        let inner = || search(self, |e| e.downcast_ref().and_then(registry::Error::hint));
+        let full = || {
+            is_full(self).then(|| {
+                "free some space (sampan prune removes unused images), or set SAMPAN_STORE to a \
+                 directory with more"
+                    .to_owned()
+            })
+        };
+        own.or_else(inner).or_else(full)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_found_however_deep() {
+        let inner = io::Error::from(io::ErrorKind::StorageFull);
+        let error = Error::ReadConfig { name: "x".into(), source: io::Error::other(inner) };
+        assert_eq!(error.exit_code(), exit::NO_SPACE);
+        assert!(error.hint().unwrap().contains("sampan prune"));
+        let error = Error::Store(store::Error::NoSpace {
+            path: "/s".into(),
+            source: io::Error::from(io::ErrorKind::StorageFull),
+        });
+        assert_eq!(error.exit_code(), exit::NO_SPACE);
+    }
+
+    #[test]
+    fn a_registrys_error_inside_a_stream_keeps_code_and_hint() {
+        let denied = registry::Error::Unauthorized {
+            registry: "r.example".into(),
+            url: "https://r.example/v2/".into(),
+            detail: "no".into(),
+            with_credentials: false,
+        };
+        let error = Error::ReadConfig { name: "x".into(), source: io::Error::other(denied) };
+        assert_eq!(error.exit_code(), exit::UNAUTHORIZED);
+        assert!(error.hint().unwrap().contains("sampan login r.example"));
+        assert_eq!(error.container_exit_code(), 125);
+    }
+
+    #[test]
+    fn what_is_missing_says_what_there_is() {
+        let error = Error::Platform {
+            name: "a/b".into(),
+            wanted: "linux/s390x".parse().unwrap(),
+            offered: vec!["linux/amd64".parse().unwrap(), "linux/arm64".parse().unwrap()],
+        };
+        assert!(error.to_string().ends_with("made for linux/amd64, linux/arm64"));
+        assert_eq!(error.exit_code(), exit::NOT_FOUND);
+        assert_eq!(error.hint().unwrap(), "choose one of them: --platform linux/amd64");
+    }
+}

@@ -1,0 +1,168 @@
+//! From what a person wrote to what can be run.
+
+use std::path::{Path, PathBuf};
+
+use plan::RootSource;
+use registry::{Environment, RegistriesConf};
+use store::{ImageId, Store, StoredImage, canonical_reference};
+use types::{ImageConfig, ImageRef, RegistryRef};
+
+use crate::{Config, Engine, Error, PullPolicy, Result, SharedProgress, transport};
+
+/// An image that can be run.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// What the person called it.
+    pub name: String,
+    /// Its root file system.
+    pub root: RootSource,
+    /// What it says of its process; empty for a bare directory or file.
+    pub config: ImageConfig,
+    /// The stored image; None for a directory or file of the person's own.
+    pub stored: Option<StoredImage>,
+}
+
+impl Resolved {
+    pub(crate) fn of_stored(name: String, stored: StoredImage) -> Self {
+        let root = RootSource::Squashfs { path: stored.path.clone(), offset: 0 };
+        Self { name, root, config: stored.record.config.clone(), stored: Some(stored) }
+    }
+}
+
+impl Engine {
+    /// Finds an image, fetching it where the pull policy says so.
+    ///
+    /// # Errors
+    /// When there is no such image, or it cannot be fetched.
+    pub fn resolve(&self, image: &ImageRef, progress: &SharedProgress) -> Result<Resolved> {
+        let name = image.to_string();
+        if let ImageRef::Path(path) = image {
+            return local(name, path);
+        }
+        let policy = self.config().pull.value;
+        if policy != PullPolicy::Always
+            && let Some(stored) = self.stored(image)?
+        {
+            return Ok(Resolved::of_stored(name, stored));
+        }
+        // An archive or a layout is at hand: nothing is fetched over a network.
+        if policy == PullPolicy::Never && matches!(image, ImageRef::Registry(_)) {
+            let origin = self.config().pull.origin.to_string();
+            return Err(Error::NotPulled { name, origin });
+        }
+        let pulled = self.pull(image, progress)?;
+        Ok(Resolved::of_stored(name, pulled.image))
+    }
+
+    /// The image in the stores, if it is there. Asks no registry.
+    pub(crate) fn stored(&self, image: &ImageRef) -> Result<Option<StoredImage>> {
+        let store = self.store()?;
+        let config = self.config();
+        if let ImageRef::Registry(name) = image {
+            for reference in store_references(image, config)? {
+                if let Some(found) = store.resolve(&reference, &config.platform.value)? {
+                    return Ok(Some(found));
+                }
+            }
+            return match id_prefix(name) {
+                Some(prefix) => by_prefix(store, &prefix),
+                None => Ok(None),
+            };
+        }
+        let source = transport::open(image, &config.platform.value)?;
+        Ok(store.image(&source.id)?)
+    }
+}
+
+/// A directory or squashfs file of the person's own.
+fn local(name: String, path: &Path) -> Result<Resolved> {
+    let failed = |source| Error::OpenImage { path: path.to_owned(), source };
+    let meta = std::fs::metadata(path).map_err(failed)?;
+    let absolute: PathBuf = std::path::absolute(path).map_err(failed)?;
+    let root = if meta.is_dir() {
+        RootSource::Directory { path: absolute }
+    } else if meta.is_file() {
+        RootSource::Squashfs { path: absolute, offset: 0 }
+    } else {
+        return Err(Error::NotAnImage { path: path.to_owned() });
+    };
+    Ok(Resolved { name, root, config: ImageConfig::default(), stored: None })
+}
+
+/// The references under which the store may have an image. A name without a
+/// registry is completed as registries.conf says; no registry is asked.
+pub(crate) fn store_references(image: &ImageRef, config: &Config) -> Result<Vec<String>> {
+    match image {
+        ImageRef::Registry(name) => {
+            // Most names are full, and docker.io's need the same completion.
+            let plain = name.domain.as_deref().is_some_and(|d| !d.ends_with("docker.io"));
+            if plain {
+                return Ok(vec![canonical_reference(name)]);
+            }
+            let conf = RegistriesConf::load(&Environment::from_process())?;
+            Ok(conf.qualify(name)?.iter().map(canonical_reference).collect())
+        }
+        ImageRef::Path(_) => Ok(Vec::new()),
+        _ => Ok(vec![transport::open(image, &config.platform.value)?.reference]),
+    }
+}
+
+/// The digest, or the beginning of one, that a name may be: `sha256:3f2a…`
+/// reads as a repository with a tag, `3f2a9c…` as a repository.
+fn id_prefix(name: &RegistryRef) -> Option<String> {
+    let hex = |text: &str, least: usize| {
+        text.len() >= least && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    if name.domain.is_some() || name.digest.is_some() {
+        return None;
+    }
+    match (name.path.as_str(), &name.tag) {
+        (path @ ("sha256" | "sha512"), Some(tag)) if hex(tag.as_str(), 4) => {
+            Some(format!("{path}:{}", tag.as_str()))
+        }
+        (path, None) if hex(path, 6) => Some(path.to_owned()),
+        _ => None,
+    }
+}
+
+fn by_prefix(store: &Store, prefix: &str) -> Result<Option<StoredImage>> {
+    match store.find(prefix)? {
+        Some(id) => Ok(store.image(&id)?),
+        None => Ok(None),
+    }
+}
+
+/// The image whose digest a text begins.
+pub(crate) fn find_id(store: &Store, text: &str) -> Result<Option<ImageId>> {
+    let Ok(ImageRef::Registry(name)) = text.parse::<ImageRef>() else { return Ok(None) };
+    match id_prefix(&name) {
+        Some(prefix) => Ok(store.find(&prefix)?),
+        None => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_are_told_from_names() {
+        let prefix = |text: &str| id_prefix(&text.parse().unwrap());
+        assert_eq!(prefix("3f2a9c").as_deref(), Some("3f2a9c"));
+        assert_eq!(prefix("sha256:3f2a").as_deref(), Some("sha256:3f2a"));
+        for name in ["busybox", "cafe", "deadbeef:1", "r.x/deadbeef", "sha256:latest"] {
+            assert_eq!(prefix(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_bare_directory_is_run_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let resolved = local("x".into(), dir.path()).unwrap();
+        assert_eq!(resolved.root, RootSource::Directory { path: dir.path().to_owned() });
+        assert_eq!(resolved.config, ImageConfig::default());
+        let missing = local("x".into(), &dir.path().join("no")).unwrap_err();
+        assert_eq!(missing.exit_code(), crate::exit::NOT_FOUND);
+        assert!(matches!(local("x".into(), Path::new("/dev/null")), Err(Error::NotAnImage { .. })));
+    }
+}

@@ -1,0 +1,265 @@
+//! Images as directories, where nothing can mount them.
+//!
+//! `SCRATCH/sampan-UID/KEY` holds the tree of one image, where KEY is its
+//! digest, or, for a file of a person's own, its device, inode, size and time
+//! of change. It is made under a temporary name and renamed, so that what has
+//! its final name is whole; of two processes that unpack at once, one is late
+//! and removes its own. The directory is its user's alone: it is refused when
+//! somebody else owns it or may write to it.
+//!
+//! Everything is made relative to directory descriptors and never through a
+//! symbolic link, so that a hostile image writes nowhere else. Devices are
+//! left out (an ordinary user cannot make them), and so are owners.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, fchmod, mkdirat, openat, symlinkat};
+use squashfs::{Image, Inode, InodeKind, ReaderOptions};
+
+use crate::{Error, Result};
+
+/// Deeper than any path that the kernel takes in one piece.
+const DEEPEST: usize = 1024;
+
+fn cache(scratch: &Path) -> PathBuf {
+    scratch.join(format!("sampan-{}", rustix::process::geteuid().as_raw()))
+}
+
+/// The directory with the tree of an image; makes it if it is not there.
+pub(crate) fn unpacked(
+    path: &Path,
+    offset: u64,
+    key: Option<String>,
+    scratch: &Path,
+) -> Result<PathBuf> {
+    let cannot = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Unpack { path, source }
+    };
+    let file = File::open(path)
+        .map_err(|source| Error::OpenImage { path: path.to_owned(), source })?;
+    let key = match key {
+        Some(key) => key,
+        None => {
+            let meta = file.metadata().map_err(cannot(path))?;
+            format!("{:x}-{:x}-{:x}-{:x}", meta.dev(), meta.ino(), meta.size(), meta.ctime_nsec())
+                + &format!("-{:x}-{offset:x}", meta.ctime())
+        }
+    };
+    let cache = own_directory(&cache(scratch))?;
+    let done = cache.join(key);
+    if done.is_dir() {
+        return Ok(done);
+    }
+    let unread = |source| Error::UnpackRead { path: path.to_owned(), source };
+    let image = Image::open(file, offset, ReaderOptions::default()).map_err(unread)?;
+    let temporary = cache.join(format!(".{}.new", std::process::id()));
+    remove(&temporary).map_err(cannot(&temporary))?;
+    std::fs::create_dir(&temporary).map_err(cannot(&temporary))?;
+    let made = unpack(&image, &temporary).and_then(|()| {
+        match std::fs::rename(&temporary, &done) {
+            Err(_) if done.is_dir() => Ok(()),
+            other => other.map_err(cannot(&done)),
+        }
+    });
+    // Gone after the rename; else this is what is left of a failure.
+    let removed = remove(&temporary).map_err(cannot(&temporary));
+    made?;
+    removed?;
+    Ok(done)
+}
+
+/// Removes every unpacked image of this user.
+pub(crate) fn clear(scratch: &Path) -> Result<()> {
+    let cache = cache(scratch);
+    if !cache.exists() {
+        return Ok(());
+    }
+    let cache = own_directory(&cache)?;
+    remove(&cache).map_err(|source| Error::Unpack { path: cache, source })
+}
+
+/// Makes a directory of this user alone, or checks that it is one.
+fn own_directory(path: &Path) -> Result<PathBuf> {
+    let cannot = |source| Error::Unpack { path: path.to_owned(), source };
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(cannot(e)),
+        _ => {}
+    }
+    let meta = std::fs::symlink_metadata(path).map_err(cannot)?;
+    let own = meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o022 == 0;
+    if meta.is_dir() && own {
+        Ok(path.to_owned())
+    } else {
+        Err(Error::ScratchOwner { path: path.to_owned() })
+    }
+}
+
+/// Removes a tree whose directories may be closed even to their owner.
+fn remove(path: &Path) -> io::Result<()> {
+    let meta = match std::fs::symlink_metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    if !meta.is_dir() {
+        return std::fs::remove_file(path);
+    }
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(meta.mode() | 0o700);
+    std::fs::set_permissions(path, mode)?;
+    for entry in std::fs::read_dir(path)? {
+        remove(&entry?.path())?;
+    }
+    std::fs::remove_dir(path)
+}
+
+fn unpack(image: &Image, to: &Path) -> Result<()> {
+    let cannot = |source: rustix::io::Errno| Error::Unpack {
+        path: to.to_owned(),
+        source: source.into(),
+    };
+    let unread = |source| Error::UnpackRead { path: "/".into(), source };
+    let root = image.inode(image.root()).map_err(unread)?;
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = openat(CWD, to, flags, Mode::empty()).map_err(cannot)?;
+    directory(image, &root, &dir, Path::new("/"), 0)
+}
+
+fn directory(image: &Image, inode: &Inode, dir: &OwnedFd, path: &Path, depth: usize) -> Result<()> {
+    let unread = |source| Error::UnpackRead { path: path.to_owned(), source };
+    let cannot = |path: &Path| {
+        let path = path.to_owned();
+        move |source: rustix::io::Errno| Error::Unpack { path, source: source.into() }
+    };
+    if depth > DEEPEST {
+        return Err(cannot(path)(rustix::io::Errno::NAMETOOLONG));
+    }
+    for entry in image.read_dir(inode, 0).map_err(unread)? {
+        let entry = entry.map_err(unread)?;
+        let name = OsStr::from_bytes(&entry.name);
+        let below = path.join(name);
+        let child = image.inode(entry.inode).map_err(unread)?;
+        match &child.kind {
+            InodeKind::Directory { .. } => {
+                mkdirat(dir, name, Mode::RWXU).map_err(cannot(&below))?;
+                let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let next = openat(dir, name, flags, Mode::empty()).map_err(cannot(&below))?;
+                directory(image, &child, &next, &below, depth + 1)?;
+            }
+            InodeKind::File { .. } => regular(image, &child, dir, &below)?,
+            InodeKind::Symlink { .. } => {
+                let target = image.read_link(&child).map_err(unread)?;
+                symlinkat(OsStr::from_bytes(&target), dir, name).map_err(cannot(&below))?;
+            }
+            InodeKind::Fifo => {
+                let kind = rustix::fs::FileType::Fifo;
+                let mode = Mode::from_raw_mode(u32::from(child.mode) & 0o777);
+                rustix::fs::mknodat(dir, name, kind, mode, 0).map_err(cannot(&below))?;
+            }
+            _ => {}
+        }
+    }
+    let mode = Mode::from_raw_mode(u32::from(inode.mode) & 0o1777);
+    fchmod(dir.as_fd(), mode).map_err(cannot(path))
+}
+
+fn regular(image: &Image, inode: &Inode, dir: &OwnedFd, path: &Path) -> Result<()> {
+    let unread = |source| Error::UnpackRead { path: path.to_owned(), source };
+    let cannot = |source| Error::Unpack { path: path.to_owned(), source };
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let name = path.file_name().unwrap_or_default();
+    let fd = openat(dir, name, flags, Mode::RUSR | Mode::WUSR).map_err(|e| cannot(e.into()))?;
+    let mut file = File::from(fd);
+    let mut buffer = vec![0; 1 << 20];
+    let mut offset = 0;
+    loop {
+        let count = image.read(inode, offset, &mut buffer).map_err(unread)?;
+        if count == 0 {
+            break;
+        }
+        file.write_all(&buffer[..count]).map_err(cannot)?;
+        offset += count as u64;
+    }
+    let mode = Mode::from_raw_mode(u32::from(inode.mode) & 0o777);
+    fchmod(file.as_fd(), mode).map_err(|e| cannot(e.into()))
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use squashfs::{Meta, Node, NodeKind, Tree, Writer, WriterOptions};
+
+    fn meta(mode: u16) -> Meta {
+        Meta { mode, uid: 0, gid: 0, mtime: 0, xattrs: Vec::new() }
+    }
+
+    /// A small image with a link that leads out, beside a file.
+    fn image(path: &Path) {
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .unwrap();
+        let mut writer = Writer::new(file, WriterOptions::default()).unwrap();
+        let data = writer.file(&mut &b"hello"[..], 5).unwrap();
+        let mut tree = Tree::new(meta(0o755));
+        let root = tree.root();
+        let dir = tree.add(Node { meta: meta(0o555), kind: NodeKind::Directory });
+        tree.link(root, b"dir", dir);
+        let file = tree.add(Node { meta: meta(0o750), kind: NodeKind::File(data) });
+        tree.link(dir, b"file", file);
+        let out = tree.add(Node { meta: meta(0o777), kind: NodeKind::Symlink(b"/etc".to_vec()) });
+        tree.link(root, b"out", out);
+        writer.finish(&tree).unwrap();
+    }
+
+    #[test]
+    fn an_image_is_unpacked_once_and_cleared() {
+        let scratch = tempfile::tempdir().unwrap();
+        let file = scratch.path().join("x.sqfs");
+        image(&file);
+        let dir = unpacked(&file, 0, None, scratch.path()).unwrap();
+        assert_eq!(std::fs::read(dir.join("dir/file")).unwrap(), b"hello");
+        let mode = |name: &str| std::fs::symlink_metadata(dir.join(name)).unwrap().mode() & 0o7777;
+        assert_eq!((mode("dir"), mode("dir/file")), (0o555, 0o750));
+        assert_eq!(std::fs::read_link(dir.join("out")).unwrap(), Path::new("/etc"));
+        let first = std::fs::metadata(&dir).unwrap().ino();
+        let again = unpacked(&file, 0, None, scratch.path()).unwrap();
+        assert_eq!(std::fs::metadata(&again).unwrap().ino(), first);
+        let names = std::fs::read_dir(cache(scratch.path())).unwrap().count();
+        assert_eq!(names, 1, "something temporary is left");
+        clear(scratch.path()).unwrap();
+        assert!(!cache(scratch.path()).exists());
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_is_refused() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = cache(scratch.path());
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(own_directory(&dir), Err(Error::ScratchOwner { .. })));
+        std::fs::remove_dir(&dir).unwrap();
+        std::os::unix::fs::symlink("/tmp", &dir).unwrap();
+        assert!(matches!(own_directory(&dir), Err(Error::ScratchOwner { .. })));
+    }
+
+    #[test]
+    fn a_cut_image_leaves_nothing() {
+        let scratch = tempfile::tempdir().unwrap();
+        let file = scratch.path().join("x.sqfs");
+        image(&file);
+        std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(200).unwrap();
+        assert!(unpacked(&file, 0, Some("k".into()), scratch.path()).is_err());
+        assert_eq!(std::fs::read_dir(cache(scratch.path())).unwrap().count(), 0);
+    }
+}
