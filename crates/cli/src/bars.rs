@@ -74,7 +74,8 @@ impl Progress for Bars {
             }
             Event::Layers { layers } => {
                 for layer in &layers {
-                    let template = "{prefix} {bar:30} {bytes:>11} / {total_bytes:11} {bytes_per_sec}";
+                    let template =
+                        "{prefix} {bar:30} {bytes:>11} / {total_bytes:11} {bytes_per_sec}";
                     let bar = ProgressBar::new(layer.size).with_style(style(template));
                     let bar = state.multi.add(bar.with_prefix(name(layer).to_owned()));
                     state.layers.push(bar);

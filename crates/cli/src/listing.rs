@@ -70,7 +70,10 @@ fn stored(entry: &ImageEntry, now: u64, line: &mut dyn FnMut(&str, &str)) {
     let config = &record.config;
     line("Digest", &entry.id.to_string());
     for name in &entry.references {
-        line("Name", &format!("{} ({}, {})", name.reference, name.platform, age(name.pulled_at, now)));
+        line(
+            "Name",
+            &format!("{} ({}, {})", name.reference, name.platform, age(name.pulled_at, now)),
+        );
     }
     line("Platform", &record.platform.to_string());
     line("Created", config.created.as_deref().unwrap_or_default());
@@ -163,7 +166,8 @@ pub fn checks(checks: &[Check], colours: bool) -> String {
 
 /// The configuration.
 pub fn config(values: &[Shown]) -> String {
-    let row = |shown: &Shown| vec![shown.key.to_owned(), shown.value.clone(), shown.origin.to_string()];
+    let row =
+        |shown: &Shown| vec![shown.key.to_owned(), shown.value.clone(), shown.origin.to_string()];
     table(&["KEY", "VALUE", "FROM"], values.iter().map(row).collect())
 }
 
@@ -179,7 +183,10 @@ mod tests {
             detail: "closed".into(),
             fix: Some("chmod".into()),
         };
-        assert_eq!(checks(std::slice::from_ref(&check), false), "warn  FUSE  closed\n            fix: chmod\n");
+        assert_eq!(
+            checks(std::slice::from_ref(&check), false),
+            "warn  FUSE  closed\n            fix: chmod\n"
+        );
         assert!(checks(&[check], true).starts_with("\x1b[1;33mwarn"));
     }
 

@@ -84,12 +84,8 @@ pub fn request(
     command: Command,
     skip: Skip,
 ) -> Result<RunRequest, LowerError> {
-    let base = RunRequest::new(
-        &resolved.name,
-        resolved.root.clone(),
-        resolved.config.clone(),
-        command,
-    );
+    let base =
+        RunRequest::new(&resolved.name, resolved.root.clone(), resolved.config.clone(), command);
     let workdir = args.workdir.as_deref().map(|dir| inside("--workdir", dir)).transpose()?;
     Ok(RunRequest {
         identity: identity(args)?,
@@ -150,8 +146,7 @@ fn writable(args: &ContainerArgs) -> Writable {
 
 /// The absolute form of a path of the host.
 fn outside(path: &Path) -> Result<PathBuf, LowerError> {
-    std::path::absolute(path)
-        .map_err(|source| LowerError::Cwd { path: path.to_owned(), source })
+    std::path::absolute(path).map_err(|source| LowerError::Cwd { path: path.to_owned(), source })
 }
 
 fn inside(flag: &'static str, path: &Path) -> Result<PathBuf, LowerError> {
@@ -303,11 +298,9 @@ mod tests {
 
     #[test]
     fn homes() {
-        let choice = |text: &str| home(&ContainerArgs { home: Some(text.into()), ..Default::default() });
-        assert_eq!(
-            choice("/h").unwrap(),
-            HomeChoice::At { source: None, target: "/h".into() }
-        );
+        let choice =
+            |text: &str| home(&ContainerArgs { home: Some(text.into()), ..Default::default() });
+        assert_eq!(choice("/h").unwrap(), HomeChoice::At { source: None, target: "/h".into() });
         assert_eq!(
             choice("/tmp:/h").unwrap(),
             HomeChoice::At { source: Some("/tmp".into()), target: "/h".into() }
@@ -337,7 +330,9 @@ mod tests {
     #[test]
     fn host_names_and_entrypoints() {
         assert!(hostname("boat-1").is_ok());
-        assert!(hostname("").is_err() && hostname("a b").is_err() && hostname(&"x".repeat(65)).is_err());
+        assert!(
+            hostname("").is_err() && hostname("a b").is_err() && hostname(&"x".repeat(65)).is_err()
+        );
         assert_eq!(entrypoint(Some(&"".into())), Some(vec![]));
         assert_eq!(entrypoint(None), None);
     }

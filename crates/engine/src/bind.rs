@@ -49,7 +49,9 @@ pub enum MountSyntaxError {
     #[error("{0:?} names no path: expected SRC[:DST[:OPTIONS]]")]
     Empty(String),
     /// More than three parts.
-    #[error("{0:?} has too many parts: expected SRC[:DST[:OPTIONS]], with \\: for a colon in a path")]
+    #[error(
+        "{0:?} has too many parts: expected SRC[:DST[:OPTIONS]], with \\: for a colon in a path"
+    )]
     TooManyParts(String),
     /// An option that is not known.
     #[error("mount option {option:?} of {text:?} is not known: expected ro, rw, bind or rbind")]

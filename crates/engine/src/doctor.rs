@@ -203,10 +203,14 @@ fn store_disk(root: &Path) -> Check {
         );
     }
     let Some(disk) = disk(root) else {
-        return Check::with("store", Status::Warn, format!("{} cannot be read", root.display()), "");
+        return Check::with(
+            "store",
+            Status::Warn,
+            format!("{} cannot be read", root.display()),
+            "",
+        );
     };
-    let mut detail =
-        format!("{} on {}, {} free", root.display(), disk.kind, ByteSize(disk.free));
+    let mut detail = format!("{} on {}, {} free", root.display(), disk.kind, ByteSize(disk.free));
     if let Some(inodes) = disk.inodes {
         detail = format!("{detail}, {inodes} inodes free");
     }
@@ -244,9 +248,10 @@ fn scratch(dir: &Path) -> Check {
 
 fn parallel(var: Read<'_>) -> Check {
     if let Some(rank) = var("PMIX_RANK") {
-        let server = ["PMIX_SERVER_URI41", "PMIX_SERVER_URI4", "PMIX_SERVER_URI3", "PMIX_SERVER_URI2"]
-            .iter()
-            .find(|name| var(name).is_some());
+        let server =
+            ["PMIX_SERVER_URI41", "PMIX_SERVER_URI4", "PMIX_SERVER_URI3", "PMIX_SERVER_URI2"]
+                .iter()
+                .find(|name| var(name).is_some());
         return match server {
             Some(name) => Check::ok("PMI", format!("PMIx rank {rank}, server in {name}")),
             None => Check::with(

@@ -106,7 +106,7 @@ pub enum Error {
         /// The image.
         name: String,
         /// What was wanted.
-        wanted: Platform,
+        wanted: Box<Platform>,
         /// What there is.
         offered: Vec<Platform>,
     },
@@ -164,7 +164,7 @@ pub enum Error {
         /// The image.
         name: String,
         /// Why.
-        source: image::ArchiveError,
+        source: Box<image::ArchiveError>,
     },
     /// A path that should be an image cannot be looked at.
     #[error("cannot open the image {path:?}")]
@@ -342,9 +342,7 @@ impl Error {
             Self::UnknownImage { .. } | Self::Store(store::Error::NoReference { .. }) => {
                 Some("sampan images lists what is there".to_owned())
             }
-            Self::NothingToPull { path } => {
-                Some(format!("run it: sampan run {}", path.display()))
-            }
+            Self::NothingToPull { path } => Some(format!("run it: sampan run {}", path.display())),
             Self::Platform { offered, .. } => {
                 offered.first().map(|one| format!("choose one of them: --platform {one}"))
             }
@@ -408,7 +406,7 @@ mod tests {
     fn what_is_missing_says_what_there_is() {
         let error = Error::Platform {
             name: "a/b".into(),
-            wanted: "linux/s390x".parse().unwrap(),
+            wanted: Box::new("linux/s390x".parse().unwrap()),
             offered: vec!["linux/amd64".parse().unwrap(), "linux/arm64".parse().unwrap()],
         };
         assert!(error.to_string().ends_with("made for linux/amd64, linux/arm64"));

@@ -9,7 +9,7 @@ use store::{ImageEntry, RefRecord};
 use types::{ImageConfig, ImageRef, Platform};
 
 use crate::resolve::find_id;
-use crate::{Engine, Error, Result, Resolved, Silent};
+use crate::{Engine, Error, Resolved, Result, Silent};
 
 /// What is known about an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -71,16 +71,15 @@ impl Engine {
     fn pull_local(&self, image: &ImageRef, progress: &SharedProgress) -> Result<Pulled> {
         let shown = image.to_string();
         progress.event(Event::Resolving { name: shown.clone() });
-        let Opened { id, reference, local } =
+        let Opened { id, reference, image } =
             transport::open(image, &self.config().platform.value)?;
-        let (manifest, manifest_bytes) = (local.manifest.clone(), local.manifest_bytes.clone());
+        let (manifest, manifest_bytes) = (image.manifest.clone(), image.manifest_bytes.clone());
         let candidate = Candidate { id, reference, manifest, manifest_bytes };
         let begin = self.begin(&candidate.id, progress)?;
         self.finish(&shown, begin, &candidate, progress, |ticket| {
-            let parsed = self.parse_config(&shown, &local.config_bytes)?;
-            let config = (parsed, local.config_bytes.clone());
-            let source = Watched { inner: &local, progress };
-            self.convert(&shown, ticket, &candidate, config, &source)
+            let parsed = self.parse_config(&shown, &image.config_bytes)?;
+            let source = Watched { inner: &image, progress };
+            self.convert(&shown, ticket, &candidate, (parsed, image.config_bytes.clone()), &source)
         })
     }
 
@@ -142,7 +141,6 @@ impl Engine {
             compression: settings.compression.value,
             parallel_layers: settings.parallel_layers.value,
             size_limit: settings.size_limit.value,
-            ..ConvertOptions::default()
         };
         image::convert(source, file, &options)
             .map_err(|source| Error::Convert { name: name.to_owned(), source })?;
@@ -175,7 +173,7 @@ fn check_platform(name: &str, wanted: &Platform, config: &ImageConfig) -> Result
     match &config.platform {
         Some(found) if !wanted.accepts(found) => Err(Error::Platform {
             name: name.to_owned(),
-            wanted: wanted.clone(),
+            wanted: Box::new(wanted.clone()),
             offered: vec![found.clone()],
         }),
         _ => Ok(()),
@@ -202,7 +200,7 @@ fn find_manifest(
         Document::Index(index) => {
             let entry = index.select(platform).ok_or_else(|| Error::Platform {
                 name: shown.clone(),
-                wanted: platform.clone(),
+                wanted: Box::new(platform.clone()),
                 offered: index.platforms(),
             })?;
             let digest = Some(entry.digest.clone());

@@ -111,7 +111,8 @@ pub(crate) fn store_references(image: &ImageRef, config: &Config) -> Result<Vec<
 /// reads as a repository with a tag, `3f2a9c…` as a repository.
 fn id_prefix(name: &RegistryRef) -> Option<String> {
     let hex = |text: &str, least: usize| {
-        text.len() >= least && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        text.len() >= least
+            && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     };
     if name.domain.is_some() || name.digest.is_some() {
         return None;

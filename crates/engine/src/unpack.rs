@@ -42,8 +42,8 @@ pub(crate) fn unpacked(
         let path = path.to_owned();
         move |source| Error::Unpack { path, source }
     };
-    let file = File::open(path)
-        .map_err(|source| Error::OpenImage { path: path.to_owned(), source })?;
+    let file =
+        File::open(path).map_err(|source| Error::OpenImage { path: path.to_owned(), source })?;
     let key = match key {
         Some(key) => key,
         None => {
@@ -62,11 +62,9 @@ pub(crate) fn unpacked(
     let temporary = cache.join(format!(".{}.new", std::process::id()));
     remove(&temporary).map_err(cannot(&temporary))?;
     std::fs::create_dir(&temporary).map_err(cannot(&temporary))?;
-    let made = unpack(&image, &temporary).and_then(|()| {
-        match std::fs::rename(&temporary, &done) {
-            Err(_) if done.is_dir() => Ok(()),
-            other => other.map_err(cannot(&done)),
-        }
+    let made = unpack(&image, &temporary).and_then(|()| match std::fs::rename(&temporary, &done) {
+        Err(_) if done.is_dir() => Ok(()),
+        other => other.map_err(cannot(&done)),
     });
     // Gone after the rename; else this is what is left of a failure.
     let removed = remove(&temporary).map_err(cannot(&temporary));
@@ -120,10 +118,8 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 fn unpack(image: &Image, to: &Path) -> Result<()> {
-    let cannot = |source: rustix::io::Errno| Error::Unpack {
-        path: to.to_owned(),
-        source: source.into(),
-    };
+    let cannot =
+        |source: rustix::io::Errno| Error::Unpack { path: to.to_owned(), source: source.into() };
     let unread = |source| Error::UnpackRead { path: "/".into(), source };
     let root = image.inode(image.root()).map_err(unread)?;
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -190,12 +186,11 @@ fn regular(image: &Image, inode: &Inode, dir: &OwnedFd, path: &Path) -> Result<(
     fchmod(file.as_fd(), mode).map_err(|e| cannot(e.into()))
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
     use squashfs::{Meta, Node, NodeKind, Tree, Writer, WriterOptions};
+    use std::os::unix::fs::PermissionsExt;
 
     fn meta(mode: u16) -> Meta {
         Meta { mode, uid: 0, gid: 0, mtime: 0, xattrs: Vec::new() }
@@ -203,17 +198,14 @@ mod tests {
 
     /// A small image with a link that leads out, beside a file.
     fn image(path: &Path) {
-        let file = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(path)
-            .unwrap();
+        let file =
+            std::fs::OpenOptions::new().read(true).write(true).create_new(true).open(path).unwrap();
         let mut writer = Writer::new(file, WriterOptions::default()).unwrap();
         let data = writer.file(&mut &b"hello"[..], 5).unwrap();
         let mut tree = Tree::new(meta(0o755));
         let root = tree.root();
-        let dir = tree.add(Node { meta: meta(0o555), kind: NodeKind::Directory });
+        let dir =
+            tree.add(Node { meta: meta(0o555), kind: NodeKind::Directory(Default::default()) });
         tree.link(root, b"dir", dir);
         let file = tree.add(Node { meta: meta(0o750), kind: NodeKind::File(data) });
         tree.link(dir, b"file", file);

@@ -108,7 +108,13 @@ pub struct ContainerArgs {
     #[arg(long, help_heading = "Isolation")]
     pub uts: bool,
     /// The network: the host's, or loopback alone
-    #[arg(long, visible_alias = "network", value_enum, value_name = "NET", help_heading = "Isolation")]
+    #[arg(
+        long,
+        visible_alias = "network",
+        value_enum,
+        value_name = "NET",
+        help_heading = "Isolation"
+    )]
     pub net: Option<Net>,
     /// Set the host name inside; implies --uts
     #[arg(long, value_name = "NAME", help_heading = "Isolation")]
@@ -148,7 +154,13 @@ pub struct ContainerArgs {
     #[arg(long, value_name = "DST[:OPTIONS]", help_heading = "Mounts")]
     pub tmpfs: Vec<String>,
     /// Home directory inside: your own at DST, or SRC at DST
-    #[arg(short = 'H', long, value_name = "[SRC:]DST", conflicts_with = "no_home", help_heading = "Mounts")]
+    #[arg(
+        short = 'H',
+        long,
+        value_name = "[SRC:]DST",
+        conflicts_with = "no_home",
+        help_heading = "Mounts"
+    )]
     pub home: Option<String>,
     /// Do not show your home directory
     #[arg(long, help_heading = "Mounts")]

@@ -144,4 +144,3 @@ pub enum ConfigCommand {
         json: bool,
     },
 }
-

@@ -14,8 +14,8 @@ use engine::{Override, exit};
 
 pub use container::{ContainerArgs, DryRun, ExecArgs, Net, RunArgs, ShellArgs};
 pub use images::{
-    ConfigArgs, ConfigCommand, DoctorArgs, ImagesArgs, InspectArgs, LoginArgs, LogoutArgs, PruneArgs,
-    PullArgs, RemoveArgs,
+    ConfigArgs, ConfigCommand, DoctorArgs, ImagesArgs, InspectArgs, LoginArgs, LogoutArgs,
+    PruneArgs, PullArgs, RemoveArgs,
 };
 
 /// Run, fetch and keep HPC containers as an ordinary user.

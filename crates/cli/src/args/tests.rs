@@ -40,8 +40,25 @@ fn nothing_after_the_image_is_a_flag() {
 #[test]
 fn flags_before_the_image() {
     let args = run(&[
-        "-v", "/a:/b", "-B/c", "--volume", "/d", "--bind=/e", "-it", "--rm", "-e", "A=b", "-eC",
-        "--fakeroot", "--cwd", "/w", "--network", "none", "--dry-run", "img", "cmd",
+        "-v",
+        "/a:/b",
+        "-B/c",
+        "--volume",
+        "/d",
+        "--bind=/e",
+        "-it",
+        "--rm",
+        "-e",
+        "A=b",
+        "-eC",
+        "--fakeroot",
+        "--cwd",
+        "/w",
+        "--network",
+        "none",
+        "--dry-run",
+        "img",
+        "cmd",
     ]);
     let c = &args.container;
     assert_eq!(c.bind, ["/a:/b", "/c", "/d", "/e"]);

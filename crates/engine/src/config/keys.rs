@@ -279,10 +279,7 @@ fn parse_skip(words: &[String]) -> Result<Skip, String> {
 }
 
 fn show_skip(mut skip: Skip) -> String {
-    let on: Vec<&str> = SWITCHES
-        .iter()
-        .filter(|(_, slot)| *slot(&mut skip))
-        .map(|(name, _)| *name)
-        .collect();
+    let on: Vec<&str> =
+        SWITCHES.iter().filter(|(_, slot)| *slot(&mut skip)).map(|(name, _)| *name).collect();
     on.join(",")
 }

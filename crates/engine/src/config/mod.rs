@@ -275,7 +275,8 @@ impl Config {
     }
 
     fn defaults(vars: Variables<'_>) -> Self {
-        let absolute = |name: &str| variable(vars, name).map(PathBuf::from).filter(|p| p.is_absolute());
+        let absolute =
+            |name: &str| variable(vars, name).map(PathBuf::from).filter(|p| p.is_absolute());
         let store = absolute("XDG_DATA_HOME")
             .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
             .map(|dir| dir.join("sampan"));
@@ -286,7 +287,7 @@ impl Config {
             scratch: Setting::default(scratch),
             pull: Setting::default(PullPolicy::Missing),
             platform: Setting::default(Platform::host()),
-            compression: Setting::default(Compression::Zstd(3)),
+            compression: Setting::default(image::ConvertOptions::default().compression),
             parallel_layers: Setting::default(4),
             size_limit: Setting::default(256 << 30),
             stall_timeout: Setting::default(Duration::from_secs(30)),
@@ -314,7 +315,8 @@ fn variable(vars: Variables<'_>, name: &str) -> Option<OsString> {
 /// The site's and the user's configuration file.
 fn files(vars: Variables<'_>) -> (PathBuf, Option<PathBuf>) {
     let path = |name: &str| variable(vars, name).map(PathBuf::from);
-    let site = path("SAMPAN_SITE_CONFIG").unwrap_or_else(|| PathBuf::from("/etc/sampan/config.toml"));
+    let site =
+        path("SAMPAN_SITE_CONFIG").unwrap_or_else(|| PathBuf::from("/etc/sampan/config.toml"));
     let base = path("XDG_CONFIG_HOME")
         .filter(|dir| dir.is_absolute())
         .or_else(|| path("HOME").filter(|dir| dir.is_absolute()).map(|home| home.join(".config")));

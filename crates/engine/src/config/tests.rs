@@ -53,7 +53,10 @@ fn flags_win_over_variables_over_user_over_site() {
     let place = Place::new(&text(1), "");
     let config = place.load(&[]).unwrap();
     let line = |path: PathBuf| Origin::File { path, line: 2 };
-    assert_eq!((config.parallel_layers.value, &config.parallel_layers.origin), (1, &line(place.path("site.toml"))));
+    assert_eq!(
+        (config.parallel_layers.value, &config.parallel_layers.origin),
+        (1, &line(place.path("site.toml")))
+    );
 
     let place = Place::new(&text(1), &text(2));
     let config = place.load(&[]).unwrap();
