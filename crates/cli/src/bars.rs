@@ -72,7 +72,7 @@ impl Progress for Bars {
                 let who = holder.unwrap_or_else(|| "another process".to_owned());
                 state.say(format!("waiting for {who}, which converts this image"));
             }
-            Event::Layers { layers } => {
+            Event::Layers { layers, .. } => {
                 for layer in &layers {
                     let template =
                         "{prefix} {bar:30} {bytes:>11} / {total_bytes:11} {bytes_per_sec}";
@@ -121,7 +121,6 @@ impl Progress for Lines {
     fn event(&self, event: Event) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
-            Event::Resolving { name } => report::note(&format!("asking for {name}")),
             Event::Waiting { holder } => {
                 if !state.waiting {
                     let who = holder.unwrap_or_else(|| "another process".to_owned());
@@ -129,10 +128,11 @@ impl Progress for Lines {
                 }
                 state.waiting = true;
             }
-            Event::Layers { layers } => {
+            Event::Layers { layers, remote: true } => {
                 let bytes = layers.iter().fold(0u64, |sum, layer| sum.saturating_add(layer.size));
                 let count = layers.len();
-                report::note(&format!("fetching {count} layers, {}", ByteSize(bytes)));
+                let plural = if count == 1 { "" } else { "s" };
+                report::note(&format!("fetching {count} layer{plural}, {}", ByteSize(bytes)));
                 state.layers = layers;
             }
             Event::LayerDone { layer } => {

@@ -1,7 +1,7 @@
 //! From a request to a running container.
 
 use std::io;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -104,12 +104,16 @@ impl Engine {
     }
 }
 
+/// Major and minor number of `/dev/fuse` (devices.txt of the kernel).
+const FUSE_DEVICE: (u32, u32) = (10, 229);
+
 /// Why `/dev/fuse` cannot be opened; None when it can.
 fn no_fuse() -> Option<io::Error> {
+    let is_fuse = |device| (rustix::fs::major(device), rustix::fs::minor(device)) == FUSE_DEVICE;
     let open = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
     match open.and_then(|file| file.metadata()) {
-        Ok(meta) if meta.file_type().is_char_device() => None,
-        Ok(_) => Some(io::Error::other("it is no device")),
+        Ok(meta) if meta.file_type().is_char_device() && is_fuse(meta.rdev()) => None,
+        Ok(_) => Some(io::Error::other("it is another file")),
         Err(error) => Some(error),
     }
 }

@@ -175,21 +175,60 @@ impl Engine {
     }
 }
 
+/// What of a notice is worth a person's time: not the first, short waits, and
+/// not that a registry on this very machine speaks plain HTTP.
 fn describe(notice: &Notice) -> Option<String> {
     Some(match notice {
+        Notice::Retry { delay, .. } if *delay < LONG_WAIT => return None,
         Notice::Retry { url, reason, failures, attempts, delay } => format!(
-            "{url}: {reason}; attempt {} of {attempts} in {} s",
+            "{url}: {reason}; attempt {} of {attempts} in {:.0} s",
             failures + 1,
-            seconds(*delay)
+            delay.as_secs_f32().ceil()
         ),
         Notice::NextEndpoint { failed, reason, next } => {
             format!("{failed}: {reason}; trying {next}")
         }
-        Notice::PlainHttp { registry } => format!("{registry} speaks plain HTTP"),
+        Notice::PlainHttp { registry } if is_loopback(registry) => return None,
+        Notice::PlainHttp { registry } => {
+            format!("{registry} speaks plain HTTP: who listens on the way sees what is fetched")
+        }
         _ => return None,
     })
 }
 
-fn seconds(delay: Duration) -> String {
-    format!("{:.1}", delay.as_secs_f32())
+/// A wait that a person notices.
+const LONG_WAIT: Duration = Duration::from_secs(1);
+
+fn is_loopback(registry: &str) -> bool {
+    let host = match registry.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => registry,
+    };
+    let address: Option<std::net::IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+    host == "localhost" || address.is_some_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notices_that_nobody_needs_are_kept_back() {
+        let plain = |registry: &str| describe(&Notice::PlainHttp { registry: registry.to_owned() });
+        for own in ["localhost", "localhost:5000", "127.0.0.1:5000", "[::1]:5000"] {
+            assert_eq!(plain(own), None, "{own}");
+        }
+        assert!(plain("r.example:5000").is_some_and(|text| text.contains("r.example:5000")));
+        let retry = |delay| {
+            describe(&Notice::Retry {
+                url: "u".into(),
+                reason: "r".into(),
+                failures: 1,
+                attempts: 5,
+                delay: Duration::from_millis(delay),
+            })
+        };
+        assert_eq!(retry(300), None);
+        assert_eq!(retry(1500).as_deref(), Some("u: r; attempt 2 of 5 in 2 s"));
+    }
 }

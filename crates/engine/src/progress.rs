@@ -31,6 +31,8 @@ pub enum Event {
     Layers {
         /// The layers, in the manifest's order.
         layers: Vec<LayerInfo>,
+        /// Whether they come over a network.
+        remote: bool,
     },
     /// More bytes of a layer have come.
     Bytes {

@@ -34,6 +34,8 @@ pub(crate) struct Candidate {
     pub(crate) reference: String,
     pub(crate) manifest: Manifest,
     pub(crate) manifest_bytes: Vec<u8>,
+    /// Whether it is at hand, in a layout or an archive.
+    pub(crate) local: bool,
 }
 
 impl Engine {
@@ -74,7 +76,7 @@ impl Engine {
         let Opened { id, reference, image } =
             transport::open(image, &self.config().platform.value)?;
         let (manifest, manifest_bytes) = (image.manifest.clone(), image.manifest_bytes.clone());
-        let candidate = Candidate { id, reference, manifest, manifest_bytes };
+        let candidate = Candidate { id, reference, manifest, manifest_bytes, local: true };
         let begin = self.begin(&candidate.id, progress)?;
         self.finish(&shown, begin, &candidate, progress, |ticket| {
             let parsed = self.parse_config(&shown, &image.config_bytes)?;
@@ -109,7 +111,8 @@ impl Engine {
                 let layers = candidate.manifest.layers.iter();
                 let layers =
                     layers.map(|l| LayerInfo { digest: l.digest.clone(), size: l.size }).collect();
-                progress.event(Event::Layers { layers });
+                let remote = !candidate.local;
+                progress.event(Event::Layers { layers, remote });
                 (convert(ticket)?, true)
             }
         };
@@ -212,7 +215,8 @@ fn find_manifest(
         }
     };
     let id = ImageId::new(found.digest);
-    Ok((Candidate { id, reference, manifest, manifest_bytes: found.bytes }, full))
+    let manifest_bytes = found.bytes;
+    Ok((Candidate { id, reference, manifest, manifest_bytes, local: false }, full))
 }
 
 fn fetch_config(
