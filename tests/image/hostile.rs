@@ -59,7 +59,8 @@ fn truncated_archives() {
         let mut header = tar::Header::new_gnu();
         header.set_size(5000);
         header.set_mode(0o644);
-        b.append_data(&mut header, "cutfile", std::io::repeat(7)).unwrap();
+        b.append_data(&mut header, "cutfile", std::io::Read::take(std::io::repeat(7), 5000))
+            .unwrap();
     });
     refused(&whole[..1500], "cutfile");
 }
@@ -71,7 +72,8 @@ fn a_bomb_meets_the_size_limit() {
         let mut header = tar::Header::new_gnu();
         header.set_size(64 << 20);
         header.set_mode(0o644);
-        b.append_data(&mut header, "bomb", std::io::repeat(0)).unwrap();
+        b.append_data(&mut header, "bomb", std::io::Read::take(std::io::repeat(0), 64 << 20))
+            .unwrap();
     });
     let mut layout = Layout::new(place.path("layout"));
     layout.layer(&tar);

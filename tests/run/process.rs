@@ -57,7 +57,8 @@ fn no_server_outlives_its_container() {
     let image = place.image_file();
     assert_eq!(place.sampan(&["exec", &image, "true"]).code, 0);
     let script = format!(
-        "for i in $(seq 100); do pgrep -u $(id -u) -f '{image}' >/dev/null || exit 0; sleep 0.1; done; exit 1"
+        "for i in $(seq 100); do pgrep -f '[/]{}' >/dev/null || exit 0; sleep 0.1; done; exit 1",
+        image.trim_start_matches('/')
     );
     assert_eq!(place.shell(&script).code, 0, "an image server is left");
 }
@@ -108,7 +109,7 @@ fn a_terminated_pid_namespace_leaves_nothing() {
     let image = place.image_dir();
     let script = format!(
         "$sampan exec --pid {image} sleep 4321 & sleep 0.5; kill -9 $!; wait $! 2>/dev/null; \
-         for i in $(seq 100); do pgrep -f 'sleep 4321' >/dev/null || exit 0; sleep 0.1; done; exit 1"
+         for i in $(seq 100); do pgrep -f '[s]leep 4321' >/dev/null || exit 0; sleep 0.1; done; exit 1"
     );
     assert_eq!(place.shell(&script).code, 0, "a process survived its supervisor");
 }

@@ -82,7 +82,8 @@ impl Ran {
     #[track_caller]
     pub fn fails(self, code: i32) -> String {
         assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.out, self.err);
-        assert!(self.err.starts_with("error: "), "no message: {:?}", self.err);
+        let said = self.err.lines().any(|line| line.starts_with("error: "));
+        assert!(said, "no message: {:?}", self.err);
         assert!(!self.err.contains("panicked"), "{}", self.err);
         self.err
     }

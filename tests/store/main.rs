@@ -78,7 +78,7 @@ fn a_killed_pull_leaves_nothing_that_is_taken_for_whole() {
         );
         let _ = place.shell(&script).ok();
         let ran = place.sampan(&["run", "--pull", "never", &image, "cat", "/etc/debian_version"]);
-        assert!(ran.code == 0 || ran.err.starts_with("error: "), "{}", ran.err);
+        assert!(ran.code == 0 || ran.err.contains("error: "), "{}", ran.err);
     }
     let out = place.sampan(&["run", &image, "cat", "/etc/debian_version"]).ok();
     assert!(out.starts_with("12"), "{out}");

@@ -373,10 +373,11 @@ fn split(path: &[u8]) -> Result<Vec<Vec<u8>>, &'static str> {
 /// Owner, mode, time and extended attributes of an entry.
 fn meta<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Meta> {
     let header = entry.header();
-    let id = |n: io::Result<u64>| n.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-    let (mut uid, mut gid) = (id(header.uid())?, id(header.gid())?);
+    // A blank field is 0, as every unpacker has it.
+    let id = |n: io::Result<u64>| u32::try_from(n.unwrap_or(0)).unwrap_or(u32::MAX);
+    let (mut uid, mut gid) = (id(header.uid()), id(header.gid()));
     let mode = (header.mode()? & 0o7777) as u16;
-    let mut mtime = header.mtime()?;
+    let mut mtime = header.mtime().unwrap_or(0);
     let mut xattrs = Vec::new();
     if let Some(records) = entry.pax_extensions()? {
         for record in records {

@@ -58,7 +58,7 @@ impl ImageFile {
 /// The parent's end of a server that waits for its connection.
 pub(crate) struct Server {
     socket: OwnedFd,
-    intermediate: Pid,
+    intermediate: Option<Pid>,
 }
 
 fn failed(step: &'static str) -> impl Fn(io::Error) -> RuntimeError {
@@ -74,7 +74,7 @@ pub(crate) fn start(
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|e| failed("socket")(e.into()))?;
     match fork().map_err(failed("fork"))? {
-        Fork::Parent(intermediate) => Ok(Server { socket: ours, intermediate }),
+        Fork::Parent(intermediate) => Ok(Server { socket: ours, intermediate: Some(intermediate) }),
         Fork::Child => match fork() {
             Ok(Fork::Child) => {
                 let code = i32::from(serve(image, ids, &theirs, keeper).is_err());
@@ -88,15 +88,21 @@ pub(crate) fn start(
 
 impl Server {
     /// Gives the server its connection and lets go of it.
-    pub(crate) fn connect(self, connection: BorrowedFd<'_>) -> Result<(), RuntimeError> {
+    pub(crate) fn connect(mut self, connection: BorrowedFd<'_>) -> Result<(), RuntimeError> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let fds = [connection];
         control.push(SendAncillaryMessage::ScmRights(&fds));
         sendmsg(&self.socket, &[io::IoSlice::new(b"f")], &mut control, SendFlags::NOSIGNAL)
             .map_err(|e| failed("send")(e.into()))?;
-        waitpid(Some(self.intermediate), WaitOptions::empty())
-            .map_err(|e| failed("wait")(e.into()))?;
+        self.reap()
+    }
+
+    /// Waits for the process between the two forks. It has nothing to do but
+    /// to end, so this waits for no more than that; only its parent can.
+    pub(crate) fn reap(&mut self) -> Result<(), RuntimeError> {
+        let Some(pid) = self.intermediate.take() else { return Ok(()) };
+        waitpid(Some(pid), WaitOptions::empty()).map_err(|e| failed("wait")(e.into()))?;
         Ok(())
     }
 }

@@ -29,10 +29,13 @@ fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> RuntimeEr
 /// exit code the caller then passes on without a word.
 pub(crate) fn run(
     plan: &Plan,
-    server: Option<Server>,
+    mut server: Option<Server>,
     program: &Program,
 ) -> Result<i32, RuntimeError> {
     namespace::enter(plan)?;
+    if let Some(server) = &mut server {
+        server.reap()?;
+    }
     signal::block_all().map_err(failed("signals"))?;
     match fork().map_err(failed("fork"))? {
         Fork::Parent(init) => {
