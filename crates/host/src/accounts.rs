@@ -46,8 +46,10 @@ fn getent(database: &str, id: u32) -> Vec<u8> {
 fn passwd_line(file: &[u8], uid: u32) -> Option<Account> {
     let text = String::from_utf8_lossy(file);
     let id = uid.to_string();
-    let fields: Vec<&str> =
-        text.lines().map(|l| l.split(':').collect::<Vec<_>>()).find(|f| f.len() >= 7 && f[2] == id)?;
+    let fields: Vec<&str> = text
+        .lines()
+        .map(|l| l.split(':').collect::<Vec<_>>())
+        .find(|f| f.len() >= 7 && f[2] == id)?;
     let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
     Some(Account {
         user: NamedUser { id: uid, name: fields[0].to_owned() },

@@ -24,11 +24,10 @@ pub fn facts() -> HostFacts {
     let gid = rustix::process::getegid().as_raw();
     let account = accounts::user(uid);
     let env: Vec<_> = std::env::vars_os().collect();
-    let from_env = env.iter().find(|(name, _)| name == "HOME").map(|(_, value)| PathBuf::from(value));
-    let home = from_env
-        .filter(|home| home.is_absolute())
-        .or(account.home)
-        .filter(|home| home.is_dir());
+    let from_env =
+        env.iter().find(|(name, _)| name == "HOME").map(|(_, value)| PathBuf::from(value));
+    let home =
+        from_env.filter(|home| home.is_absolute()).or(account.home).filter(|home| home.is_dir());
     HostFacts {
         user: account.user,
         groups: vec![accounts::group(gid)],
