@@ -108,8 +108,8 @@ fn a_terminated_pid_namespace_leaves_nothing() {
     let place = Place::new();
     let image = place.image_dir();
     let script = format!(
-        "$sampan exec --pid {image} sleep 4321 & sleep 0.5; kill -9 $!; wait $! 2>/dev/null; \
-         for i in $(seq 100); do pgrep -f '[s]leep 4321' >/dev/null || exit 0; sleep 0.1; done; exit 1"
+        "n=4321; $sampan exec --pid {image} sleep $n & sleep 0.5; kill -9 $!; wait $! 2>/dev/null; \
+         for i in $(seq 100); do pgrep -f \"sleep $n\" >/dev/null || exit 0; sleep 0.1; done; exit 1"
     );
     assert_eq!(place.shell(&script).code, 0, "a process survived its supervisor");
 }
