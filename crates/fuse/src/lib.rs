@@ -354,6 +354,10 @@ impl Server {
         let (Some(size), Some(name)) = (request.u32(0), request.name(8)) else {
             return Ok(Reply::Errno(Errno::INVAL));
         };
+        if self.image.superblock().xattr_table == squashfs::format::ABSENT {
+            // The kernel stops asking: overlayfs asks at every lookup.
+            return Ok(Reply::Errno(Errno::NOSYS));
+        }
         let inode = self.inode(request.node)?;
         if !inode.has_xattrs() {
             return Ok(Reply::Errno(Errno::NODATA));
