@@ -43,6 +43,12 @@ pub(crate) enum Error {
     /// The release binary is not static.
     #[error("the release binary is not static: {0}")]
     Dynamic(String),
+    /// Words on the command line that mean nothing.
+    #[error("usage: {0}")]
+    Usage(&'static str),
+    /// A user of the test set-up that has no entry.
+    #[error("there is no user {0}")]
+    User(String),
     /// The registry does not come up.
     #[error("the registry on {0} does not answer")]
     Registry(String),
@@ -53,4 +59,8 @@ pub(crate) type Result<T> = std::result::Result<T, Error>;
 pub(crate) fn file(path: &std::path::Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.display().to_string();
     move |source| Error::File { path, source }
+}
+
+pub(crate) fn json(what: &'static str) -> impl FnOnce(serde_json::Error) -> Error {
+    move |source| Error::Json { what, source }
 }

@@ -1,6 +1,7 @@
-//! Everything a person types here: `cargo xtask demo|test|fixtures|layers`.
+//! Everything a person types here: `cargo xtask demo|test|bench|fixtures|layers`.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod demo;
 mod error;
 mod fixtures;
@@ -17,6 +18,8 @@ cargo xtask COMMAND
 
   demo       set up, build, and run numpy from a 500 MB image as an ordinary user
   test       set up, then format, lints, layers, unit and end-to-end tests
+  bench      compare with the installed peers, in turns, as ratios:
+             [--runs N] [--rows start,numpy,pull] [--with apptainer]
   fixtures   make the images that the other commands use (kept under target/)
   layers     check which crate may depend on which
 
@@ -29,6 +32,9 @@ fn main() -> ExitCode {
     let result = match words[..] {
         ["demo"] => demo::run(),
         ["test"] => test::run(),
+        ["bench", ref options @ ..] => bench::run(options),
+        // What `bench` starts as root in a namespace of its own.
+        ["bench-inside", job] => bench::measure(job),
         ["fixtures"] => setup::run().and_then(|_| fixtures::make().map(drop)),
         ["layers"] => layers::check(),
         ["help" | "--help" | "-h"] => {

@@ -1,0 +1,158 @@
+//! Rounds of a row.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use super::peers::{Tool, Work};
+use super::{Entry, LeftOut, Row, Verdict, ids};
+use crate::error::{Result, file};
+
+/// What one tool has shown so far.
+#[derive(Default)]
+struct Samples {
+    ms: Vec<f64>,
+    resident_kb: u64,
+    failed: Option<String>,
+}
+
+/// Measures a row: one round that is not counted, then `runs` that are.
+pub(super) fn row(work: &Work, runs: usize, scratch: &Path) -> Result<Row> {
+    println!("\n== {}: {runs} rounds over {} tools", work.title, work.tools.len());
+    let mut users = Vec::new();
+    for tool in &work.tools {
+        users.push(ids(tool.user)?);
+    }
+    let mut samples: Vec<Samples> = work.tools.iter().map(|_| Samples::default()).collect();
+    for round in 0..=runs {
+        for ((tool, ids), sample) in work.tools.iter().zip(&users).zip(&mut samples) {
+            if sample.failed.is_some() {
+                continue;
+            }
+            match once(tool, *ids, scratch)? {
+                Ok((ms, resident)) if round > 0 => {
+                    sample.ms.push(ms);
+                    sample.resident_kb = sample.resident_kb.max(resident);
+                }
+                Ok(_) => {}
+                Err(why) => {
+                    println!("   {} is left out: {why}", tool.name);
+                    sample.failed = Some(why);
+                }
+            }
+        }
+    }
+    Ok(evaluate(work, runs, samples))
+}
+
+fn evaluate(work: &Work, runs: usize, samples: Vec<Samples>) -> Row {
+    let (mut entries, mut left_out) = (Vec::new(), Vec::new());
+    for (tool, sample) in work.tools.iter().zip(samples) {
+        if let Some(why) = sample.failed {
+            left_out.push(LeftOut { tool: tool.name.to_owned(), why });
+            continue;
+        }
+        let mut ms = sample.ms;
+        ms.sort_by(f64::total_cmp);
+        entries.push(Entry {
+            tool: tool.name.to_owned(),
+            command: tool.argv.join(" "),
+            median_ms: median(&ms),
+            min_ms: ms.first().copied().unwrap_or_default(),
+            max_ms: ms.last().copied().unwrap_or_default(),
+            resident_mb: (sample.resident_kb > 0).then(|| sample.resident_kb as f64 / 1024.0),
+        });
+    }
+    let of = |name: &str| entries.iter().find(|e| e.tool == name).map(|e| e.median_ms);
+    let bars = work.bars.iter().filter_map(|bar| {
+        let measured = of(bar.ours)? / of(bar.peer)?;
+        let text = format!("{} at most {} of {}", bar.ours, bar.most, bar.peer);
+        Some(Verdict { bar: text, measured, reached: measured <= bar.most })
+    });
+    let bars = bars.collect();
+    Row { key: work.key.to_owned(), title: work.title.to_owned(), runs, entries, left_out, bars }
+}
+
+/// One run: milliseconds, and kilobytes where they are measured; or why not.
+fn once(
+    tool: &Tool,
+    ids: (u32, u32),
+    scratch: &Path,
+) -> Result<std::result::Result<(f64, u64), String>> {
+    if let Some(script) = &tool.before {
+        let argv = ["bash", "-euc", script].map(str::to_owned);
+        let (status, errors, _) = execute(&argv, tool, ids, scratch)?;
+        if !status.success() {
+            return Ok(Err(format!("{script}: {status}: {errors}")));
+        }
+    }
+    let (status, errors, ms) = execute(&tool.argv, tool, ids, scratch)?;
+    if !status.success() {
+        let last: Vec<&str> = errors.lines().rev().take(3).collect();
+        return Ok(Err(format!("{status}: {}", last.join(" / "))));
+    }
+    Ok(Ok((ms, resident(&errors))))
+}
+
+fn execute(
+    argv: &[String],
+    tool: &Tool,
+    (uid, gid): (u32, u32),
+    scratch: &Path,
+) -> Result<(ExitStatus, String, f64)> {
+    // A file, not a pipe: a server that outlives the command may keep it.
+    let errors = scratch.join("stderr");
+    let stderr = File::create(&errors).map_err(file(&errors))?;
+    let mut command = Command::new(&argv[0]);
+    command
+        .args(&argv[1..])
+        .env_clear()
+        .envs(tool.env.iter().map(|(name, value)| (name, value)))
+        .current_dir(&tool.cwd)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(stderr)
+        .uid(uid)
+        .gid(gid);
+    let start = Instant::now();
+    let status = command
+        .status()
+        .map_err(|source| crate::error::Error::Start { command: argv[0].clone(), source })?;
+    let ms = start.elapsed().as_secs_f64() * 1000.0;
+    let text = std::fs::read(&errors).map_err(file(&errors))?;
+    Ok((status, String::from_utf8_lossy(&text).into_owned(), ms))
+}
+
+/// What time(1) wrote, when asked for `resident %M`.
+fn resident(errors: &str) -> u64 {
+    let last = errors.lines().rev().find_map(|line| line.strip_prefix("resident "));
+    last.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+}
+
+fn median(sorted: &[f64]) -> f64 {
+    match sorted.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(&[1.0, 2.0, 3.0]), 2.0);
+        assert_eq!(median(&[1.0, 2.0, 3.0, 4.0]), 2.5);
+        assert_eq!(median(&[]), 0.0);
+    }
+
+    #[test]
+    fn memory_is_read_from_the_last_line() {
+        assert_eq!(resident("noise\nresident 1234\n"), 1234);
+        assert_eq!(resident("noise\n"), 0);
+    }
+}
