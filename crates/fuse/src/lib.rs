@@ -12,23 +12,25 @@
 //! another, but for the block both need.
 #![forbid(unsafe_code)]
 
+mod preload;
 mod protocol;
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::Errno;
-use squashfs::{DirEntry, EntryKind, Image, Inode, InodeKind, InodeRef};
+use squashfs::{DirEntry, EntryKind, Image, Inode, InodeKind, InodeRef, Piece};
 
+pub use preload::Preload;
 use protocol::{Answer, Attr, MAJOR, MINOR, OUT_HEADER, Request, flag, op};
 
 /// How an image is served.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ServerOptions {
-    /// Most threads; None is the number of processors, at most 16.
+    /// Most threads, up to 16; None is the number of processors.
     pub threads: Option<std::num::NonZero<usize>>,
     /// The owner that every file is shown with, as ids of the namespace that
     /// mounts: a namespace with one id can express no other. None shows the
@@ -52,20 +54,31 @@ pub enum Error {
 const REQUEST_LEN: usize = 16 << 10;
 /// Largest read, in pages of 4 KiB: 1 MiB.
 const MAX_PAGES: u16 = 256;
+/// More threads than this find little to do.
+const MOST_THREADS: usize = 16;
 /// Listings kept for the next READDIR of a large directory.
 const LISTINGS: usize = 8;
 
-/// Answers requests until the connection dies.
+/// Answers requests until the connection dies. `preload` holds files that the
+/// kernel is given once it knows their names.
 ///
 /// # Errors
 /// When the descriptor cannot be read, or the kernel's protocol is another.
-pub fn serve(device: OwnedFd, image: Arc<Image>, options: ServerOptions) -> Result<(), Error> {
-    let processors = || std::thread::available_parallelism().map_or(1, usize::from).min(16);
+pub fn serve(
+    device: OwnedFd,
+    image: Arc<Image>,
+    options: ServerOptions,
+    preload: Preload,
+) -> Result<(), Error> {
+    let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+    let device = Arc::new(device);
+    preload.connect(&device);
     let server = Arc::new(Server {
         device,
         image,
         owner: options.owner,
-        most: options.threads.map_or_else(processors, usize::from),
+        most: options.threads.map_or_else(processors, usize::from).min(MOST_THREADS),
+        preload,
         threads: AtomicUsize::new(1),
         idle: AtomicUsize::new(0),
         listings: Mutex::new(VecDeque::new()),
@@ -74,7 +87,8 @@ pub fn serve(device: OwnedFd, image: Arc<Image>, options: ServerOptions) -> Resu
 }
 
 struct Server {
-    device: OwnedFd,
+    device: Arc<OwnedFd>,
+    preload: Preload,
     image: Arc<Image>,
     owner: Option<(u32, u32)>,
     most: usize,
@@ -89,6 +103,8 @@ type Listing = Arc<Vec<DirEntry>>;
 enum Reply {
     /// What has been written into the answer.
     Data,
+    /// Parts of a file, sent from where they are.
+    Pieces(Vec<Piece>),
     /// An error number.
     Errno(Errno),
     /// Nothing at all.
@@ -125,17 +141,25 @@ impl Server {
                 return Err(Error::Version(request.u32(0).unwrap_or_default()));
             }
             answer.reset();
-            let errno = match self.answer(&request, &mut answer) {
+            let (errno, pieces) = match self.answer(&request, &mut answer) {
                 Reply::Silence => continue,
-                Reply::Data => 0,
-                Reply::Errno(e) => e.raw_os_error(),
+                Reply::Data => (0, Vec::new()),
+                Reply::Pieces(pieces) => (0, pieces),
+                Reply::Errno(e) => (e.raw_os_error(), Vec::new()),
             };
-            match rustix::io::write(&self.device, answer.seal(request.unique, errno)) {
+            let parts = pieces.iter().map(Piece::bytes);
+            let more = parts.clone().map(<[u8]>::len).sum();
+            let head = IoSlice::new(answer.seal(request.unique, errno, more));
+            let message: Vec<_> = std::iter::once(head).chain(parts.map(IoSlice::new)).collect();
+            match rustix::io::writev(&self.device, &message) {
                 Ok(_) => {}
                 Err(Errno::NODEV) => return Ok(()),
                 // ENOENT: the request was interrupted and nobody waits.
                 Err(Errno::NOENT | Errno::INTR) => {}
                 Err(e) => tracing::warn!("an answer was refused: {e}"),
+            }
+            if request.opcode == op::LOOKUP && errno == 0 {
+                self.preload.known(answer.node());
             }
         }
     }
@@ -161,7 +185,7 @@ impl Server {
             op::LOOKUP => self.lookup(request, answer),
             op::GETATTR => self.getattr(request, answer),
             op::READLINK => self.readlink(request, answer),
-            op::READ => self.read(request, answer),
+            op::READ => self.read(request),
             op::READDIR => self.readdir(request, answer, false),
             op::READDIRPLUS => self.readdir(request, answer, true),
             op::STATFS => Ok(self.statfs(answer)),
@@ -190,7 +214,7 @@ impl Server {
     }
 
     fn node(&self, reference: InodeRef) -> u64 {
-        if reference == self.image.root() { 1 } else { reference.0 + 2 }
+        node(&self.image, reference)
     }
 
     fn attr(&self, inode: &Inode) -> Attr {
@@ -259,17 +283,13 @@ impl Server {
     }
 
     /// `struct fuse_read_in`: offset at 8, size at 16.
-    fn read(&self, request: &Request<'_>, answer: &mut Answer) -> Result<Reply, squashfs::Error> {
+    fn read(&self, request: &Request<'_>) -> Result<Reply, squashfs::Error> {
         let (Some(offset), Some(size)) = (request.u64(8), request.u32(16)) else {
             return Ok(Reply::Errno(Errno::INVAL));
         };
         let inode = self.inode(request.node)?;
-        let left = inode.size().saturating_sub(offset);
-        let size = u64::from(size).min(u64::from(MAX_PAGES) << 12).min(left) as usize;
-        answer.0.resize(OUT_HEADER + size, 0);
-        let got = self.image.read(&inode, offset, &mut answer.0[OUT_HEADER..])?;
-        answer.0.truncate(OUT_HEADER + got);
-        Ok(Reply::Data)
+        let size = size.min(u32::from(MAX_PAGES) << 12) as usize;
+        Ok(Reply::Pieces(self.image.pieces(&inode, offset, size)?))
     }
 
     fn readdir(
@@ -383,6 +403,11 @@ impl Server {
         }
         Ok(sized(answer, size, &names))
     }
+}
+
+/// The node of an inode: 1 is the root by protocol.
+fn node(image: &Image, reference: InodeRef) -> u64 {
+    if reference == image.root() { 1 } else { reference.0 + 2 }
 }
 
 /// A value, or its size when the caller gave no room (getxattr(2)).

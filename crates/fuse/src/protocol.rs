@@ -177,6 +177,11 @@ impl Answer {
         self.attr(attr);
     }
 
+    /// The node of an answer that [`entry_out`](Self::entry_out) has written.
+    pub(crate) fn node(&self) -> u64 {
+        u64_at(&self.0, OUT_HEADER).unwrap_or_default()
+    }
+
     /// `struct fuse_dirent`, padded to eight bytes.
     pub(crate) fn dirent(&mut self, ino: u64, next: u64, kind: u32, name: &[u8]) {
         self.u64(ino);
@@ -188,17 +193,33 @@ impl Answer {
         self.0.resize(padded, 0);
     }
 
-    /// Fills in `struct fuse_out_header`; an errno leaves no body.
-    pub(crate) fn seal(&mut self, unique: u64, errno: i32) -> &[u8] {
+    /// Fills in `struct fuse_out_header`; an errno leaves no body, and `more`
+    /// bytes follow from elsewhere.
+    pub(crate) fn seal(&mut self, unique: u64, errno: i32, more: usize) -> &[u8] {
         if errno != 0 {
             self.0.truncate(OUT_HEADER);
         }
-        let len = self.0.len() as u32;
+        let len = (self.0.len() + more) as u32;
         self.0[..4].copy_from_slice(&len.to_ne_bytes());
         self.0[4..8].copy_from_slice(&(-errno).to_ne_bytes());
         self.0[8..16].copy_from_slice(&unique.to_ne_bytes());
         &self.0
     }
+}
+
+/// `FUSE_NOTIFY_STORE` of `enum fuse_notify_code`.
+const NOTIFY_STORE: u32 = 4;
+
+/// The message that puts `len` bytes, which follow it, into the kernel's cache
+/// of a node (`struct fuse_notify_store_out`).
+pub(crate) fn store(node: u64, offset: u64, len: u32) -> [u8; OUT_HEADER + 24] {
+    let mut message = [0; OUT_HEADER + 24];
+    message[..4].copy_from_slice(&(OUT_HEADER as u32 + 24 + len).to_ne_bytes());
+    message[4..8].copy_from_slice(&NOTIFY_STORE.to_ne_bytes());
+    message[16..24].copy_from_slice(&node.to_ne_bytes());
+    message[24..32].copy_from_slice(&offset.to_ne_bytes());
+    message[32..36].copy_from_slice(&len.to_ne_bytes());
+    message
 }
 
 #[cfg(test)]
@@ -233,7 +254,7 @@ mod tests {
         answer.reset();
         answer.dirent(1, 2, 4, b"name5");
         assert_eq!(answer.0.len(), OUT_HEADER + 32);
-        assert_eq!(answer.seal(7, 5)[4..8], (-5i32).to_ne_bytes());
+        assert_eq!(answer.seal(7, 5, 0)[4..8], (-5i32).to_ne_bytes());
         assert_eq!(answer.0.len(), OUT_HEADER);
     }
 }

@@ -10,14 +10,16 @@ use std::path::Path;
 use plan::Plan;
 use rustix::io::Errno;
 
-use crate::RuntimeError;
 use crate::error::ExecError;
+use crate::{RuntimeError, elf};
 
 /// The strings of execve(2), converted before anything else is done.
 pub(crate) struct Program {
     argv: Vec<CString>,
     env: Vec<CString>,
     search: Vec<u8>,
+    /// The directories of PATH that are tried.
+    pub(crate) dirs: Vec<Vec<u8>>,
 }
 
 impl Program {
@@ -34,14 +36,17 @@ impl Program {
             text(bytes)
         };
         let path = plan.env.iter().find(|var| var.name == "PATH");
+        let search = path.map(|var| var.value.as_bytes().to_vec()).unwrap_or_default();
+        let dirs = search.split(|b| *b == b':');
         Ok(Self {
+            dirs: dirs.map(|dir| if dir.is_empty() { b"." } else { dir }.to_vec()).collect(),
             argv: argv.collect::<Result<_, _>>()?,
             env: plan.env.iter().map(pair).collect::<Result<_, _>>()?,
-            search: path.map(|var| var.value.as_bytes().to_vec()).unwrap_or_default(),
+            search,
         })
     }
 
-    fn command(&self) -> &[u8] {
+    pub(crate) fn command(&self) -> &[u8] {
         self.argv.first().map(CString::as_bytes).unwrap_or_default()
     }
 }
@@ -58,8 +63,8 @@ pub(crate) fn run(plan: &Plan, program: &Program) -> Result<Infallible, RuntimeE
         return Err(explain(command, command, error).into());
     }
     let mut refused = None;
-    for dir in program.search.split(|b| *b == b':') {
-        let mut path = if dir.is_empty() { b".".to_vec() } else { dir.to_vec() };
+    for dir in &program.dirs {
+        let mut path = dir.clone();
         path.push(b'/');
         path.extend_from_slice(command);
         let error = attempt(&path, program);
@@ -149,27 +154,11 @@ fn interpreter(head: &[u8]) -> Option<String> {
         let line = rest.split(|b| *b == b'\n').next()?;
         return lossy(line).split_ascii_whitespace().next().map(str::to_owned);
     }
-    if !head.starts_with(b"\x7fELF\x02\x01") {
-        return None;
-    }
-    let word = |at: usize, len: usize| -> Option<u64> {
-        let bytes = head.get(at..at.checked_add(len)?)?;
-        Some(bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+    let read = |at: u64, len: usize| {
+        let rest = head.get(usize::try_from(at).ok()?..)?;
+        Some(rest[..len.min(rest.len())].to_vec())
     };
-    // Elf64_Ehdr: e_phoff at 32, e_phentsize at 54, e_phnum at 56; Elf64_Phdr:
-    // p_type at 0 (3 is PT_INTERP), p_offset at 8, p_filesz at 32 (elf(5)).
-    let table = usize::try_from(word(32, 8)?).ok()?;
-    let (size, count) = (word(54, 2)? as usize, word(56, 2)? as usize);
-    (0..count).find_map(|index| {
-        let at = table.checked_add(size.checked_mul(index)?)?;
-        if word(at, 4)? != 3 {
-            return None;
-        }
-        let start = usize::try_from(word(at.checked_add(8)?, 8)?).ok()?;
-        let len = usize::try_from(word(at.checked_add(32)?, 8)?).ok()?;
-        let text = head.get(start..start.checked_add(len)?)?;
-        Some(lossy(text).trim_end_matches('\0').to_owned())
-    })
+    elf::needs(&read)?.interpreter
 }
 
 /// The architecture of an ELF program that is not for this machine.

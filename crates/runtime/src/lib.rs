@@ -22,8 +22,10 @@
 //! with it.
 #![forbid(unsafe_code)]
 
+mod elf;
 mod error;
 mod exec;
+mod lookahead;
 mod namespace;
 mod ops;
 mod probe;
@@ -34,6 +36,7 @@ mod tree;
 
 use std::convert::Infallible;
 
+use lookahead::Lookahead;
 use plan::{ImageMount, Plan};
 
 pub use error::{ExecError, RuntimeError};
@@ -56,9 +59,12 @@ pub fn launch(
     image: Option<&ImageFile>,
     keeper: Option<Box<dyn Keeper>>,
 ) -> Result<i32, RuntimeError> {
-    let program = exec::Program::prepare(plan)?;
+    let mut program = exec::Program::prepare(plan)?;
     let server = match (plan.rootfs.mount, image) {
-        (ImageMount::Fuse, Some(image)) => Some(server::start(image, plan.id_map, keeper)?),
+        (ImageMount::Fuse, Some(image)) => {
+            let ahead = Lookahead::new(plan, image, &mut program);
+            Some(server::start(image, plan.id_map, keeper, ahead)?)
+        }
         (ImageMount::Fuse, None) => return Err(RuntimeError::NoImage),
         _ => None,
     };

@@ -29,7 +29,7 @@ use rustix::mount::{
 
 use crate::ops::{self, Sources};
 use crate::server::Server;
-use crate::{RuntimeError, namespace};
+use crate::{RuntimeError, lookahead, namespace};
 
 /// Directories that the stage may cover; one of them is on every host.
 const STAGES: [&str; 5] = ["/tmp", "/mnt", "/run", "/var", "/proc"];
@@ -42,8 +42,17 @@ pub(crate) fn step<E: Into<io::Error>>(step: &str) -> impl FnOnce(E) -> RuntimeE
 /// Makes the plan's root file system and moves into it.
 pub(crate) fn enter(plan: &Plan, server: Option<Server>) -> Result<(), RuntimeError> {
     let sources = Sources::open(plan)?;
+    let ahead = server.as_ref().map_or(Vec::new(), |server| server.ahead.clone());
     let image = image(&plan.rootfs, plan.id_map, server)?;
-    let root = if plan.rootfs.overlay() { overlay(&plan.rootfs, &image)? } else { plain(image)? };
+    let root = if plan.rootfs.overlay() {
+        let stage = stage(&plan.rootfs, &image)?;
+        // By now the server is up; the overlay asks it next in any case.
+        lookahead::touch(&image, &ahead);
+        stage.overlay(&plan.rootfs)?
+    } else {
+        lookahead::touch(&image, &ahead);
+        plain(image)?
+    };
     ops::apply(plan, sources, &root)?;
     pivot(&root)?;
     ops::finish(plan)?;
@@ -164,8 +173,26 @@ fn plain(image: OwnedFd) -> Result<OwnedFd, RuntimeError> {
     Ok(image)
 }
 
-/// The root is an overlay over the image.
-fn overlay(root: &Rootfs, image: &OwnedFd) -> Result<OwnedFd, RuntimeError> {
+/// The layers of an overlay, in their places.
+struct Stage {
+    dir: OwnedFd,
+    layers: Vec<String>,
+}
+
+impl Stage {
+    /// Mounts the overlay.
+    fn overlay(&self, root: &Rootfs) -> Result<OwnedFd, RuntimeError> {
+        // Overlay options are paths; relative ones need no escaping.
+        rustix::process::fchdir(&self.dir).map_err(step("entering the stage"))?;
+        let mount = overlay_mount(&self.layers, &root.upper);
+        let mount = mount.map_err(step("mounting the overlay"))?;
+        attach(&mount, self.dir.as_fd(), "root").map_err(step("attaching the overlay"))?;
+        Ok(mount)
+    }
+}
+
+/// Puts the layers of an overlay over the image in their places.
+fn stage(root: &Rootfs, image: &OwnedFd) -> Result<Stage, RuntimeError> {
     let lowers: Vec<OwnedFd> = root
         .lowers
         .iter()
@@ -207,11 +234,7 @@ fn overlay(root: &Rootfs, image: &OwnedFd) -> Result<OwnedFd, RuntimeError> {
         layers.push(name);
     }
     layers.push("image".to_owned());
-    // Overlay options are paths; relative ones need no escaping.
-    rustix::process::fchdir(&stage).map_err(step("entering the stage"))?;
-    let mount = overlay_mount(&layers, &root.upper).map_err(step("mounting the overlay"))?;
-    attach(&mount, stage.as_fd(), "root").map_err(step("attaching the overlay"))?;
-    Ok(mount)
+    Ok(Stage { dir: stage, layers })
 }
 
 fn overlay_mount(layers: &[String], upper: &Upper) -> rustix::io::Result<OwnedFd> {

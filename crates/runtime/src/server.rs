@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -19,9 +19,11 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use rustix::process::{Pid, WaitOptions, waitpid};
+use squashfs::InodeRef;
 use sys::process::{Fork, fork};
 
 use crate::RuntimeError;
+use crate::lookahead::Lookahead;
 
 /// What lives as long as the image is served, in the server: a lease, say.
 pub trait Keeper: Send {
@@ -59,6 +61,8 @@ impl ImageFile {
 pub(crate) struct Server {
     socket: OwnedFd,
     intermediate: Option<Pid>,
+    /// What the container's process should look up first.
+    pub(crate) ahead: Vec<PathBuf>,
 }
 
 fn failed(step: &'static str) -> impl Fn(io::Error) -> RuntimeError {
@@ -69,15 +73,18 @@ pub(crate) fn start(
     image: &ImageFile,
     ids: IdMap,
     keeper: Option<Box<dyn Keeper>>,
+    ahead: Lookahead,
 ) -> Result<Server, RuntimeError> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|e| failed("socket")(e.into()))?;
     match fork().map_err(failed("fork"))? {
-        Fork::Parent(intermediate) => Ok(Server { socket: ours, intermediate: Some(intermediate) }),
+        Fork::Parent(intermediate) => {
+            Ok(Server { socket: ours, intermediate: Some(intermediate), ahead: ahead.paths })
+        }
         Fork::Child => match fork() {
             Ok(Fork::Child) => {
-                let code = i32::from(serve(image, ids, &theirs, keeper).is_err());
+                let code = i32::from(serve(image, ids, &theirs, keeper, &ahead.files).is_err());
                 sys::process::exit_now(code)
             }
             Ok(Fork::Parent(_)) => sys::process::exit_now(0),
@@ -113,8 +120,11 @@ fn serve(
     ids: IdMap,
     socket: &OwnedFd,
     keeper: Option<Box<dyn Keeper>>,
+    ahead: &[InodeRef],
 ) -> Result<(), RuntimeError> {
     detach(&[image.fd, socket.as_raw_fd()]).map_err(failed("detach"))?;
+    let preload = fuse::Preload::start(Arc::clone(&image.image), ahead);
+    let threads = std::thread::available_parallelism().ok();
     let Some(device) = receive(socket).map_err(failed("receive"))? else {
         // The parent failed before it mounted anything.
         return Ok(());
@@ -124,8 +134,8 @@ fn serve(
     // The namespace has one id, so every file is shown as the caller's: a
     // writable layer could not take over files of owners it cannot express.
     let owner = Some((ids.uid, ids.gid));
-    let options = fuse::ServerOptions { owner, ..fuse::ServerOptions::default() };
-    let served = fuse::serve(device, Arc::clone(&image.image), options);
+    let options = fuse::ServerOptions { owner, threads };
+    let served = fuse::serve(device, Arc::clone(&image.image), options, preload);
     drop(stop);
     if let Some(thread) = keeping {
         // A keeper that panicked has nothing left to end.

@@ -79,7 +79,7 @@ impl RootTree for DirectoryTree {
 pub struct ImageTree(pub Arc<Image>);
 
 impl ImageTree {
-    fn find(&self, path: &Path) -> Result<Option<Arc<Inode>>, squashfs::Error> {
+    pub(crate) fn find(&self, path: &Path) -> Result<Option<Arc<Inode>>, squashfs::Error> {
         let mut inode = self.0.inode(self.0.root())?;
         for part in path.components() {
             let Component::Normal(name) = part else { continue };

@@ -43,7 +43,7 @@ pub use codec::Compression;
 pub use error::Error;
 pub use read_at::ReadAt;
 pub use reader::{
-    Block, DirEntry, EntryKind, Image, Inode, InodeKind, InodeRef, ReadDir, ReaderOptions,
+    Block, DirEntry, EntryKind, Image, Inode, InodeKind, InodeRef, Piece, ReadDir, ReaderOptions,
 };
 pub use tree::{Meta, Node, NodeId, NodeKind, Tree};
 pub use writer::{FileData, Summary, WriteError, Writer, WriterOptions};

@@ -1,6 +1,6 @@
 //! Inodes and the data of files.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::{Block, Cursor, Image};
 use crate::error::Error;
@@ -251,35 +251,71 @@ impl Image {
     /// # Errors
     /// When the inode is no file, or the image is corrupt there.
     pub fn read(&self, inode: &Inode, offset: u64, buf: &mut [u8]) -> Result<usize, Error> {
+        let mut done = 0;
+        for piece in self.pieces(inode, offset, buf.len())? {
+            let bytes = piece.bytes();
+            buf[done..done + bytes.len()].copy_from_slice(bytes);
+            done += bytes.len();
+        }
+        Ok(done)
+    }
+
+    /// The same without a copy: the parts of blocks that hold the bytes.
+    ///
+    /// # Errors
+    /// When the inode is no file, or the image is corrupt there.
+    pub fn pieces(&self, inode: &Inode, offset: u64, len: usize) -> Result<Vec<Piece>, Error> {
         let InodeKind::File { size, fragment, fragment_offset, .. } = inode.kind else {
             return Err(inode.wrong("a regular file"));
         };
-        let want =
-            usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len());
+        let want = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(len);
         let block_size = u64::from(self.superblock().block_size);
         let full = if fragment == NONE { size.div_ceil(block_size) } else { size / block_size };
+        let mut pieces = Vec::with_capacity(want.div_ceil(block_size as usize) + 1);
         let mut done = 0;
         while done < want {
             let at = offset + done as u64;
             let (index, inside) = (at / block_size, (at % block_size) as usize);
             let limit = (block_size - inside as u64).min(size - at) as usize;
-            let part = &mut buf[done..want.min(done + limit)];
-            if index < full {
-                match self.block(inode, index)? {
-                    Some(block) => part.copy_from_slice(&block[inside..inside + part.len()]),
-                    None => part.fill(0),
-                }
+            let len = limit.min(want - done);
+            let piece = if index < full {
+                Piece { block: self.block(inode, index)?, start: inside, len }
             } else {
                 let block = self.fragment(fragment)?;
                 let start = fragment_offset as usize + inside;
-                let end = start.checked_add(part.len()).filter(|end| *end <= block.len());
-                let what = "a file's place in its fragment";
-                let end = end.ok_or(Error::Corrupt { what, offset: u64::from(fragment) })?;
-                part.copy_from_slice(&block[start..end]);
-            }
-            done += part.len();
+                if start.checked_add(len).is_none_or(|end| end > block.len()) {
+                    let what = "a file's place in its fragment";
+                    return Err(Error::Corrupt { what, offset: u64::from(fragment) });
+                }
+                Piece { block: Some(block), start, len }
+            };
+            pieces.push(piece);
+            done += len;
         }
-        Ok(want)
+        Ok(pieces)
+    }
+}
+
+/// What a block that is not stored reads as; as long as a block may be.
+static ZEROES: LazyLock<Vec<u8>> = LazyLock::new(|| vec![0; 1 << 20]);
+
+/// A part of a block.
+#[derive(Debug, Clone)]
+pub struct Piece {
+    /// None for a block of zeroes.
+    block: Option<Block>,
+    start: usize,
+    len: usize,
+}
+
+impl Piece {
+    /// Its bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match &self.block {
+            Some(block) => &block[self.start..self.start + self.len],
+            None => &ZEROES[..self.len],
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::read_at::ReadAt;
 use cache::Cache;
 
 pub use directory::{DirEntry, EntryKind, ReadDir};
-pub use inode::{Inode, InodeKind, InodeRef};
+pub use inode::{Inode, InodeKind, InodeRef, Piece};
 
 /// How much a reader may keep in memory.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +44,12 @@ impl Default for ReaderOptions {
     }
 }
 
-/// An inflated block.
-pub type Block = Arc<[u8]>;
+/// An inflated block. Behind a vector, so that what has been inflated is not
+/// copied once more.
+pub type Block = Arc<Vec<u8>>;
+
+/// How many positions of the blocks of tables are kept.
+const POSITIONS: usize = 1024;
 
 /// An inflated metadata block and where the next one starts.
 type Metadata = (Block, u64);
@@ -57,6 +61,7 @@ pub struct Image {
     sb: Superblock,
     codec: Codec,
     metadata: Cache<Metadata>,
+    positions: Cache<u64>,
     data: Cache<Block>,
     inodes: Cache<Arc<Inode>>,
 }
@@ -99,6 +104,7 @@ impl Image {
             sb,
             codec,
             metadata: Cache::new(options.metadata_cache / METADATA_LEN),
+            positions: Cache::new(POSITIONS),
             data: Cache::new(blocks),
             inodes: Cache::new(options.inode_cache),
         })
@@ -131,21 +137,28 @@ impl Image {
     fn metadata(&self, offset: u64) -> Result<Metadata, Error> {
         self.metadata.get(offset, || {
             let what = "a metadata block";
-            let header = le16(&self.bytes(offset, 2, what)?, 0);
+            // One read for the header and whatever may follow it.
+            let most = self.sb.bytes_used.saturating_sub(offset).min(2 + METADATA_LEN as u64);
+            let mut bytes = self.bytes(offset, (most as usize).max(2), what)?;
+            let header = le16(&bytes, 0);
             let len = usize::from(header & !METADATA_STORED);
             if len == 0 || len > METADATA_LEN {
                 return Err(Error::Corrupt { what: "a metadata block's length", offset });
             }
-            let data = self.bytes(offset + 2, len, what)?;
+            if bytes.len() < 2 + len {
+                return Err(Error::Truncated { what, offset });
+            }
             let next = offset + 2 + len as u64;
             if header & METADATA_STORED != 0 {
-                return Ok((data.into(), next));
+                bytes.truncate(2 + len);
+                bytes.drain(..2);
+                return Ok((Arc::new(bytes), next));
             }
             let mut out = vec![0; METADATA_LEN];
-            let inflate = self.codec.decompress(&data, &mut out);
+            let inflate = self.codec.decompress(&bytes[2..2 + len], &mut out);
             let len = inflate.map_err(|source| Error::Inflate { what, offset, source })?;
             out.truncate(len);
-            Ok((out.into(), next))
+            Ok((Arc::new(out), next))
         })
     }
 
@@ -159,13 +172,13 @@ impl Image {
             }
             let data = self.bytes(offset, len, what)?;
             if word & BLOCK_STORED != 0 {
-                return Ok(data.into());
+                return Ok(Arc::new(data));
             }
             let mut out = vec![0; limit];
             let inflate = self.codec.decompress(&data, &mut out);
             let len = inflate.map_err(|source| Error::Inflate { what, offset, source })?;
             out.truncate(len);
-            Ok(out.into())
+            Ok(Arc::new(out))
         })
     }
 
@@ -195,7 +208,8 @@ impl Image {
         let block = byte / METADATA_LEN as u64;
         let at =
             list.checked_add(block * 8).ok_or(Error::Corrupt { what: "a table", offset: list })?;
-        let position = le64(&self.bytes(at, 8, "a table's positions")?, 0);
+        let read = || Ok(le64(&self.bytes(at, 8, "a table's positions")?, 0));
+        let position = self.positions.get(at, read)?;
         self.cursor(position, (byte % METADATA_LEN as u64) as usize)
     }
 
