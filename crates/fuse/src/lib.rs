@@ -133,10 +133,11 @@ impl Server {
                 Err(Errno::INTR | Errno::NOENT | Errno::AGAIN) => continue,
                 Err(e) => return Err(Error::Read(e.into())),
             };
-            if idle == 0 {
+            let Some(request) = Request::decode(&buffer[..len]) else { continue };
+            // Nothing else is asked before INIT is answered.
+            if idle == 0 && request.opcode != op::INIT {
                 self.add_thread();
             }
-            let Some(request) = Request::decode(&buffer[..len]) else { continue };
             if request.opcode == op::INIT && request.u32(0).is_some_and(|major| major < MAJOR) {
                 return Err(Error::Version(request.u32(0).unwrap_or_default()));
             }

@@ -72,6 +72,19 @@ impl Preload {
     }
 }
 
+/// All of a file. Between blocks, threads that answer requests come first:
+/// without the yield one of them may wait behind this one for all its blocks.
+fn load(image: &Image, file: InodeRef) -> Result<Vec<Piece>, squashfs::Error> {
+    let inode = image.inode(file)?;
+    let block = u64::from(image.superblock().block_size);
+    let mut pieces = Vec::new();
+    for index in 0..inode.size().div_ceil(block) {
+        pieces.extend(image.pieces(&inode, index * block, block as usize)?);
+        std::thread::yield_now();
+    }
+    Ok(pieces)
+}
+
 struct Worker {
     events: mpsc::Receiver<Event>,
     device: Option<Arc<OwnedFd>>,
@@ -87,11 +100,7 @@ impl Worker {
     fn run(mut self, image: &Image, work: Vec<(InodeRef, u64)>) {
         for (file, node) in work {
             // A file that cannot be read is the reader's error, later.
-            let pieces = image.inode(file).and_then(|inode| {
-                let len = usize::try_from(inode.size()).unwrap_or(0);
-                image.pieces(&inode, 0, len)
-            });
-            if let Ok(pieces) = pieces {
+            if let Ok(pieces) = load(image, file) {
                 self.loaded.push(Loaded { node, pieces });
             }
             while let Ok(event) = self.events.try_recv() {
@@ -132,6 +141,7 @@ impl Worker {
                     Err(_) => break,
                 }
                 offset += bytes.len() as u64;
+                std::thread::yield_now();
             }
         }
     }

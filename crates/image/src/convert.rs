@@ -229,7 +229,12 @@ impl State {
         Ok(Some(match entry.header().entry_type() {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let size = entry.size();
-                let data = self.writer.file(entry, size).map_err(|e| match e {
+                let data = if at_every_start(name) {
+                    self.writer.file_stored(entry, size)
+                } else {
+                    self.writer.file(entry, size)
+                };
+                let data = data.map_err(|e| match e {
                     squashfs::WriteError::Source(source) => failed(source),
                     squashfs::WriteError::Short { .. } => {
                         failed(io::ErrorKind::UnexpectedEof.into())
@@ -346,6 +351,13 @@ impl State {
         let summary = self.writer.finish(&self.merge.tree)?;
         Ok(Conversion { bytes: summary.bytes, inodes: summary.inodes })
     }
+}
+
+/// Files that every start of a dynamic program reads: the dynamic linker and
+/// the C library, of glibc and of musl. They are kept uncompressed.
+fn at_every_start(name: &[u8]) -> bool {
+    let starts = |prefixes: &[&[u8]]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+    name == b"libc.so.6" || starts(&[b"ld-linux", b"ld64.so.", b"ld-musl-", b"ld-2.", b"libc-2."])
 }
 
 /// The words of a path inside the image.

@@ -124,7 +124,10 @@ fn serve(
 ) -> Result<(), RuntimeError> {
     detach(&[image.fd, socket.as_raw_fd()]).map_err(failed("detach"))?;
     let preload = fuse::Preload::start(Arc::clone(&image.image), ahead);
-    let threads = std::thread::available_parallelism().ok();
+    // As many as the cgroup's cpuset has, now that nothing is pinned; a quota
+    // is left to the scheduler.
+    let cpus = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count());
+    let threads = std::num::NonZero::new(cpus as usize);
     let Some(device) = receive(socket).map_err(failed("receive"))? else {
         // The parent failed before it mounted anything.
         return Ok(());

@@ -188,7 +188,12 @@ fn write(dir: &Path, name: &str, spec: &Spec, options: WriterOptions) -> std::pa
         let node = match contents {
             None => Node { meta: meta(0o750), kind: NodeKind::Directory(BTreeMap::new()) },
             Some(bytes) => {
-                let data = writer.file(&mut &bytes[..], bytes.len() as u64).unwrap();
+                let len = bytes.len() as u64;
+                let data = match path.len() % 3 {
+                    0 => writer.file_stored(&mut &bytes[..], len),
+                    _ => writer.file(&mut &bytes[..], len),
+                };
+                let data = data.unwrap();
                 Node { meta: meta(0o640), kind: NodeKind::File(data) }
             }
         };

@@ -26,6 +26,14 @@ impl FileData {
     }
 }
 
+/// How the data of a file is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Packing {
+    Compressed,
+    /// As it is, its tail in a block of its own.
+    Stored,
+}
+
 /// Where a file's data is.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
@@ -111,7 +119,12 @@ impl Data {
         self.position
     }
 
-    pub(super) fn file(&mut self, source: &mut dyn Read, len: u64) -> Result<FileData, WriteError> {
+    pub(super) fn file(
+        &mut self,
+        source: &mut dyn Read,
+        len: u64,
+        packing: Packing,
+    ) -> Result<FileData, WriteError> {
         let number = u32::try_from(self.records.len()).map_err(|_| WriteError::Table("files"))?;
         // SipHash with fixed keys: the same in every run.
         #[allow(deprecated, reason = "the stable, fixed-key SipHash of the standard library")]
@@ -124,7 +137,7 @@ impl Data {
             let mut buffers = self.free.pop().unwrap_or_default();
             fill(source, &mut buffers.0, self.block_size, len)?;
             hasher.write(&buffers.0);
-            self.block(number, buffers)?;
+            self.block(number, buffers, packing)?;
         }
         let tail_len = (len % self.block_size as u64) as usize;
         let mut tail = self.free.pop().unwrap_or_default();
@@ -136,12 +149,15 @@ impl Data {
             self.free.push(tail);
             return Ok(FileData { record: number, size });
         }
+        if packing == Packing::Stored && tail_len > 0 {
+            self.block(number, std::mem::take(&mut tail), packing)?;
+        }
         if let Some(same) = self.duplicate(number, key, &tail.0)? {
             self.free.push(tail);
             self.duplicates += 1;
             return Ok(FileData { record: same, size });
         }
-        if tail_len > 0 {
+        if packing == Packing::Compressed && tail_len > 0 {
             self.tail(number, &tail.0)?;
         }
         self.free.push(tail);
@@ -149,8 +165,13 @@ impl Data {
         Ok(FileData { record: number, size })
     }
 
-    /// Sends a full block to the workers, or notes that it is zeroes.
-    fn block(&mut self, number: u32, buffers: (Vec<u8>, Vec<u8>)) -> Result<(), WriteError> {
+    /// Sends a block of a file to the workers, or notes that it is zeroes.
+    fn block(
+        &mut self,
+        number: u32,
+        buffers: (Vec<u8>, Vec<u8>),
+        packing: Packing,
+    ) -> Result<(), WriteError> {
         let record = &mut self.records[number as usize];
         let index = record.words.len();
         record.words.push(0);
@@ -159,13 +180,14 @@ impl Data {
             self.free.push(buffers);
             return Ok(());
         }
-        self.submit(Target::Block { record: number, index }, buffers)
+        self.submit(Target::Block { record: number, index }, buffers, packing)
     }
 
     fn submit(
         &mut self,
         target: Target,
         (data, packed): (Vec<u8>, Vec<u8>),
+        packing: Packing,
     ) -> Result<(), WriteError> {
         while self.targets.len() >= self.window {
             let job = self.pool.wait()?;
@@ -173,7 +195,11 @@ impl Data {
         }
         let sequence = self.oldest + self.targets.len() as u64;
         self.targets.push_back(target);
-        self.pool.submit(Job { sequence, data, packed, shrunk: false })?;
+        let job = Job { sequence, data, packed, shrunk: false };
+        match packing {
+            Packing::Compressed => self.pool.submit(job)?,
+            Packing::Stored => self.arrived(job)?,
+        }
         while let Some(job) = self.pool.poll() {
             self.arrived(job)?;
         }
@@ -240,7 +266,7 @@ impl Data {
         std::mem::swap(&mut data, &mut self.fragment);
         let index = self.fragments.len();
         self.fragments.push(Fragment { start: 0, word: 0 });
-        self.submit(Target::Fragment { index }, (data, packed))
+        self.submit(Target::Fragment { index }, (data, packed), Packing::Compressed)
     }
 
     /// A record with the same bytes as the one that was just read, whose own

@@ -24,7 +24,7 @@ pub use data::FileData;
 
 use crate::codec::Compression;
 use crate::tree::Tree;
-use data::Data;
+use data::{Data, Packing};
 
 /// How an image is written.
 #[derive(Clone, Copy, Debug)]
@@ -135,7 +135,20 @@ impl Writer {
     /// When the source ends early or cannot be read, or the output cannot be
     /// written.
     pub fn file(&mut self, source: &mut dyn io::Read, len: u64) -> Result<FileData, WriteError> {
-        self.data.file(source, len)
+        self.data.file(source, len, Packing::Compressed)
+    }
+
+    /// The same without compression, for files that are read far more often
+    /// than they are worth the space: reading them is copying.
+    ///
+    /// # Errors
+    /// As [`file`](Self::file).
+    pub fn file_stored(
+        &mut self,
+        source: &mut dyn io::Read,
+        len: u64,
+    ) -> Result<FileData, WriteError> {
+        self.data.file(source, len, Packing::Stored)
     }
 
     /// How many bytes of compressed data have been written so far.
