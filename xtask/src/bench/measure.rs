@@ -68,7 +68,7 @@ fn evaluate(work: &Work, runs: usize, samples: Vec<Samples>) -> Row {
     let of = |name: &str| entries.iter().find(|e| e.tool == name).map(|e| e.median_ms);
     let bars = work.bars.iter().filter_map(|bar| {
         let measured = of(bar.ours)? / of(bar.peer)?;
-        let text = format!("{} at most {} of {}", bar.ours, bar.most, bar.peer);
+        let text = format!("{} at most {:.2} of {}", bar.ours, bar.most, bar.peer);
         Some(Verdict { bar: text, measured, reached: measured <= bar.most })
     });
     let bars = bars.collect();
