@@ -2,14 +2,15 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 
 use squashfs::{Compression, Meta, Node, NodeId, NodeKind, Writer, WriterOptions};
 use tar::EntryType;
 
 use crate::error::ConvertError;
 use crate::merge::{Depth, Merge};
-use crate::stream::{Layer, LayerSource, TarStream};
+use crate::sparse::Sparse;
+use crate::stream::{HEADER_LIMIT, Layer, LayerSource, TarStream};
 
 /// How layers become an image.
 #[derive(Clone, Copy, Debug)]
@@ -111,20 +112,12 @@ impl State {
         stream: TarStream,
     ) -> Result<(), ConvertError> {
         self.skipped.clear();
-        let mut archive = tar::Archive::new(stream);
-        let mut last = String::new();
-        let failed = |entry: &str, source: io::Error| ConvertError::Entry {
-            layer: layer.digest.clone(),
-            entry: entry.to_owned(),
-            source,
-        };
-        for entry in archive.entries().map_err(|e| failed("", e))? {
-            let mut entry = entry.map_err(|e| failed(&last, e))?;
-            last = show(&entry.path_bytes());
-            self.spend(layer, &last, entry.size())?;
-            self.entry(layer, depth, &mut entry)?;
-        }
-        let found = archive.into_inner().finish().map_err(|e| failed(&last, e))?;
+        let stream = each_entry(layer, stream, |entry, name| {
+            self.spend(layer, name, entry.size())?;
+            self.entry(layer, depth, entry)
+        })?;
+        let read = |source| ConvertError::Read { layer: layer.digest.clone(), source };
+        let found = stream.finish().map_err(read)?;
         match (&layer.diff_id, found) {
             (Some(expected), Some(found)) if *expected != found => {
                 let (layer, expected) = (layer.digest.clone(), expected.clone());
@@ -154,22 +147,19 @@ impl State {
         depth: Depth,
         entry: &mut tar::Entry<'_, TarStream>,
     ) -> Result<(), ConvertError> {
-        let path_bytes = entry.path_bytes().into_owned();
+        let extended = extended(entry);
+        let extended = extended.map_err(entry_error(layer, &show(&entry.path_bytes())))?;
+        let path_bytes = extended.path(entry);
         let path = split(&path_bytes).map_err(|reason| ConvertError::Escape {
             layer: layer.digest.clone(),
             entry: show(&path_bytes),
             reason,
         })?;
-        let failed = |source| ConvertError::Entry {
-            layer: layer.digest.clone(),
-            entry: show(&path_bytes),
-            source,
-        };
         let kind = entry.header().entry_type();
         if matches!(kind, EntryType::XGlobalHeader) {
             return Ok(());
         }
-        let meta = meta(entry).map_err(failed)?;
+        let meta = extended.meta;
         let Some((name, parents)) = path.split_last() else {
             self.merge.place_dir(&[], meta, depth);
             return Ok(());
@@ -196,7 +186,9 @@ impl State {
             self.skipped.insert(path);
             return Ok(());
         }
-        let Some(kind) = self.kind(layer, depth, entry, (dir, name, free), &path_bytes)? else {
+        let place = (dir, name.as_slice(), free);
+        let about = (path_bytes.as_slice(), &extended.sparse);
+        let Some(kind) = self.kind(layer, depth, entry, place, about)? else {
             return Ok(());
         };
         let node = Node { meta, kind };
@@ -215,7 +207,7 @@ impl State {
         depth: Depth,
         entry: &mut tar::Entry<'_, TarStream>,
         (dir, name, free): (NodeId, &[u8], bool),
-        path: &[u8],
+        (path, sparse): (&[u8], &Sparse),
     ) -> Result<Option<NodeKind>, ConvertError> {
         let failed =
             |source| ConvertError::Entry { layer: layer.digest.clone(), entry: show(path), source };
@@ -228,13 +220,22 @@ impl State {
         };
         Ok(Some(match entry.header().entry_type() {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                let size = entry.size();
-                let data = if at_every_start(name) {
-                    self.writer.file_stored(entry, size)
-                } else {
-                    self.writer.file(entry, size)
+                let written = match sparse.size() {
+                    Some(size) => {
+                        self.spend(layer, &show(path), size)?;
+                        let mut expanded = sparse.expand(entry).map_err(failed)?;
+                        self.writer.file(&mut expanded, size)
+                    }
+                    None if at_every_start(name) => {
+                        let size = entry.size();
+                        self.writer.file_stored(entry, size)
+                    }
+                    None => {
+                        let size = entry.size();
+                        self.writer.file(entry, size)
+                    }
                 };
-                let data = data.map_err(|e| match e {
+                let data = written.map_err(|e| match e {
                     squashfs::WriteError::Source(source) => failed(source),
                     squashfs::WriteError::Short { .. } => {
                         failed(io::ErrorKind::UnexpectedEof.into())
@@ -320,23 +321,22 @@ impl State {
         depth: Depth,
         stream: TarStream,
     ) -> Result<(), ConvertError> {
-        let mut archive = tar::Archive::new(stream);
-        let failed = |source| ConvertError::Read { layer: layer.digest.clone(), source };
-        for entry in archive.entries().map_err(failed)? {
-            let mut entry = entry.map_err(failed)?;
-            let bytes = entry.path_bytes().into_owned();
-            let Ok(path) = split(&bytes) else { continue };
+        each_entry(layer, stream, |entry, name| {
+            let failed = entry_error(layer, name);
+            let extended = extended(entry).map_err(failed)?;
+            let bytes = extended.path(entry);
+            let Ok(path) = split(&bytes) else { return Ok(()) };
             let waits = |p: &Pending| p.depth == depth && p.target == path;
             if !self.pending.iter().any(waits) || entry.header().entry_type() == EntryType::Link {
-                continue;
+                return Ok(());
             }
-            let meta = meta(&mut entry).map_err(failed)?;
             let place = (self.merge.tree.root(), &b""[..], false);
-            if let Some(kind) = self.kind(layer, depth, &mut entry, place, &bytes)? {
-                let id = self.merge.tree.add(Node { meta, kind });
+            if let Some(kind) = self.kind(layer, depth, entry, place, (&bytes, &extended.sparse))? {
+                let id = self.merge.tree.add(Node { meta: extended.meta, kind });
                 self.resolve(&path, depth, id);
             }
-        }
+            Ok(())
+        })?;
         Ok(())
     }
 
@@ -383,7 +383,56 @@ fn split(path: &[u8]) -> Result<Vec<Vec<u8>>, &'static str> {
 }
 
 /// Owner, mode, time and extended attributes of an entry.
-fn meta<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Meta> {
+/// Names the layer and the entry of an error.
+fn entry_error(layer: &Layer, entry: &str) -> impl Fn(io::Error) -> ConvertError {
+    let (layer, entry) = (layer.digest.clone(), entry.to_owned());
+    move |source| ConvertError::Entry { layer: layer.clone(), entry: entry.clone(), source }
+}
+
+type TarEntry<'a> = tar::Entry<'a, TarStream>;
+
+/// Does something with each entry of a layer and its name; the stream behind
+/// the last one. An entry is read to its end, so that what follows is a
+/// header, and headers are not read beyond their limit.
+fn each_entry(
+    layer: &Layer,
+    stream: TarStream,
+    mut each: impl FnMut(&mut TarEntry<'_>, &str) -> Result<(), ConvertError>,
+) -> Result<TarStream, ConvertError> {
+    let headers = stream.headers();
+    let mut archive = tar::Archive::new(stream);
+    let mut last = String::new();
+    let mut entries = archive.entries().map_err(entry_error(layer, ""))?;
+    loop {
+        headers.set(HEADER_LIMIT);
+        let entry = entries.next();
+        headers.set(u64::MAX);
+        let Some(entry) = entry else { break };
+        let mut entry = entry.map_err(entry_error(layer, &last))?;
+        last = show(&entry.path_bytes());
+        each(&mut entry, &last)?;
+        io::copy(&mut entry, &mut io::sink()).map_err(entry_error(layer, &last))?;
+    }
+    Ok(archive.into_inner())
+}
+
+/// What header and extension records say of an entry.
+struct Extended {
+    meta: Meta,
+    sparse: Sparse,
+}
+
+impl Extended {
+    /// The entry's name; a sparse file's header holds another.
+    fn path(&self, entry: &TarEntry<'_>) -> Vec<u8> {
+        match &self.sparse.name {
+            Some(name) if self.sparse.size().is_some() => name.clone(),
+            _ => entry.path_bytes().into_owned(),
+        }
+    }
+}
+
+fn extended(entry: &mut TarEntry<'_>) -> io::Result<Extended> {
     let header = entry.header();
     // A blank field is 0, as every unpacker has it.
     let id = |n: io::Result<u64>| u32::try_from(n.unwrap_or(0)).unwrap_or(u32::MAX);
@@ -391,6 +440,7 @@ fn meta<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Meta> {
     let mode = (header.mode()? & 0o7777) as u16;
     let mut mtime = header.mtime().unwrap_or(0);
     let mut xattrs = Vec::new();
+    let mut sparse = Sparse::default();
     if let Some(records) = entry.pax_extensions()? {
         for record in records {
             let record = record?;
@@ -403,11 +453,13 @@ fn meta<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Meta> {
                 key => {
                     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                         xattrs.push((name.to_vec(), value.to_vec()));
+                    } else if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                        sparse.record(key, value)?;
                     }
                 }
             }
         }
     }
     let mtime = u32::try_from(mtime).unwrap_or(u32::MAX);
-    Ok(Meta { mode, uid, gid, mtime, xattrs })
+    Ok(Extended { meta: Meta { mode, uid, gid, mtime, xattrs }, sparse })
 }

@@ -11,6 +11,7 @@ mod archive;
 mod convert;
 mod error;
 mod merge;
+mod sparse;
 mod stream;
 
 pub use archive::{ArchiveError, LocalImage, layers};

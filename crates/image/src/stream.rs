@@ -1,6 +1,8 @@
 //! Layers as streams of uncompressed tar.
 
+use std::cell::Cell;
 use std::io::{self, BufRead, BufReader, Read};
+use std::rc::Rc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::Scope;
 
@@ -48,9 +50,13 @@ pub(crate) struct TarStream {
     current: Vec<u8>,
     at: usize,
     digest: Option<Digest>,
-    /// Bytes given out.
-    pub(crate) count: u64,
+    /// Bytes that may still be read, while headers are.
+    headers: Rc<Cell<u64>>,
 }
+
+/// Longest run of headers before an entry: a name, a link and extended
+/// attributes at the kernel's limits are far below.
+pub(crate) const HEADER_LIMIT: u64 = 1 << 20;
 
 impl TarStream {
     /// Starts to inflate a layer on a thread of its own.
@@ -69,7 +75,19 @@ impl TarStream {
             // Nobody listens any more when another layer has failed.
             let _ = sender.send(last);
         });
-        Self { pieces, current: Vec::new(), at: 0, digest: None, count: 0 }
+        Self { pieces, current: Vec::new(), at: 0, digest: None, headers: Rc::default() }
+            .unlimited()
+    }
+
+    fn unlimited(self) -> Self {
+        self.headers.set(u64::MAX);
+        self
+    }
+
+    /// The number of bytes that may be read from now on. The tar reader takes
+    /// headers into memory whole, however long they say they are.
+    pub(crate) fn headers(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.headers)
     }
 
     /// Reads to the end; the digest of the uncompressed layer.
@@ -92,10 +110,17 @@ impl Read for TarStream {
                 Err(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
+        let left = self.headers.get();
+        if left == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "headers of more than 1 MiB"));
+        }
         let len = buf.len().min(self.current.len() - self.at);
+        let len = usize::try_from(left).map_or(len, |left| len.min(left));
+        if left != u64::MAX {
+            self.headers.set(left - len as u64);
+        }
         buf[..len].copy_from_slice(&self.current[self.at..self.at + len]);
         self.at += len;
-        self.count += len as u64;
         Ok(len)
     }
 }
