@@ -67,6 +67,37 @@ fn truncated_archives() {
 }
 
 #[test]
+fn headers_of_any_length_are_not_taken_into_memory() {
+    // A record of a PAX header, a GNU long name, a GNU long link.
+    let record = |text: &str| format!("{} path={text}\n", text.len() + 14).into_bytes();
+    let long = "n".repeat(3 << 20);
+    for (kind, bytes) in [
+        (tar::EntryType::XHeader, record(&long)),
+        (tar::EntryType::GNULongName, long.clone().into_bytes()),
+        (tar::EntryType::GNULongLink, long.clone().into_bytes()),
+    ] {
+        let before = raw("before", tar::EntryType::Regular, "", b"x");
+        let after = raw("after", tar::EntryType::Regular, "", b"x");
+        refused(&[before, raw("long", kind, "", &bytes), after, vec![0; 1024]].concat(), "before");
+    }
+}
+
+#[test]
+fn sparse_maps_that_lie() {
+    let record = |key: &str, value: &str| {
+        let rest = format!(" GNU.sparse.{key}={value}\n");
+        let len = (1..9)
+            .map(|digits| rest.len() + digits)
+            .find(|n| n.to_string().len() + rest.len() == *n);
+        format!("{}{rest}", len.unwrap())
+    };
+    let records = record("size", "100") + &record("map", "0,999") + &record("name", "holes");
+    let header = raw("pax", tar::EntryType::XHeader, "", records.as_bytes());
+    let entry = raw("GNUSparseFile.1/holes", tar::EntryType::Regular, "", b"x");
+    refused(&[header, entry, vec![0; 1024]].concat(), "holes");
+}
+
+#[test]
 fn a_bomb_meets_the_size_limit() {
     let place = Place::new();
     let tar = layer(|b| {

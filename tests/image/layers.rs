@@ -131,3 +131,37 @@ fn archives_of_both_kinds_run() {
         assert_eq!(out, "from the image\n", "{kind}");
     }
 }
+
+#[test]
+fn sparse_files_of_every_format_of_tar() {
+    let place = Place::new();
+    let mut layout = Layout::new(place.path("layout"));
+    layout.busybox();
+    let tree = place.path("tree");
+    std::fs::create_dir(&tree).unwrap();
+    let formats = ["gnu", "0.0", "0.1", "1.0"];
+    for format in formats {
+        let script = format!(
+            "cd {}; f=sparse-{format}; truncate -s 3M $f; printf start | dd of=$f conv=notrunc \
+             status=none; printf middle | dd of=$f bs=1 seek=1500000 conv=notrunc status=none; \
+             case {format} in gnu) tar --format=gnu -S -cf layer.tar $f;; \
+             *) tar --format=pax --sparse-version={format} -S -cf layer.tar $f;; esac",
+            tree.display()
+        );
+        let status = std::process::Command::new("bash").args(["-c", &script]).status().unwrap();
+        assert!(status.success());
+        let tar = std::fs::read(tree.join("layer.tar")).unwrap();
+        assert!(tar.len() < 1 << 20, "tar made no sparse archive");
+        layout.layer(&tar);
+    }
+    let image = layout.finish("v1");
+    place.give(&place.path("layout"));
+    let mut whole = vec![0; 3 << 20];
+    whole[..5].copy_from_slice(b"start");
+    whole[1_500_000..1_500_006].copy_from_slice(b"middle");
+    for format in formats {
+        let path = format!("/sparse-{format}");
+        let out = place.sampan(&["exec", &image, "sha256sum", &path]).ok();
+        assert!(out.starts_with(&harness::sha256(&whole)), "{format}: {out}");
+    }
+}

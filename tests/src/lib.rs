@@ -18,6 +18,7 @@
 )]
 
 mod images;
+mod server;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 
 pub use images::{Layout, busybox_root, layer, sha256};
+pub use server::{Fault, Server};
 
 /// A variable that `cargo xtask test` sets.
 ///
@@ -87,6 +89,15 @@ impl Ran {
         assert!(!self.err.contains("panicked"), "{}", self.err);
         self.err
     }
+}
+
+/// Runs a command to its end.
+///
+/// # Panics
+/// When it cannot be started.
+#[must_use]
+pub fn run(command: &mut Command) -> Ran {
+    Ran::new(&command.output().expect("the command starts"))
 }
 
 /// The exit code as a shell shows it.
@@ -183,7 +194,7 @@ impl Place {
     /// When it cannot be started.
     #[must_use]
     pub fn sampan(&self, args: &[&str]) -> Ran {
-        Ran::new(&self.sampan_command(args).output().expect("sampan starts"))
+        run(&mut self.sampan_command(args))
     }
 
     /// Runs a shell script as the user, with `$sampan` set.
@@ -194,7 +205,7 @@ impl Place {
     pub fn shell(&self, script: &str) -> Ran {
         let mut command = self.command("/bin/bash");
         command.args(["-c", script]).env("sampan", required("SAMPAN_BIN"));
-        Ran::new(&command.output().expect("bash starts"))
+        run(&mut command)
     }
 
     /// A directory image of busybox, as text for the command line.
