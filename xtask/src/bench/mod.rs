@@ -7,6 +7,7 @@
 //! The rounds happen in a mount namespace that shows a pure cgroup2 hierarchy
 //! with a delegated leaf: crun and podman refuse a hybrid one.
 
+mod apptainer;
 mod measure;
 mod peers;
 mod report;
@@ -125,6 +126,9 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         registry_tls: tls.address.clone(),
     };
     peers::prepare(&job)?;
+    if job.options.apptainer {
+        apptainer::prepare()?;
+    }
     inside(&job)?;
     let text = std::fs::read(&job.results).map_err(file(&job.results))?;
     let rows: Vec<Row> = serde_json::from_slice(&text).map_err(json("the results"))?;
@@ -151,7 +155,8 @@ pub(crate) fn measure(job: &str) -> Result<()> {
     let job: Job = serde_json::from_str(job).map_err(json("the job"))?;
     let mut rows = Vec::new();
     let scratch = job.results.parent().unwrap_or(Path::new("/tmp")).to_owned();
-    for work in peers::works(&job)? {
+    let apptainer = job.options.apptainer.then(|| apptainer::Apptainer::enter(&job)).transpose()?;
+    for work in peers::works(&job, apptainer.as_ref())? {
         if job.options.rows.is_empty() || job.options.rows.iter().any(|key| *key == work.key) {
             rows.push(measure::row(&work, job.options.runs, &scratch)?);
         }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use super::Job;
+use super::apptainer::Apptainer;
 use crate::error::{Error, Result};
 use crate::run::{output, root_shell, run as execute, user_shell};
 use crate::setup::USER;
@@ -116,7 +117,7 @@ impl As {
 }
 
 /// Everything that is measured.
-pub(super) fn works(job: &Job) -> Result<Vec<Work>> {
+pub(super) fn works(job: &Job, apptainer: Option<&Apptainer>) -> Result<Vec<Work>> {
     let ordinary = As::new(USER)?;
     let subid = As::new(SUBID_USER)?;
     let (dir, sampan) = (job.dir.display().to_string(), job.sampan.display().to_string());
@@ -135,7 +136,7 @@ pub(super) fn works(job: &Job) -> Result<Vec<Work>> {
     );
     let containers = |rest: &[&str], work: &str| {
         let file = format!("{sampan} --store {store} exec {image}");
-        vec![
+        let mut tools = vec![
             ordinary.tool("ch-run directory", &format!("ch-run {rootfs} --"), rest),
             ordinary.tool("ch-run squashfs", &format!("ch-run {dir}/image.sqfs --"), rest),
             ordinary.tool("bwrap directory", &bwrap, rest),
@@ -151,7 +152,15 @@ pub(super) fn works(job: &Job) -> Result<Vec<Work>> {
             ),
             ordinary.tool("sampan directory", &format!("{sampan} exec {rootfs}"), rest),
             ordinary.tool("sampan one file", &file, rest),
-        ]
+        ];
+        if let Some(apptainer) = apptainer {
+            for (name, image) in
+                [("Apptainer directory", rootfs.clone()), ("Apptainer SIF", apptainer.sif())]
+            {
+                tools.push(entered(apptainer, name, &[&["exec", &image], rest].concat()));
+            }
+        }
+        tools
     };
     let mut start = vec![
         ordinary.tool("fork and exec", "true", &[]),
@@ -178,26 +187,49 @@ pub(super) fn works(job: &Job) -> Result<Vec<Work>> {
         Work {
             key: "pull",
             title: "pull to runnable, empty store",
-            tools: pulls(job, &ordinary, &subid, &podman, &image),
-            bars: vec![Bar { ours: "sampan", most: 0.7, peer: "podman overlay" }],
+            tools: pulls(job, &ordinary, &subid, &podman, &image, apptainer),
+            bars: vec![
+                Bar { ours: "sampan", most: 0.7, peer: "podman overlay" },
+                Bar { ours: "sampan", most: 0.125, peer: "Apptainer SIF" },
+            ],
         },
     ])
 }
 
-fn pulls(job: &Job, ordinary: &As, subid: &As, podman: &str, image: &str) -> Vec<Tool> {
+/// Apptainer starts as root, to enter its namespace.
+fn entered(apptainer: &Apptainer, name: &'static str, rest: &[&str]) -> Tool {
+    Tool {
+        name,
+        user: "root",
+        argv: apptainer.words(rest),
+        env: vec![("PATH".to_owned(), format!("{PATH}:/usr/sbin:/sbin"))],
+        cwd: PathBuf::from("/"),
+        before: None,
+    }
+}
+
+fn pulls(
+    job: &Job,
+    ordinary: &As,
+    subid: &As,
+    podman: &str,
+    image: &str,
+    apptainer: Option<&Apptainer>,
+) -> Vec<Tool> {
     let scratch = format!("{}/pull", job.dir.display());
     let sampan = job.sampan.display();
-    let measured = |who: &As, name, line: &str, before: String| {
-        let mut tool = who.tool(name, line, &[]);
+    let timed = |mut tool: Tool, before: String| {
         let mut argv: Vec<String> =
             ["/usr/bin/time", "--quiet", "--format=resident %M"].map(str::to_owned).to_vec();
         argv.append(&mut tool.argv);
         Tool { argv, before: Some(before), ..tool }
     };
+    let measured =
+        |who: &As, name, line: &str, before: String| timed(who.tool(name, line, &[]), before);
     let wipe = format!(
         "chmod -R u+rwX {scratch} 2>/dev/null || true; rm -rf {scratch}; mkdir -p {scratch}"
     );
-    vec![
+    let mut tools = vec![
         measured(
             ordinary,
             "skopeo copy (no unpack)",
@@ -237,5 +269,12 @@ fn pulls(job: &Job, ordinary: &As, subid: &As, podman: &str, image: &str) -> Vec
             &format!("{sampan} --store {scratch}/store pull --quiet {image}"),
             wipe,
         ),
-    ]
+    ];
+    if let Some(apptainer) = apptainer {
+        let sif = format!("{scratch}.sif");
+        let words = ["pull", "--force", "--no-https", &sif, image];
+        let before = format!("rm -rf {sif} {}/.apptainer-bench", ordinary.home);
+        tools.push(timed(entered(apptainer, "Apptainer SIF", &words), before));
+    }
+    tools
 }
