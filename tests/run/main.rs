@@ -7,3 +7,4 @@ mod identity;
 mod isolation;
 mod mounts;
 mod process;
+mod sharing;

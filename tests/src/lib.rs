@@ -126,7 +126,7 @@ impl Place {
         let dir = tempfile::Builder::new().prefix("sampan-e2e-").tempdir_in("/var/tmp").unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let place = Self { dir, user };
-        for sub in ["home", "work", "store"] {
+        for sub in ["home", "work", "store", "scratch"] {
             fs::create_dir(place.path(sub)).unwrap();
             place.give(&place.path(sub));
         }
@@ -174,6 +174,9 @@ impl Place {
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("HOME", self.path("home"))
             .env("SAMPAN_STORE", self.path("store"))
+            .env("SAMPAN_SCRATCH", self.path("scratch"))
+            // No server waits for another container unless a test is about it.
+            .env("SAMPAN_LINGER", "0")
             .env("LANG", "C.UTF-8")
             .current_dir(self.path("work"))
             .stdin(Stdio::null());

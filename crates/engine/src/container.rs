@@ -6,16 +6,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use plan::{Contribution, MountSource, MountSpec, Plan, Rank, RootSource, RunRequest};
-use runtime::{DirectoryTree, ImageFile, ImageTree, Keeper};
+use runtime::{DirectoryTree, ImageFile, ImageTree, Keeper, Share};
 use store::{ImageId, Lease, Store};
 
-use crate::{Engine, Error, Origin, Resolved, Result, unpack};
+use crate::{Engine, Error, Origin, Resolved, Result, share, unpack};
 
 /// A container, decided but not started.
 pub struct Container {
     plan: Plan,
     image: Option<ImageFile>,
     keeper: Option<Box<dyn Keeper>>,
+    share: Option<Share>,
 }
 
 /// What to mount of a path on the host: a directory, or anything else.
@@ -75,7 +76,15 @@ impl Engine {
             }
             _ => None,
         };
-        Ok(Container { plan, image, keeper })
+        let share = match (&request.root, &image) {
+            (RootSource::Squashfs { path, offset }, Some(_)) => {
+                // Without one the container has a server of its own.
+                let found = share::share(self.config(), path, *offset, plan.id_map);
+                found.inspect_err(|error| tracing::debug!("no shared server: {error}")).ok()
+            }
+            _ => None,
+        };
+        Ok(Container { plan, image, keeper, share })
     }
 
     /// The binds of the configuration. One that this host does not have is
@@ -132,7 +141,8 @@ impl Container {
     /// # Errors
     /// The step that failed; the process is then to report and end.
     pub fn launch(self) -> Result<i32> {
-        Ok(runtime::launch(&self.plan, self.image.as_ref(), self.keeper)?)
+        let Self { plan, image, keeper, share } = self;
+        Ok(runtime::launch(&plan, image.as_ref(), keeper, share.as_ref())?)
     }
 }
 

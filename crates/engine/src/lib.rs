@@ -24,6 +24,7 @@ mod layers;
 mod progress;
 mod pull;
 mod resolve;
+mod share;
 mod transport;
 mod unpack;
 

@@ -27,8 +27,16 @@ use crate::{Error, Result};
 /// Deeper than any path that the kernel takes in one piece.
 const DEEPEST: usize = 1024;
 
-fn cache(scratch: &Path) -> PathBuf {
+pub(crate) fn cache(scratch: &Path) -> PathBuf {
     scratch.join(format!("sampan-{}", rustix::process::geteuid().as_raw()))
+}
+
+/// What changes when an image file does: device, inode, size, time of change.
+pub(crate) fn file_key(path: &Path, offset: u64) -> Result<String> {
+    let meta = std::fs::metadata(path)
+        .map_err(|source| Error::OpenImage { path: path.to_owned(), source })?;
+    Ok(format!("{:x}-{:x}-{:x}-{:x}", meta.dev(), meta.ino(), meta.size(), meta.ctime_nsec())
+        + &format!("-{:x}-{offset:x}", meta.ctime()))
 }
 
 /// The directory with the tree of an image; makes it if it is not there.
@@ -46,11 +54,7 @@ pub(crate) fn unpacked(
         File::open(path).map_err(|source| Error::OpenImage { path: path.to_owned(), source })?;
     let key = match key {
         Some(key) => key,
-        None => {
-            let meta = file.metadata().map_err(cannot(path))?;
-            format!("{:x}-{:x}-{:x}-{:x}", meta.dev(), meta.ino(), meta.size(), meta.ctime_nsec())
-                + &format!("-{:x}-{offset:x}", meta.ctime())
-        }
+        None => file_key(path, offset)?,
     };
     let cache = own_directory(&cache(scratch))?;
     let done = cache.join(key);
@@ -84,7 +88,7 @@ pub(crate) fn clear(scratch: &Path) -> Result<()> {
 }
 
 /// Makes a directory of this user alone, or checks that it is one.
-fn own_directory(path: &Path) -> Result<PathBuf> {
+pub(crate) fn own_directory(path: &Path) -> Result<PathBuf> {
     let cannot = |source| Error::Unpack { path: path.to_owned(), source };
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(cannot(e)),

@@ -28,9 +28,11 @@ mod exec;
 mod lookahead;
 mod namespace;
 mod ops;
+mod pass;
 mod probe;
 mod root;
 mod server;
+mod share;
 mod supervise;
 mod tree;
 
@@ -38,18 +40,21 @@ use std::convert::Infallible;
 
 use lookahead::Lookahead;
 use plan::{ImageMount, Plan};
+use share::Way;
 
 pub use error::{ExecError, RuntimeError};
 pub use probe::probe;
 pub use server::{ImageFile, Keeper};
+pub use share::Share;
 pub use tree::{DirectoryTree, ImageTree};
 
 /// Becomes the container's process. Returns only when that failed, or, with a
 /// PID namespace, with the process's exit code in shell form (128+signal).
 ///
 /// `image` is the open image of a plan whose root file system the FUSE server
-/// serves; `keeper` lives in that server. Must be called while the process
-/// has one thread.
+/// serves; `keeper` lives in that server; `share` says where containers that
+/// may have one server find each other. Must be called while the process has
+/// one thread.
 ///
 /// # Errors
 /// The step that failed, with its reason; the process's state is then that of
@@ -58,29 +63,46 @@ pub fn launch(
     plan: &Plan,
     image: Option<&ImageFile>,
     keeper: Option<Box<dyn Keeper>>,
+    share: Option<&Share>,
 ) -> Result<i32, RuntimeError> {
     let mut program = exec::Program::prepare(plan)?;
-    let server = match (plan.rootfs.mount, image) {
+    let served = match (plan.rootfs.mount, image) {
         (ImageMount::Fuse, Some(image)) => {
-            let ahead = Lookahead::new(plan, image, &mut program);
-            Some(server::start(image, plan.id_map, keeper, ahead)?)
+            let share = share.filter(|_| plan.namespaces.user);
+            let new = |listener| {
+                let ahead = Lookahead::new(plan, image, &mut program);
+                server::start(image, plan.id_map, keeper, ahead, listener).map(Served::New)
+            };
+            Some(match share.map_or(Way::Alone, share::find) {
+                Way::Joined(joined) => Served::Joined(joined),
+                Way::First(listener) => new(Some(listener))?,
+                Way::Alone => new(None)?,
+            })
         }
         (ImageMount::Fuse, None) => return Err(RuntimeError::NoImage),
         _ => None,
     };
     if plan.namespaces.pid {
-        return supervise::run(plan, server, &program);
+        return supervise::run(plan, served, &program);
     }
-    namespace::enter(plan)?;
-    match enter(plan, server, &program)? {}
+    namespace::enter(plan, served.as_ref())?;
+    match enter(plan, served, &program)? {}
+}
+
+/// Who serves the image.
+enum Served {
+    /// A server that waits for its connection.
+    New(server::Server),
+    /// A server that was there.
+    Joined(share::Joined),
 }
 
 /// What the process does once it is in its namespaces.
 fn enter(
     plan: &Plan,
-    server: Option<server::Server>,
+    served: Option<Served>,
     program: &exec::Program,
 ) -> Result<Infallible, RuntimeError> {
-    root::enter(plan, server)?;
+    root::enter(plan, served)?;
     exec::run(plan, program)
 }

@@ -125,6 +125,9 @@ fn covered(plan: &Plan, path: &Path) -> bool {
 /// Looks the files up in the mounted image, so that the kernel knows them.
 /// One reading of the root directory brings all names there at once.
 pub(crate) fn touch(mount: &OwnedFd, paths: &[PathBuf]) {
+    if paths.is_empty() {
+        return;
+    }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     if let Ok(root) = openat(mount, ".", flags, Mode::empty()) {
         let mut buffer = Vec::with_capacity(32 << 10);

@@ -2,21 +2,42 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 
 use plan::{IdMap, Namespaces, Plan};
 use rustix::mount::{MountPropagationFlags, mount_change};
-use rustix::thread::UnshareFlags;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
-use crate::RuntimeError;
+use crate::{RuntimeError, Served};
 
 /// Leaves the host's namespaces for the container's. Afterwards the process
-/// is the mapped user, with all capabilities over the new namespaces.
-pub(crate) fn enter(plan: &Plan) -> Result<(), RuntimeError> {
-    enter_with(plan.namespaces, plan.id_map)
+/// is the mapped user, with all capabilities over the new namespaces. The user
+/// namespace is that of the server that is joined.
+pub(crate) fn enter(plan: &Plan, served: Option<&Served>) -> Result<(), RuntimeError> {
+    let Some(Served::Joined(joined)) = served else {
+        return enter_with(plan.namespaces, plan.id_map);
+    };
+    let user = Some(LinkNameSpaceType::User);
+    move_into_link_name_space(joined.user_namespace.as_fd(), user)
+        .map_err(|e| RuntimeError::Unshare { which: "user".to_owned(), source: e.into() })?;
+    leave(Namespaces { user: false, ..plan.namespaces })
 }
 
 /// The same, without a plan.
 pub(crate) fn enter_with(n: Namespaces, ids: IdMap) -> Result<(), RuntimeError> {
+    leave(n)?;
+    if n.user {
+        // A mount namespace made together with a user namespace receives the
+        // host's mounts as slaves already.
+        map_ids(ids)
+    } else {
+        mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).map_err(
+            |e| RuntimeError::Root { step: "detaching mount propagation".into(), source: e.into() },
+        )
+    }
+}
+
+fn leave(n: Namespaces) -> Result<(), RuntimeError> {
     let wanted = [
         (n.user, UnshareFlags::NEWUSER, "user"),
         (true, UnshareFlags::NEWNS, "mount"),
@@ -30,16 +51,7 @@ pub(crate) fn enter_with(n: Namespaces, ids: IdMap) -> Result<(), RuntimeError> 
     sys::process::unshare(flags).map_err(|source| {
         let names: Vec<&str> = chosen.map(|(.., name)| *name).collect();
         RuntimeError::Unshare { which: names.join(" "), source }
-    })?;
-    if n.user {
-        // A mount namespace made together with a user namespace receives the
-        // host's mounts as slaves already.
-        map_ids(ids)
-    } else {
-        mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).map_err(
-            |e| RuntimeError::Root { step: "detaching mount propagation".into(), source: e.into() },
-        )
-    }
+    })
 }
 
 /// user_namespaces(7): one id each way is what an unprivileged process may

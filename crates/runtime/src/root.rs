@@ -29,7 +29,7 @@ use rustix::mount::{
 
 use crate::ops::{self, Sources};
 use crate::server::Server;
-use crate::{RuntimeError, lookahead, namespace};
+use crate::{RuntimeError, Served, lookahead, namespace};
 
 /// Directories that the stage may cover; one of them is on every host.
 const STAGES: [&str; 5] = ["/tmp", "/mnt", "/run", "/var", "/proc"];
@@ -40,10 +40,13 @@ pub(crate) fn step<E: Into<io::Error>>(step: &str) -> impl FnOnce(E) -> RuntimeE
 }
 
 /// Makes the plan's root file system and moves into it.
-pub(crate) fn enter(plan: &Plan, server: Option<Server>) -> Result<(), RuntimeError> {
+pub(crate) fn enter(plan: &Plan, served: Option<Served>) -> Result<(), RuntimeError> {
     let sources = Sources::open(plan)?;
-    let ahead = server.as_ref().map_or(Vec::new(), |server| server.ahead.clone());
-    let image = image(&plan.rootfs, plan.id_map, server)?;
+    let ahead = match &served {
+        Some(Served::New(server)) => server.ahead.clone(),
+        _ => Vec::new(),
+    };
+    let image = image(&plan.rootfs, plan.id_map, served)?;
     let root = if plan.rootfs.overlay() {
         let stage = stage(&plan.rootfs, &image)?;
         // By now the server is up; the overlay asks it next in any case.
@@ -60,8 +63,8 @@ pub(crate) fn enter(plan: &Plan, server: Option<Server>) -> Result<(), RuntimeEr
 }
 
 /// The image as a detached mount.
-fn image(root: &Rootfs, ids: IdMap, server: Option<Server>) -> Result<OwnedFd, RuntimeError> {
-    match (&root.source, root.mount, server) {
+fn image(root: &Rootfs, ids: IdMap, served: Option<Served>) -> Result<OwnedFd, RuntimeError> {
+    match (&root.source, root.mount, served) {
         (RootSource::Directory { path }, ..) => {
             let opened = clone_tree(path, true);
             let mount = opened.map_err(step(&format!("binding {}", path.display())))?;
@@ -72,7 +75,12 @@ fn image(root: &Rootfs, ids: IdMap, server: Option<Server>) -> Result<OwnedFd, R
             }
             Ok(mount)
         }
-        (RootSource::Squashfs { .. }, ImageMount::Fuse, Some(server)) => served(ids, server),
+        (RootSource::Squashfs { .. }, ImageMount::Fuse, Some(Served::New(server))) => {
+            connected(ids, server)
+        }
+        (RootSource::Squashfs { .. }, ImageMount::Fuse, Some(Served::Joined(joined))) => {
+            joined.mount().map_err(step("cloning the mount of the image"))
+        }
         (RootSource::Squashfs { path, offset }, ImageMount::KernelSquashfs, _) => {
             kernel(path, *offset)
         }
@@ -82,7 +90,7 @@ fn image(root: &Rootfs, ids: IdMap, server: Option<Server>) -> Result<OwnedFd, R
 
 /// Mounts what the image server serves. The connection has to be opened in
 /// the user namespace that mounts it (fs/fuse/inode.c, `fuse_fill_super`).
-fn served(ids: IdMap, server: Server) -> Result<OwnedFd, RuntimeError> {
+fn connected(ids: IdMap, server: Server) -> Result<OwnedFd, RuntimeError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let device =
         openat(CWD, "/dev/fuse", flags, Mode::empty()).map_err(step("opening /dev/fuse"))?;
@@ -101,7 +109,7 @@ fn served(ids: IdMap, server: Server) -> Result<OwnedFd, RuntimeError> {
         mount_of(&fs, MountAttrFlags::MOUNT_ATTR_RDONLY | NO_PRIVILEGE)
     };
     let mount = mount().map_err(step("mounting the image through /dev/fuse"))?;
-    server.connect(device.as_fd())?;
+    server.connect(device.as_fd(), &mount)?;
     Ok(mount)
 }
 

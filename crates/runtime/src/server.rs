@@ -7,32 +7,40 @@
 
 use std::fs::File;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::sync::Arc;
 
 use plan::IdMap;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
 use squashfs::InodeRef;
 use sys::process::{Fork, fork};
 
-use crate::RuntimeError;
 use crate::lookahead::Lookahead;
+use crate::share::{Host, Listener, Over};
+use crate::{RuntimeError, pass, share};
 
-/// What lives as long as the image is served, in the server: a lease, say.
+/// What lives as long as containers of the image do, in the server: a lease,
+/// say.
 pub trait Keeper: Send {
-    /// Called once the server has its connection.
+    /// Called when the first container comes, and again when one comes after
+    /// the end.
     fn begin(&mut self);
-    /// Called about once a minute.
+    /// Called about once a minute between the two.
     fn tick(&mut self);
-    /// Called after the last process of the container has gone.
+    /// Called after the last container has gone.
     fn end(&mut self);
+}
+
+/// Keeps nothing.
+pub(crate) struct NoKeeper;
+
+impl Keeper for NoKeeper {
+    fn begin(&mut self) {}
+    fn tick(&mut self) {}
+    fn end(&mut self) {}
 }
 
 /// An open squashfs image, and the descriptor that has to stay open for it.
@@ -63,29 +71,39 @@ pub(crate) struct Server {
     intermediate: Option<Pid>,
     /// What the container's process should look up first.
     pub(crate) ahead: Vec<PathBuf>,
+    /// Whether others may join.
+    shared: bool,
 }
 
 fn failed(step: &'static str) -> impl Fn(io::Error) -> RuntimeError {
     move |source| RuntimeError::Server { step, source }
 }
 
+/// Forks the server of an image; with a listener, others may join it.
 pub(crate) fn start(
     image: &ImageFile,
     ids: IdMap,
     keeper: Option<Box<dyn Keeper>>,
     ahead: Lookahead,
+    listener: Option<Listener>,
 ) -> Result<Server, RuntimeError> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|e| failed("socket")(e.into()))?;
+    let container = rustix::process::getpid();
+    let shared = listener.is_some();
     match fork().map_err(failed("fork"))? {
-        Fork::Parent(intermediate) => {
-            Ok(Server { socket: ours, intermediate: Some(intermediate), ahead: ahead.paths })
-        }
+        Fork::Parent(intermediate) => Ok(Server {
+            socket: ours,
+            intermediate: Some(intermediate),
+            ahead: ahead.paths,
+            shared,
+        }),
         Fork::Child => match fork() {
             Ok(Fork::Child) => {
-                let code = i32::from(serve(image, ids, &theirs, keeper, &ahead.files).is_err());
-                sys::process::exit_now(code)
+                let keeper = keeper.unwrap_or_else(|| Box::new(NoKeeper));
+                let life = Life { ids, socket: theirs, keeper, listener, container };
+                sys::process::exit_now(i32::from(life.run(image, &ahead.files).is_err()))
             }
             Ok(Fork::Parent(_)) => sys::process::exit_now(0),
             Err(_) => sys::process::exit_now(1),
@@ -94,14 +112,21 @@ pub(crate) fn start(
 }
 
 impl Server {
-    /// Gives the server its connection and lets go of it.
-    pub(crate) fn connect(mut self, connection: BorrowedFd<'_>) -> Result<(), RuntimeError> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds = [connection];
-        control.push(SendAncillaryMessage::ScmRights(&fds));
-        sendmsg(&self.socket, &[io::IoSlice::new(b"f")], &mut control, SendFlags::NOSIGNAL)
-            .map_err(|e| failed("send")(e.into()))?;
+    /// Gives the server its connection, and what others need to join, and
+    /// lets go of it.
+    pub(crate) fn connect(
+        mut self,
+        connection: BorrowedFd<'_>,
+        mount: &OwnedFd,
+    ) -> Result<(), RuntimeError> {
+        // Where the mount cannot be cloned, nobody joins.
+        let copy = self.shared.then(|| share::clone(mount).ok()).flatten();
+        let namespace = copy.as_ref().and_then(|_| File::open("/proc/self/ns/user").ok());
+        let mut fds = vec![connection];
+        if let (Some(copy), Some(namespace)) = (&copy, &namespace) {
+            fds.extend([copy.as_fd(), namespace.as_fd()]);
+        }
+        pass::send(&self.socket, &fds).map_err(failed("send"))?;
         self.reap()
     }
 
@@ -114,42 +139,75 @@ impl Server {
     }
 }
 
-/// The server's whole life.
-fn serve(
-    image: &ImageFile,
+/// What the server lives with.
+struct Life {
     ids: IdMap,
-    socket: &OwnedFd,
-    keeper: Option<Box<dyn Keeper>>,
-    ahead: &[InodeRef],
-) -> Result<(), RuntimeError> {
-    detach(&[image.fd, socket.as_raw_fd()]).map_err(failed("detach"))?;
-    let preload = fuse::Preload::start(Arc::clone(&image.image), ahead);
-    // As many as the cgroup's cpuset has, now that nothing is pinned; a quota
-    // is left to the scheduler.
-    let cpus = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count());
-    let threads = std::num::NonZero::new(cpus as usize);
-    let Some(device) = receive(socket).map_err(failed("receive"))? else {
-        // The parent failed before it mounted anything.
-        return Ok(());
-    };
-    let (stop, stopped) = mpsc::channel::<()>();
-    let keeping = keeper.map(|keeper| std::thread::spawn(move || keep(keeper, &stopped)));
-    // The namespace has one id, so every file is shown as the caller's: a
-    // writable layer could not take over files of owners it cannot express.
-    let owner = Some((ids.uid, ids.gid));
-    let options = fuse::ServerOptions { owner, threads };
-    let served = fuse::serve(device, Arc::clone(&image.image), options, preload);
-    drop(stop);
-    if let Some(thread) = keeping {
-        // A keeper that panicked has nothing left to end.
-        let _ = thread.join();
-    }
-    served.map_err(|e| failed("serve")(io::Error::other(e)))
+    socket: OwnedFd,
+    keeper: Box<dyn Keeper>,
+    listener: Option<Listener>,
+    /// The process that becomes the first container.
+    container: Pid,
 }
 
-fn keep(mut keeper: Box<dyn Keeper>, stopped: &mpsc::Receiver<()>) {
+impl Life {
+    fn run(self, image: &ImageFile, ahead: &[InodeRef]) -> Result<(), RuntimeError> {
+        let mut keep = vec![image.fd, self.socket.as_raw_fd()];
+        keep.extend(self.listener.iter().flat_map(Listener::fds));
+        detach(&keep).map_err(failed("detach"))?;
+        let preload = fuse::Preload::start(Arc::clone(&image.image), ahead);
+        // As many as the cgroup's cpuset has, now that nothing is pinned; a
+        // quota is left to the scheduler.
+        let cpus = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count());
+        let threads = std::num::NonZero::new(cpus as usize);
+        let mut fds = pass::receive(&self.socket).map_err(failed("receive"))?.into_iter();
+        let device = fds.next();
+        let host = match (self.listener, fds.next(), fds.next()) {
+            (Some(listener), Some(mount), Some(user_namespace)) => {
+                let first = pidfd_open(self.container, PidfdFlags::empty()).ok();
+                let members = first.into_iter().collect();
+                Some(Host { listener, mount, user_namespace, members })
+            }
+            (listener, ..) => {
+                listener.into_iter().for_each(Listener::close);
+                None
+            }
+        };
+        // Without a connection the parent failed before it mounted anything.
+        let Some(device) = device else { return Ok(()) };
+        let end =
+            Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| failed("event")(e.into()))?);
+        let (told, keeper) = (Arc::clone(&end), self.keeper);
+        let keeping = std::thread::spawn(move || keep_while_served(host, keeper, told.as_fd()));
+        // The namespace has one id, so every file is shown as the caller's: a
+        // writable layer could not take over files of owners it cannot express.
+        let owner = Some((self.ids.uid, self.ids.gid));
+        let options = fuse::ServerOptions { owner, threads };
+        let served = fuse::serve(device, Arc::clone(&image.image), options, preload);
+        // The other thread ends by it, and has nothing left to do if it panicked.
+        let _ = rustix::io::write(&*end, &1_u64.to_ne_bytes());
+        let _ = keeping.join();
+        served.map_err(|e| failed("serve")(io::Error::other(e)))
+    }
+}
+
+/// Keeps the image while it is served, and lets others join while that is
+/// wanted.
+fn keep_while_served(host: Option<Host>, mut keeper: Box<dyn Keeper>, end: BorrowedFd<'_>) {
     keeper.begin();
-    while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(Duration::from_secs(60)) {
+    if let Some(mut host) = host {
+        let over = host.run(&mut *keeper, end);
+        host.listener.close();
+        // What was held is let go of: without containers the kernel unmounts
+        // the image now, and the connection dies.
+        drop((host.mount, host.user_namespace));
+        if over == Over::Dead || share::dead(end, std::time::Duration::from_millis(100)) {
+            keeper.end();
+            return;
+        }
+        // A container's first process has ended, others of it go on.
+        keeper.begin();
+    }
+    while !share::dead(end, share::TICK) {
         keeper.tick();
     }
     keeper.end();
@@ -157,6 +215,8 @@ fn keep(mut keeper: Box<dyn Keeper>, stopped: &mpsc::Receiver<()>) {
 
 /// Leaves everything of the parent behind but the descriptors in `keep`.
 fn detach(keep: &[RawFd]) -> io::Result<()> {
+    // For ps(1); a refusal changes nothing.
+    let _ = rustix::thread::set_name(c"sampan-serve");
     sys::process::close_others(keep);
     rustix::process::setsid()?;
     rustix::process::chdir("/")?;
@@ -167,18 +227,4 @@ fn detach(keep: &[RawFd]) -> io::Result<()> {
     sys::process::lift_limits();
     sys::signal::restore_defaults();
     Ok(())
-}
-
-/// The connection, or None when the other end closed without sending it.
-fn receive(socket: &OwnedFd) -> io::Result<Option<OwnedFd>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0; 1];
-    let mut slices = [io::IoSliceMut::new(&mut byte)];
-    recvmsg(socket.as_fd(), &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let mut messages = control.drain();
-    Ok(messages.find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    }))
 }

@@ -17,8 +17,7 @@ use sys::process::{Fork, exit_now, fork};
 use sys::signal;
 
 use crate::exec::{self, Program};
-use crate::server::Server;
-use crate::{RuntimeError, namespace, root};
+use crate::{RuntimeError, Served, namespace, root};
 
 fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> RuntimeError {
     move |source| RuntimeError::Supervise { step, source: source.into() }
@@ -29,17 +28,17 @@ fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> RuntimeEr
 /// exit code the caller then passes on without a word.
 pub(crate) fn run(
     plan: &Plan,
-    mut server: Option<Server>,
+    mut served: Option<Served>,
     program: &Program,
 ) -> Result<i32, RuntimeError> {
-    namespace::enter(plan)?;
-    if let Some(server) = &mut server {
+    namespace::enter(plan, served.as_ref())?;
+    if let Some(Served::New(server)) = &mut served {
         server.reap()?;
     }
     signal::block_all().map_err(failed("signals"))?;
     match fork().map_err(failed("fork"))? {
         Fork::Parent(init) => {
-            drop(server);
+            drop(served);
             let stop = plan.process.stop_signal.as_deref().and_then(signal_number);
             watch(init, &|number| {
                 if number == Signal::TERM.as_raw() { stop.unwrap_or(number) } else { number }
@@ -48,7 +47,7 @@ pub(crate) fn run(
         Fork::Child => {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
                 .map_err(failed("parent death signal"))?;
-            root::enter(plan, server)?;
+            root::enter(plan, served)?;
             match fork().map_err(failed("fork"))? {
                 Fork::Child => match exec::run(plan, program)? {},
                 Fork::Parent(application) => {

@@ -132,7 +132,7 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     inside(&job)?;
     let text = std::fs::read(&job.results).map_err(file(&job.results))?;
     let rows: Vec<Row> = serde_json::from_slice(&text).map_err(json("the results"))?;
-    report::write(&rows, &root().join("bench/results"))
+    report::write(rows, &root().join("bench/results"))
 }
 
 /// Goes on as root in a namespace with a pure cgroup2.

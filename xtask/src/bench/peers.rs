@@ -114,6 +114,14 @@ impl As {
             before: None,
         }
     }
+
+    /// With a server that does not wait for another container.
+    fn fresh(&self, mut tool: Tool) -> Tool {
+        // A scratch of its own, so that it joins no server of another tool.
+        tool.env.push(("SAMPAN_LINGER".to_owned(), "0".to_owned()));
+        tool.env.push(("SAMPAN_SCRATCH".to_owned(), self.home.clone()));
+        tool
+    }
 }
 
 /// Everything that is measured.
@@ -151,7 +159,8 @@ pub(super) fn works(job: &Job, apptainer: Option<&Apptainer>) -> Result<Vec<Work
                 rest,
             ),
             ordinary.tool("sampan directory", &format!("{sampan} exec {rootfs}"), rest),
-            ordinary.tool("sampan one file", &file, rest),
+            ordinary.fresh(ordinary.tool("sampan one file", &file, rest)),
+            ordinary.tool("sampan one file, joined", &file, rest),
         ];
         if let Some(apptainer) = apptainer {
             for (name, image) in

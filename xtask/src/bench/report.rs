@@ -6,10 +6,20 @@ use std::path::Path;
 use super::Row;
 use crate::error::{Result, file, json};
 
-/// Prints the rows, and writes `latest.json` and `latest.svg`.
-pub(super) fn write(rows: &[Row], dir: &Path) -> Result<()> {
-    println!("{}", table(rows));
+/// Prints the rows, and writes `latest.json` and `latest.svg`. Rows that were
+/// not measured this time stay as they were.
+pub(super) fn write(mut rows: Vec<Row>, dir: &Path) -> Result<()> {
+    println!("{}", table(&rows));
     std::fs::create_dir_all(dir).map_err(file(dir))?;
+    if let Ok(text) = std::fs::read(dir.join("latest.json")) {
+        let old: Vec<Row> = serde_json::from_slice(&text).map_err(json("latest.json"))?;
+        for row in old {
+            if !rows.iter().any(|new| new.key == row.key) {
+                rows.push(row);
+            }
+        }
+    }
+    let rows = &rows[..];
     let text = serde_json::to_string_pretty(rows).map_err(json("the results"))?;
     for (name, text) in [("latest.json", text + "\n"), ("latest.svg", chart(rows))] {
         let path = dir.join(name);

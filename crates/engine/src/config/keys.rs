@@ -105,6 +105,18 @@ pub(super) const KEYS: &[Key] = &[
         show: |config| (config.scratch.value.display().to_string(), &config.scratch.origin),
     },
     Key {
+        name: "linger",
+        variable: "SAMPAN_LINGER",
+        separator: None,
+        expected: "seconds, from 0 to 86400",
+        set: |config, words, origin, _| {
+            let seconds = number(one(words)?, 0, 86_400)?;
+            put(&mut config.linger, Duration::from_secs(seconds as u64), origin);
+            Ok(())
+        },
+        show: |config| (config.linger.value.as_secs().to_string(), &config.linger.origin),
+    },
+    Key {
         name: "pull",
         variable: "SAMPAN_PULL",
         separator: None,

@@ -6,7 +6,8 @@
 //! |---|---|---|
 //! | `store` | `SAMPAN_STORE` | directory of the user's images |
 //! | `site_stores` | `SAMPAN_SITE_STORES` | read-only stores, searched after it; `:` between them in the variable |
-//! | `scratch` | `SAMPAN_SCRATCH` | node-local directory for images that have to be unpacked |
+//! | `scratch` | `SAMPAN_SCRATCH` | node-local directory for images that have to be unpacked, and for the sockets of image servers |
+//! | `linger` | `SAMPAN_LINGER` | seconds that an image's server waits for another container; 0 ends it with the last |
 //! | `pull` | `SAMPAN_PULL` | `missing`, `always` or `never` |
 //! | `platform` | `SAMPAN_PLATFORM` | `os/architecture[/variant]` of images to pull |
 //! | `compression` | `SAMPAN_COMPRESSION` | `zstd[:LEVEL]`, `gzip[:LEVEL]`, `lz4`, `xz` or `none` |
@@ -191,8 +192,11 @@ pub struct Config {
     pub store: Setting<Option<PathBuf>>,
     /// Read-only stores, in the order of search.
     pub site_stores: Setting<Vec<PathBuf>>,
-    /// Node-local directory for images that have to be unpacked.
+    /// Node-local directory for images that have to be unpacked, and for the
+    /// sockets of image servers.
     pub scratch: Setting<PathBuf>,
+    /// How long an image's server waits for another container.
+    pub linger: Setting<Duration>,
     /// When an image is fetched.
     pub pull: Setting<PullPolicy>,
     /// The platform of images to pull.
@@ -285,6 +289,7 @@ impl Config {
             store: Setting::default(store),
             site_stores: Setting::default(Vec::new()),
             scratch: Setting::default(scratch),
+            linger: Setting::default(Duration::from_secs(15)),
             pull: Setting::default(PullPolicy::Missing),
             platform: Setting::default(Platform::host()),
             compression: Setting::default(image::ConvertOptions::default().compression),

@@ -89,7 +89,7 @@ fn paths_expand_variables_and_home() {
 fn every_value_reads_and_shows() {
     let place = Place::new(
         "pull = \"never\"\nplatform = \"linux/arm64\"\ncompression = \"gzip:9\"\n\
-         size_limit = \"2G\"\nstall_timeout = 7\nbinds = [\"/sw:/opt/sw:ro\"]\n\
+         size_limit = \"2G\"\nstall_timeout = 7\nlinger = 3\nbinds = [\"/sw:/opt/sw:ro\"]\n\
          no_mount = [\"tmp\", \"cwd\"]\n",
         "",
     );
@@ -100,6 +100,7 @@ fn every_value_reads_and_shows() {
         ("platform", "linux/arm64"),
         ("compression", "gzip:9"),
         ("size_limit", "2.0 GiB"),
+        ("linger", "3"),
         ("stall_timeout", "7"),
         ("binds", "/sw:/opt/sw:ro"),
         ("no_mount", "tmp,cwd"),

@@ -1,0 +1,46 @@
+//! Which containers may share a server: those of one image, user, node and,
+//! inside a job, of one job step.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::path::Path;
+
+use plan::IdMap;
+use runtime::Share;
+
+use crate::{Config, Result, unpack};
+
+/// What tells jobs, their steps and the daemons of one host apart, of Slurm,
+/// PBS, Flux, LSF and PALS.
+const JOB: [&str; 9] = [
+    "SLURM_CLUSTER_NAME",
+    "SLURM_JOB_ID",
+    "SLURM_STEP_ID",
+    "SLURMD_NODENAME",
+    "PBS_JOBID",
+    "FLUX_JOB_ID",
+    "LSB_JOBID",
+    "LSB_JOBINDEX",
+    "PALS_APID",
+];
+
+/// Where the container's equals are found.
+///
+/// # Errors
+/// When the scratch directory is not the user's own.
+pub(crate) fn share(config: &Config, path: &Path, offset: u64, ids: IdMap) -> Result<Share> {
+    let file = unpack::file_key(path, offset)?;
+    let dir = unpack::own_directory(&unpack::cache(&config.scratch.value))?;
+    let dir = unpack::own_directory(&dir.join("run"))?;
+    let mut hash = DefaultHasher::new();
+    // Another version may speak another language.
+    env!("CARGO_PKG_VERSION").hash(&mut hash);
+    rustix::system::uname().nodename().to_bytes().hash(&mut hash);
+    // A namespace can be joined from its parent only.
+    std::fs::read_link("/proc/self/ns/user").ok().hash(&mut hash);
+    for name in JOB {
+        std::env::var_os(name).hash(&mut hash);
+    }
+    let key = format!("{file}-{}-{}-{:016x}", ids.uid, ids.gid, hash.finish());
+    Ok(Share { dir, key, linger: config.linger.value })
+}

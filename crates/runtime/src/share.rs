@@ -1,0 +1,314 @@
+//! Containers of one image, user and node share a server and a user namespace.
+//!
+//! The first start makes both and listens at a socket in a directory of its
+//! user; later ones join: they get the user namespace and the image's mount
+//! as descriptors, enter the one, and clone the other into a mount namespace
+//! of their own. So the kernel's caches stay warm over thousands of short
+//! tasks, and the ranks of a node may read each other's memory.
+//!
+//! ```text
+//! first   lock, bind, listen ─ fork the server ─ make namespaces, mount ─→ server {mount, user ns}
+//! later   connect ── pidfd ─→ server        ←─ {mount, user ns} ── setns, clone the mount
+//! ```
+//!
+//! The server holds a pidfd of each container's first process. When all have
+//! ended it waits for `linger`, then lets go of mount and namespace. What
+//! still runs in a container keeps its own mounts, and the server serves on
+//! until the kernel has unmounted the last one.
+//!
+//! Nothing here is needed for a container to start: whatever fails leads to a
+//! server of its own. A kernel before 6.15 cannot clone a detached mount, so
+//! there each container has one.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::unlinkat;
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, openat, renameat, statat};
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
+    socket_with,
+};
+use rustix::process::{PidfdFlags, getpid, getuid, pidfd_open};
+
+use crate::{Keeper, pass};
+
+/// Where the containers that may share find each other.
+#[derive(Clone, Debug)]
+pub struct Share {
+    /// A directory of this user alone, on this node.
+    pub dir: PathBuf,
+    /// What they have in common: image, job, node, identity.
+    pub key: String,
+    /// How long the server waits for another one.
+    pub linger: Duration,
+}
+
+/// How a container comes by its image.
+pub(crate) enum Way {
+    /// A server is there.
+    Joined(Joined),
+    /// It makes a server that others may join.
+    First(Listener),
+    /// It makes a server of its own.
+    Alone,
+}
+
+/// What a server gives to those who join.
+pub(crate) struct Joined {
+    mount: OwnedFd,
+    pub(crate) user_namespace: OwnedFd,
+}
+
+impl Joined {
+    /// The image as a detached mount of one's own. The caller is in the user
+    /// namespace by now.
+    pub(crate) fn mount(&self) -> rustix::io::Result<OwnedFd> {
+        clone(&self.mount)
+    }
+}
+
+/// A detached copy of a detached mount.
+pub(crate) fn clone(mount: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(mount, "", flags)
+}
+
+/// How long a start waits for a server that does not answer, or for another
+/// start that is making one.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Connections that wait for the server's accept.
+const BACKLOG: i32 = 4096;
+
+/// Finds a server, or a place for one.
+pub(crate) fn find(share: &Share) -> Way {
+    match search(share) {
+        Ok(way) => way,
+        Err(error) => {
+            tracing::debug!("no shared image server: {error}");
+            Way::Alone
+        }
+    }
+}
+
+fn search(share: &Share) -> io::Result<Way> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = openat(CWD, &share.dir, flags, Mode::empty())?;
+    let place = Place { dir, name: format!("{}.sock", share.key) };
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if let Some(joined) = place.join()? {
+            return Ok(Way::Joined(joined));
+        }
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let lock = openat(&place.dir, place.lock(), flags, Mode::RUSR | Mode::WUSR)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {
+                // Somebody may have been faster.
+                if let Some(joined) = place.join()? {
+                    return Ok(Way::Joined(joined));
+                }
+                return place.listen(share.linger).map(Way::First);
+            }
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(1)),
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Err(io::ErrorKind::TimedOut.into())
+}
+
+/// A socket's name in its directory.
+struct Place {
+    dir: OwnedFd,
+    name: String,
+}
+
+impl Place {
+    /// By the descriptor, so that no length of the directory's path matters.
+    fn address(&self, name: &str) -> io::Result<SocketAddrUnix> {
+        Ok(SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", self.dir.as_raw_fd()))?)
+    }
+
+    /// The name of the lock under which a server is made.
+    fn lock(&self) -> String {
+        format!("{}.lock", self.name)
+    }
+
+    /// Joins the server that listens here; None when there is none.
+    fn join(&self) -> io::Result<Option<Joined>> {
+        let socket = socket()?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+        match connect(&socket, &self.address(&self.name)?) {
+            Ok(()) => {}
+            Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        }
+        if socket_peercred(&socket)?.uid != getuid() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let own = pidfd_open(getpid(), PidfdFlags::empty())?;
+        let answer = pass::send(&socket, &[own.as_fd()]).and_then(|()| pass::receive(&socket));
+        let mut fds = match answer {
+            Ok(fds) => fds.into_iter(),
+            // It ended meanwhile.
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::CONNRESET) => return Ok(None),
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::PIPE) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let both = fds.next().zip(fds.next());
+        Ok(both.map(|(mount, user_namespace)| Joined { mount, user_namespace }))
+    }
+
+    /// Listens here; whatever has the name is replaced.
+    fn listen(self, linger: Duration) -> io::Result<Listener> {
+        let socket = socket()?;
+        let temporary = format!(".{}.{}", self.name, getpid());
+        // What a dead process of the same number left.
+        let _ = unlinkat(&self.dir, &temporary, AtFlags::empty());
+        bind(&socket, &self.address(&temporary)?)?;
+        listen(&socket, BACKLOG)?;
+        let inode = statat(&self.dir, &temporary, AtFlags::SYMLINK_NOFOLLOW)?.st_ino;
+        renameat(&self.dir, &temporary, &self.dir, &self.name)?;
+        Ok(Listener { socket, place: self, inode, linger })
+    }
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    let kind = SocketType::SEQPACKET;
+    Ok(socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?)
+}
+
+/// The socket of a server.
+pub(crate) struct Listener {
+    socket: OwnedFd,
+    place: Place,
+    inode: u64,
+    linger: Duration,
+}
+
+impl Listener {
+    /// The descriptors that the server keeps.
+    pub(crate) fn fds(&self) -> [RawFd; 2] {
+        [self.socket.as_raw_fd(), self.place.dir.as_raw_fd()]
+    }
+
+    /// Takes the names away, unless another server has them by now. Two starts
+    /// that hold the lock and its successor make two servers, and no harm.
+    pub(crate) fn close(self) {
+        let (dir, name) = (&self.place.dir, &self.place.name);
+        let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+        if stat.is_ok_and(|stat| stat.st_ino == self.inode) {
+            for name in [name, &self.place.lock()] {
+                // Gone already is as good.
+                let _ = unlinkat(dir, name, AtFlags::empty());
+            }
+        }
+    }
+}
+
+/// A server that others may join.
+pub(crate) struct Host {
+    pub(crate) listener: Listener,
+    pub(crate) mount: OwnedFd,
+    pub(crate) user_namespace: OwnedFd,
+    /// pidfds of the containers' first processes.
+    pub(crate) members: Vec<OwnedFd>,
+}
+
+/// Why [`Host::run`] came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// Nobody has come for a while.
+    Lonely,
+    /// The connection to the kernel is dead.
+    Dead,
+}
+
+/// How often a keeper is called.
+pub(crate) const TICK: Duration = Duration::from_secs(60);
+
+impl Host {
+    /// Lets others join until nobody does any more. The keeper keeps while
+    /// there are containers.
+    pub(crate) fn run(&mut self, keeper: &mut dyn Keeper, end: BorrowedFd<'_>) -> Over {
+        let mut since: Option<Instant> = None;
+        let mut ticked = Instant::now();
+        loop {
+            let wait = match since {
+                Some(since) => self.listener.linger.saturating_sub(since.elapsed()),
+                None => TICK,
+            };
+            let (dead, joins) = self.wait(end, wait);
+            if dead {
+                return Over::Dead;
+            }
+            if joins && let Some(member) = self.admit() {
+                self.members.push(member);
+            }
+            match (self.members.is_empty(), since) {
+                (true, None) => {
+                    keeper.end();
+                    since = Some(Instant::now());
+                }
+                (true, Some(since)) if since.elapsed() >= self.listener.linger => {
+                    return Over::Lonely;
+                }
+                (false, Some(_)) => {
+                    keeper.begin();
+                    since = None;
+                }
+                _ => {}
+            }
+            if since.is_none() && ticked.elapsed() >= TICK {
+                keeper.tick();
+                ticked = Instant::now();
+            }
+        }
+    }
+
+    /// Waits for something to happen; whether the connection is dead, and
+    /// whether somebody wants to join. Members that have ended are dropped.
+    fn wait(&mut self, end: BorrowedFd<'_>, wait: Duration) -> (bool, bool) {
+        let timeout = Timespec::try_from(wait).ok();
+        let fixed = [end, self.listener.socket.as_fd()];
+        let all = fixed.into_iter().chain(self.members.iter().map(AsFd::as_fd));
+        let mut fds: Vec<PollFd<'_>> =
+            all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        if poll(&mut fds, timeout.as_ref()).is_err() {
+            return (false, false);
+        }
+        let happened: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        drop(fds);
+        let mut ended = happened[fixed.len()..].iter();
+        self.members.retain(|_| ended.next() != Some(&true));
+        (happened[0], happened[1])
+    }
+
+    /// Answers one who wants to join; its pidfd.
+    fn admit(&self) -> Option<OwnedFd> {
+        let client = accept_with(&self.listener.socket, SocketFlags::CLOEXEC).ok()?;
+        // A client that says nothing keeps the others waiting no longer.
+        set_socket_timeout(&client, Timeout::Recv, Some(Duration::from_secs(1))).ok()?;
+        if socket_peercred(&client).ok()?.uid != getuid() {
+            return None;
+        }
+        let member = pass::receive(&client).ok()?.into_iter().next()?;
+        pass::send(&client, &[self.mount.as_fd(), self.user_namespace.as_fd()]).ok()?;
+        Some(member)
+    }
+}
+
+/// Waits until the connection is dead, at most so long; whether it is.
+pub(crate) fn dead(end: BorrowedFd<'_>, wait: Duration) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(end, PollFlags::IN)];
+    let timeout = Timespec::try_from(wait).ok();
+    poll(&mut fds, timeout.as_ref()).is_ok_and(|count| count > 0)
+}

@@ -1,0 +1,120 @@
+//! Containers of one image on one node share a server and a user namespace.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use harness::Place;
+
+const NAMESPACE: &str = "readlink /proc/self/ns/user";
+
+/// The processes that serve the place's image.
+fn servers(place: &Place) -> usize {
+    let image = place.image_file();
+    let script = format!("pgrep -f -- '^[^ ]*sampan exec .*{image}' | wc -l");
+    place.shell(&script).ok().trim().parse().unwrap()
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn later_containers_join_the_first() {
+    let place = Place::new();
+    let image = place.image_file();
+    let script = format!(
+        "export SAMPAN_LINGER=30; $sampan exec {image} {NAMESPACE}; $sampan exec {image} {NAMESPACE}; \
+         $sampan run --isolate {image} {NAMESPACE}; $sampan exec --root {image} {NAMESPACE}; \
+         SLURM_JOB_ID=7 $sampan exec {image} {NAMESPACE}"
+    );
+    let out = place.shell(&script).ok();
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines.len(), 5, "{out}");
+    assert_eq!(lines[0], lines[1], "the second container did not join");
+    assert_eq!(lines[0], lines[2], "an isolated container did not join");
+    assert_ne!(lines[0], lines[3], "another identity joined");
+    assert_ne!(lines[0], lines[4], "another job joined");
+    assert_eq!(servers(&place), 3);
+    let _ = place.shell(&format!("pkill -KILL -f -- '{image}'; true"));
+}
+
+#[test]
+fn the_server_waits_and_then_goes() {
+    let place = Place::new();
+    let image = place.image_file();
+    let _ = place.shell(&format!("SAMPAN_LINGER=2 $sampan exec {image} true")).ok();
+    assert_eq!(servers(&place), 1);
+    wait_until("the server stays", || servers(&place) == 0);
+    assert_eq!(place.shell("ls $SAMPAN_SCRATCH/sampan-*/run").ok(), "");
+}
+
+#[test]
+fn what_a_container_leaves_running_is_served_on() {
+    let place = Place::new();
+    let image = place.image_file();
+    let script = format!(
+        "$sampan exec {image} sh -c '(sleep 3; cat /etc/marker >orphan 2>&1) >/dev/null 2>&1 &'; \
+         sleep 0.5; pgrep -c -f -- '^[^ ]*sampan exec .*{image}'; sleep 3.5; cat orphan"
+    );
+    assert_eq!(place.shell(&script).ok(), "1\nfrom the image\n");
+    wait_until("the server stays", || servers(&place) == 0);
+}
+
+#[test]
+fn two_hundred_starts_at_once() {
+    let place = Place::new();
+    let image = place.image_file();
+    let script = format!(
+        "export SAMPAN_LINGER=5; for i in $(seq 200); do $sampan exec {image} {NAMESPACE} & done; wait"
+    );
+    let out = place.shell(&script).ok();
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines.len(), 200, "{out}");
+    assert!(lines.iter().all(|line| *line == lines[0]), "not all share one namespace: {out}");
+    let _ = place.shell(&format!("pkill -KILL -f -- '{image}'; true"));
+}
+
+#[test]
+fn a_killed_server_is_replaced() {
+    let place = Place::new();
+    let image = place.image_file();
+    let run = |word: &str| {
+        place.shell(&format!("SAMPAN_LINGER=30 $sampan exec {image} echo {word}")).ok()
+    };
+    assert_eq!(run("one"), "one\n");
+    let _ = place.shell(&format!("pkill -KILL -f -- '^[^ ]*sampan exec .*{image}'")).ok();
+    wait_until("the server survives SIGKILL", || servers(&place) == 0);
+    assert_eq!(run("two"), "two\n");
+    let _ = place.shell(&format!("pkill -KILL -f -- '{image}'; true"));
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_passed_over() {
+    let place = Place::new();
+    let image = place.image_file();
+    let _ = place.shell(&format!("SAMPAN_LINGER=60 $sampan exec {image} true")).ok();
+    let _ = place.shell(&format!("pkill -STOP -f -- '^[^ ]*sampan exec .*{image}'")).ok();
+    assert_eq!(place.sampan(&["exec", &image, "echo", "alone"]).ok(), "alone\n");
+    let _ = place.shell(&format!("pkill -KILL -f -- '{image}'; true"));
+}
+
+#[test]
+fn ranks_of_a_node_may_look_into_each_other() {
+    let place = Place::new();
+    let image = place.image_file();
+    let mut first = place
+        .sampan_command(&["exec", "--env", "SECRET=shared", &image, "sleep", "30"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let look = format!("cat /proc/{}/environ", first.id());
+    wait_until("no look into the other's environment", || {
+        place.sampan(&["exec", &image, "sh", "-c", &look]).out.contains("SECRET=shared")
+    });
+    first.kill().unwrap();
+    first.wait().unwrap();
+}
