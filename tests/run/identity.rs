@@ -85,3 +85,27 @@ fn a_setuid_sampan_refuses() {
     assert_eq!(output.status.code(), Some(125));
     assert!(String::from_utf8_lossy(&output.stderr).contains("setuid"));
 }
+
+#[test]
+fn a_user_of_a_directory_service_has_its_name_and_home() {
+    let place = Place::new();
+    let image = place.image_dir();
+    // getent(1) is where every directory service is asked.
+    let home = place.path("home");
+    let line = format!("ann:x:54321:54321:Ann:{}:/bin/sh", home.display());
+    let script = format!(
+        "#!/bin/sh\ncase $1 in passwd) echo '{line}';; group) echo 'physics:x:54321:';; esac\n"
+    );
+    let getent = place.write("bin/getent", script);
+    std::fs::set_permissions(&getent, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = std::process::Command::new("setpriv");
+    command
+        .args(["--reuid=54321", "--regid=54321", "--clear-groups", "--"])
+        .arg(harness::required("SAMPAN_BIN"))
+        .args(["exec", &image, "sh", "-c", "id -un; id -gn; grep ^ann: /etc/passwd"])
+        .env_clear()
+        .env("PATH", format!("{}:/usr/bin:/bin", place.path("bin").display()))
+        .current_dir("/");
+    let out = harness::run(&mut command).ok();
+    assert_eq!(out, format!("ann\nphysics\n{line}\n"));
+}

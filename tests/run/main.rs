@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 mod environment;
+mod fallback;
 mod identity;
 mod isolation;
 mod mounts;
