@@ -12,7 +12,7 @@ use crate::args::{
     LogoutArgs, PruneArgs, PullArgs, RemoveArgs,
 };
 use crate::error::CliError;
-use crate::{bars, listing, manual, output, prompt, run, text};
+use crate::{bars, listing, manual, output, prompt, run, sif_file, text};
 
 /// Does it; the exit code.
 pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
@@ -33,6 +33,8 @@ pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
         Command::Run(args) => return run::run(&engine, &globals, &args),
         Command::Exec(args) => return run::exec(&engine, &globals, &args),
         Command::Shell(args) => return run::shell(&engine, &globals, &args),
+        Command::Test(args) => return run::test(&engine, &globals, &args),
+        Command::Sif(args) => sif_file::run(args.command)?,
         Command::Doctor(args) => return doctor(&engine, &args),
         Command::Pull(args) => pull(&engine, &globals, &args)?,
         Command::Images(args) => images(&engine, &globals, &args)?,

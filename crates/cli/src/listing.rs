@@ -10,7 +10,7 @@ use types::ByteSize;
 use crate::text::age;
 
 /// A table without lines, as pipes and people like it.
-fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header.to_vec());
     table.add_rows(rows);

@@ -98,6 +98,8 @@ pub fn request(
         home: home(args)?,
         hostname: args.hostname.as_deref().map(hostname).transpose()?,
         skip,
+        scripts: resolved.scripts,
+        app: args.app.clone(),
         ..base
     })
 }

@@ -22,6 +22,7 @@ mod privilege;
 mod prompt;
 mod report;
 mod run;
+mod sif_file;
 mod text;
 mod trace;
 

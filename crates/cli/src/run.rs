@@ -4,7 +4,7 @@ use engine::Engine;
 use plan::{Command, render_text};
 use types::ImageRef;
 
-use crate::args::{ContainerArgs, DryRun, ExecArgs, Globals, RunArgs, ShellArgs};
+use crate::args::{ContainerArgs, DryRun, ExecArgs, Globals, RunArgs, ShellArgs, TestArgs};
 use crate::error::CliError;
 use crate::{bars, lower, output, report};
 
@@ -20,6 +20,12 @@ pub fn run(engine: &Engine, globals: &Globals, args: &RunArgs) -> Result<i32, Cl
 pub fn exec(engine: &Engine, globals: &Globals, args: &ExecArgs) -> Result<i32, CliError> {
     let (image, words) = lower::split_words(&args.words)?;
     start(engine, globals, &args.container, image, Command::Exec { args: words })
+}
+
+/// Becomes the image's test.
+pub fn test(engine: &Engine, globals: &Globals, args: &TestArgs) -> Result<i32, CliError> {
+    let (image, words) = lower::split_words(&args.words)?;
+    start(engine, globals, &args.container, image, Command::Test { args: words })
 }
 
 /// Becomes a shell.

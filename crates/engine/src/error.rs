@@ -174,6 +174,19 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A SIF file that cannot be read.
+    #[error(transparent)]
+    SifFile(#[from] sif::Error),
+    /// A SIF file that cannot be run.
+    #[error("{path:?} cannot be run: {reason}")]
+    Sif {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: &'static str,
+        /// What to do.
+        hint: &'static str,
+    },
     /// A path that is neither a directory nor a file.
     #[error("{path:?} is no image: neither a directory nor a regular file")]
     NotAnImage {
@@ -297,7 +310,8 @@ impl Error {
             Self::OpenImage { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 exit::NOT_FOUND
             }
-            Self::Document { .. }
+            Self::SifFile(sif::Error::Corrupt { .. } | sif::Error::NotSif(_))
+            | Self::Document { .. }
             | Self::NestedIndex { .. }
             | Self::ImageConfig { .. }
             | Self::LargeConfig { .. }
@@ -337,6 +351,7 @@ impl Error {
             Self::Registries(error) => error.hint(),
             Self::Plan(error) => error.hint().map(str::to_owned),
             Self::Runtime(error) => error.hint().map(str::to_owned),
+            Self::Sif { hint, .. } => Some((*hint).to_owned()),
             Self::NoStore => Some("set SAMPAN_STORE to a directory of yours".to_owned()),
             Self::NotPulled { name, .. } => Some(format!("fetch it first: sampan pull {name}")),
             Self::UnknownImage { .. } | Self::Store(store::Error::NoReference { .. }) => {

@@ -25,6 +25,7 @@ mod progress;
 mod pull;
 mod resolve;
 mod share;
+mod sif_image;
 mod transport;
 mod unpack;
 

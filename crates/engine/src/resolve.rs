@@ -7,7 +7,7 @@ use registry::{Environment, RegistriesConf};
 use store::{ImageId, Store, StoredImage, canonical_reference};
 use types::{ImageConfig, ImageRef, RegistryRef};
 
-use crate::{Config, Engine, Error, PullPolicy, Result, SharedProgress, transport};
+use crate::{Config, Engine, Error, PullPolicy, Result, SharedProgress, sif_image, transport};
 
 /// An image that can be run.
 #[derive(Clone, Debug)]
@@ -20,12 +20,20 @@ pub struct Resolved {
     pub config: ImageConfig,
     /// The stored image; None for a directory or file of the person's own.
     pub stored: Option<StoredImage>,
+    /// Whether it may be of Apptainer's form, with scripts of its own.
+    pub scripts: bool,
 }
 
 impl Resolved {
     pub(crate) fn of_stored(name: String, stored: StoredImage) -> Self {
         let root = RootSource::Squashfs { path: stored.path.clone(), offset: 0 };
-        Self { name, root, config: stored.record.config.clone(), stored: Some(stored) }
+        Self {
+            name,
+            root,
+            config: stored.record.config.clone(),
+            stored: Some(stored),
+            scripts: false,
+        }
     }
 }
 
@@ -79,14 +87,20 @@ fn local(name: String, path: &Path) -> Result<Resolved> {
     let failed = |source| Error::OpenImage { path: path.to_owned(), source };
     let meta = std::fs::metadata(path).map_err(failed)?;
     let absolute: PathBuf = std::path::absolute(path).map_err(failed)?;
+    let mut config = ImageConfig::default();
+    let mut scripts = true;
     let root = if meta.is_dir() {
         RootSource::Directory { path: absolute }
+    } else if meta.is_file() && sif_image::is_sif(path).map_err(failed)? {
+        let found = sif_image::find(path)?;
+        (config, scripts) = (found.config, found.scripts);
+        RootSource::Squashfs { path: absolute, offset: found.offset }
     } else if meta.is_file() {
         RootSource::Squashfs { path: absolute, offset: 0 }
     } else {
         return Err(Error::NotAnImage { path: path.to_owned() });
     };
-    Ok(Resolved { name, root, config: ImageConfig::default(), stored: None })
+    Ok(Resolved { name, root, config, stored: None, scripts })
 }
 
 /// The references under which the store may have an image. A name without a

@@ -7,6 +7,7 @@ use crate::env::{EnvFacts, environment};
 use crate::files::Accounts;
 use crate::mounts::{Home, defaults, dev_ops, home, proc_ops, protect_ops, sys_ops};
 use crate::process::{argv, find_shell, image_workdir, process};
+use crate::scripts::Scripts;
 use crate::{
     Command, Contribution, Entry, EntryKind, HostFacts, IdMap, Identity, ImageMount, MountFlags,
     MountSource, MountSpec, Namespaces, Op, Plan, PlanError, PlanOp, Rank, RootSource, RootTree,
@@ -30,7 +31,12 @@ pub fn build(
     let home = home(request, host, own_home.as_deref());
     let shell = find_shell(tree)?;
     let shell_path = shell.clone().unwrap_or_else(|| PathBuf::from("/bin/sh"));
-    let argv = argv(request, shell.as_deref())?;
+    let scripts = Scripts::find(request, tree)?;
+    let plain = || argv(request, shell.as_deref());
+    let argv = match &scripts {
+        Some(scripts) => scripts.argv(request, plain)?,
+        None => plain()?,
+    };
 
     let mut all = defaults(request, host, &home);
     all.extend(contributions);
@@ -48,8 +54,9 @@ pub fn build(
     layout.ops.extend(namespace_ops(request));
     layout.ops.extend(protect_ops(request));
 
-    let env =
-        environment(request, host, &merged, &EnvFacts { home: &home.path, shell: &shell_path })?;
+    let image = scripts.map(|scripts| scripts.variables(request)).unwrap_or_default();
+    let facts = EnvFacts { home: &home.path, shell: &shell_path, image: &image };
+    let env = environment(request, host, &merged, &facts)?;
     let process = process(request, host, argv, &home.path);
     let rootfs = rootfs(request, host, layout.skeleton.into_values().collect())?;
     Ok(Plan {

@@ -38,6 +38,8 @@ const ALWAYS_FROM_HOST: [&str; 9] = [
 pub(crate) struct EnvFacts<'a> {
     pub(crate) home: &'a Path,
     pub(crate) shell: &'a Path,
+    /// What the image's scripts are told.
+    pub(crate) image: &'a [(&'static str, String)],
 }
 
 type Vars = BTreeMap<OsString, (OsString, String)>;
@@ -75,6 +77,9 @@ pub(crate) fn environment(
     set(&mut vars, "SHELL".as_ref(), facts.shell.as_os_str(), "the image's shell");
     let name = request.image_name.as_str();
     set(&mut vars, "SAMPAN_IMAGE".as_ref(), name.as_ref(), "names the container's image");
+    for (name, value) in facts.image {
+        set(&mut vars, name.as_ref(), value.as_ref(), "for the image's scripts");
+    }
     for (name, (value, _, reason)) in &merged.env {
         check_name(name)?;
         match value {

@@ -10,6 +10,12 @@ pub enum PlanError {
     /// Nothing to run.
     #[error("the image names no command and none was given")]
     NoCommand,
+    /// The image has no such app.
+    #[error("the image has no app {0:?}")]
+    NoApp(String),
+    /// The image has no test script.
+    #[error("the image has no test script")]
+    NoTest,
     /// The image has no shell.
     #[error("the image has neither /bin/bash nor /bin/sh")]
     NoShell,
@@ -70,6 +76,7 @@ impl PlanError {
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::NoCommand => "give one after the image: sampan run IMAGE COMMAND",
+            Self::NoTest => "only images made from a definition file with %test have one",
             Self::NoShell => "start a program that the image has: sampan exec IMAGE COMMAND",
             Self::UnknownUser(_) | Self::UnknownGroup(_) => "numbers always work: --user 1000:1000",
             Self::WritableFile => "use --overlay DIR or --writable-tmpfs to keep changes beside it",

@@ -25,6 +25,7 @@ mod mounts;
 mod process;
 mod render;
 mod request;
+mod scripts;
 mod tree;
 
 pub use build::build;
@@ -37,6 +38,7 @@ pub use request::{
     Command, HomeChoice, Identity, Isolation, MountFlags, MountRequest, MountSource, RootSource,
     RunRequest, Skip, UserSpec, UserSpecError, Writable,
 };
+pub use scripts::SCRIPTS;
 pub use tree::{Entry, EntryKind, RootTree, TreeError, resolve};
 
 use std::ffi::OsString;

@@ -20,6 +20,7 @@ pub(crate) fn argv(request: &RunRequest, shell: Option<&Path>) -> Result<Vec<OsS
     let config = &request.config;
     let argv = match &request.command {
         Command::Exec { args } => args.clone(),
+        Command::Test { .. } => return Err(PlanError::NoTest),
         Command::Shell { shell: chosen, args } => {
             let shell = match (chosen, shell) {
                 (Some(chosen), _) => chosen.clone(),

@@ -41,6 +41,11 @@ pub enum Command {
         /// At least one word.
         args: Vec<OsString>,
     },
+    /// The test script of an image that Apptainer made.
+    Test {
+        /// Words for the script.
+        args: Vec<OsString>,
+    },
     /// An interactive shell.
     Shell {
         /// The shell; None finds bash, else sh.
@@ -257,6 +262,10 @@ pub struct RunRequest {
     pub hostname: Option<String>,
     /// Default mounts to leave out.
     pub skip: Skip,
+    /// Whether the scripts that Apptainer puts into an image are honoured.
+    pub scripts: bool,
+    /// The app of such an image.
+    pub app: Option<String>,
 }
 
 impl RunRequest {
@@ -278,6 +287,8 @@ impl RunRequest {
             home: HomeChoice::Host,
             hostname: None,
             skip: Skip::default(),
+            scripts: false,
+            app: None,
         }
     }
 }

@@ -42,6 +42,21 @@ pub struct ExecArgs {
     pub words: Vec<OsString>,
 }
 
+/// `test`.
+#[derive(Args, Debug)]
+#[command(override_usage = "sampan test [OPTIONS] IMAGE [ARG]...")]
+#[command(after_long_help = "Runs the test script of an image that was made from a definition \
+    file, as Apptainer's test does. Example:
+  sampan test solver.sif")]
+pub struct TestArgs {
+    /// Everything else.
+    #[command(flatten)]
+    pub container: ContainerArgs,
+    /// The image, then arguments for the script
+    #[arg(required = true, num_args = 1.., trailing_var_arg = true, value_names = ["IMAGE"])]
+    pub words: Vec<OsString>,
+}
+
 /// `shell`.
 #[derive(Args, Debug)]
 #[command(override_usage = "sampan shell [OPTIONS] IMAGE [ARG]...")]
@@ -189,6 +204,10 @@ pub struct ContainerArgs {
         help_heading = "Process"
     )]
     pub workdir: Option<PathBuf>,
+
+    /// Of an image made by Apptainer: the app whose process and variables are meant
+    #[arg(long, value_name = "NAME", help_heading = "Process")]
+    pub app: Option<String>,
 
     /// When to fetch the image
     #[arg(long, value_name = "POLICY", value_parser = PossibleValuesParser::new(["missing", "always", "never"]), help_heading = "Image")]

@@ -3,6 +3,7 @@
 
 mod container;
 mod images;
+mod sif;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,11 +13,12 @@ use clap::builder::styling::{AnsiColor, Effects};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use engine::{Override, exit};
 
-pub use container::{ContainerArgs, DryRun, ExecArgs, Net, RunArgs, ShellArgs};
+pub use container::{ContainerArgs, DryRun, ExecArgs, Net, RunArgs, ShellArgs, TestArgs};
 pub use images::{
     ConfigArgs, ConfigCommand, DoctorArgs, ImagesArgs, InspectArgs, LoginArgs, LogoutArgs,
     PruneArgs, PullArgs, RemoveArgs,
 };
+pub use sif::{SifAddArgs, SifArgs, SifCommand, SifFs, SifPart, SifType};
 
 /// Run, fetch and keep HPC containers as an ordinary user.
 ///
@@ -61,6 +63,10 @@ pub enum Command {
     Exec(ExecArgs),
     /// Open a shell in an image
     Shell(ShellArgs),
+    /// Run the test script of an image that Apptainer made
+    Test(TestArgs),
+    /// Show, extract and change what a SIF file holds
+    Sif(SifArgs),
     /// List the images in the store
     #[command(visible_alias = "ls")]
     Images(ImagesArgs),
@@ -106,7 +112,7 @@ pub enum Command {
 impl Command {
     /// Whether it runs a container, so that Docker's exit codes count.
     pub fn runs_container(&self) -> bool {
-        matches!(self, Self::Run(_) | Self::Exec(_) | Self::Shell(_))
+        matches!(self, Self::Run(_) | Self::Exec(_) | Self::Shell(_) | Self::Test(_))
     }
 
     /// The configuration values that its flags set.
@@ -125,7 +131,8 @@ impl Command {
             }
             Self::Run(RunArgs { container, .. })
             | Self::Exec(ExecArgs { container, .. })
-            | Self::Shell(ShellArgs { container, .. }) => {
+            | Self::Shell(ShellArgs { container, .. })
+            | Self::Test(TestArgs { container, .. }) => {
                 add("platform", "--platform", &container.platform);
                 add("pull", "--pull", &container.pull);
                 let no_mount = &container.no_mount;
