@@ -2,14 +2,14 @@
 
 use std::io::{IsTerminal, stdout};
 
-use engine::{Config, Engine, Status, exit};
+use engine::{Config, Destination, Engine, ExportOptions, Status, exit};
 use serde::Serialize;
 use store::{PruneOptions, unix_now};
 use types::{ImageRef, Platform};
 
 use crate::args::{
-    Cli, Command, ConfigCommand, DoctorArgs, Globals, ImagesArgs, InspectArgs, LoginArgs,
-    LogoutArgs, PruneArgs, PullArgs, RemoveArgs,
+    Cli, Command, ConfigCommand, ConvertArgs, DoctorArgs, Globals, ImagesArgs, InspectArgs,
+    LoginArgs, LogoutArgs, PruneArgs, PullArgs, RemoveArgs,
 };
 use crate::error::CliError;
 use crate::{bars, listing, manual, output, prompt, run, sif_file, text};
@@ -34,6 +34,7 @@ pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
         Command::Exec(args) => return run::exec(&engine, &globals, &args),
         Command::Shell(args) => return run::shell(&engine, &globals, &args),
         Command::Test(args) => return run::test(&engine, &globals, &args),
+        Command::Convert(args) => convert(&engine, &globals, &args)?,
         Command::Sif(args) => sif_file::run(args.command)?,
         Command::Doctor(args) => return doctor(&engine, &args),
         Command::Pull(args) => pull(&engine, &globals, &args)?,
@@ -96,6 +97,17 @@ fn pull(engine: &Engine, globals: &Globals, args: &PullArgs) -> Result<(), CliEr
         }
     }
     if args.json { output::json(&lines) } else { Ok(()) }
+}
+
+fn convert(engine: &Engine, globals: &Globals, args: &ConvertArgs) -> Result<(), CliError> {
+    let image: ImageRef = args.image.parse().map_err(engine::Error::from)?;
+    let to = Destination::parse(&args.destination)?;
+    let progress = bars::progress(globals);
+    let resolved = engine.resolve(&image, &progress)?;
+    drop(progress);
+    let options = ExportOptions { force: args.force, deterministic: args.deterministic };
+    engine.export(&resolved, &to, options)?;
+    say(globals, &format!("{}\n", to.path().display()))
 }
 
 fn images(engine: &Engine, globals: &Globals, args: &ImagesArgs) -> Result<(), CliError> {

@@ -168,6 +168,7 @@ fn add(args: SifAddArgs) -> Result<(), CliError> {
         group: args.group,
         link: args.link,
         partition: (kind == Kind::Partition).then_some(Partition { fs, part, arch }),
+        digest: None,
     };
     let mut data: Box<dyn Read> = if args.data == Path::new("-") {
         Box::new(io::stdin().lock())

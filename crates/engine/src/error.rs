@@ -187,6 +187,40 @@ pub enum Error {
         /// What to do.
         hint: &'static str,
     },
+    /// A destination whose form is not told.
+    #[error("{text:?} does not say what to write")]
+    Destination {
+        /// What was typed.
+        text: String,
+    },
+    /// Something is there already.
+    #[error("{path:?} is there already")]
+    Exists {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A directory that is to become a directory.
+    #[error("{path:?} is a directory already")]
+    NothingToConvert {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file that cannot be written.
+    #[error("cannot write {path:?}")]
+    Export {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// An image that cannot be copied.
+    #[error("cannot write the image to {path:?}")]
+    Copy {
+        /// The new file.
+        path: PathBuf,
+        /// Why.
+        source: image::CopyError,
+    },
     /// A path that is neither a directory nor a file.
     #[error("{path:?} is no image: neither a directory nor a regular file")]
     NotAnImage {
@@ -351,6 +385,13 @@ impl Error {
             Self::Registries(error) => error.hint(),
             Self::Plan(error) => error.hint().map(str::to_owned),
             Self::Runtime(error) => error.hint().map(str::to_owned),
+            Self::Destination { .. } => Some(
+                "end it in .sif, .sqfs or /, or put sif:, squashfs: or dir: before it".to_owned(),
+            ),
+            Self::Exists { .. } => Some("remove it, or replace a file with --force".to_owned()),
+            Self::NothingToConvert { .. } => {
+                Some("copy it with cp -a, or convert it to a .sif or .sqfs file".to_owned())
+            }
             Self::Sif { hint, .. } => Some((*hint).to_owned()),
             Self::NoStore => Some("set SAMPAN_STORE to a directory of yours".to_owned()),
             Self::NotPulled { name, .. } => Some(format!("fetch it first: sampan pull {name}")),

@@ -19,6 +19,7 @@ pub mod config;
 mod container;
 mod doctor;
 mod error;
+mod export;
 mod inspect;
 mod layers;
 mod progress;
@@ -40,6 +41,7 @@ pub use config::{Config, ConfigError, Origin, Override, PullPolicy, Setting, Sho
 pub use container::{Container, mount_source};
 pub use doctor::{Check, Status};
 pub use error::{Error, Result, exit};
+pub use export::{Destination, ExportOptions};
 pub use inspect::Inspected;
 pub use progress::{Event, LayerInfo, Progress, SharedProgress, Silent};
 pub use pull::Pulled;

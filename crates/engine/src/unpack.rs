@@ -50,8 +50,6 @@ pub(crate) fn unpacked(
         let path = path.to_owned();
         move |source| Error::Unpack { path, source }
     };
-    let file =
-        File::open(path).map_err(|source| Error::OpenImage { path: path.to_owned(), source })?;
     let key = match key {
         Some(key) => key,
         None => file_key(path, offset)?,
@@ -61,15 +59,15 @@ pub(crate) fn unpacked(
     if done.is_dir() {
         return Ok(done);
     }
-    let unread = |source| Error::UnpackRead { path: path.to_owned(), source };
-    let image = Image::open(file, offset, ReaderOptions::default()).map_err(unread)?;
+    let image = open(path, offset)?;
     let temporary = cache.join(format!(".{}.new", std::process::id()));
     remove(&temporary).map_err(cannot(&temporary))?;
     std::fs::create_dir(&temporary).map_err(cannot(&temporary))?;
-    let made = unpack(&image, &temporary).and_then(|()| match std::fs::rename(&temporary, &done) {
-        Err(_) if done.is_dir() => Ok(()),
-        other => other.map_err(cannot(&done)),
-    });
+    let made =
+        unpack(&image, &temporary, false).and_then(|()| match std::fs::rename(&temporary, &done) {
+            Err(_) if done.is_dir() => Ok(()),
+            other => other.map_err(cannot(&done)),
+        });
     // Gone after the rename; else this is what is left of a failure.
     let removed = remove(&temporary).map_err(cannot(&temporary));
     made?;
@@ -121,17 +119,59 @@ fn remove(path: &Path) -> io::Result<()> {
     std::fs::remove_dir(path)
 }
 
-fn unpack(image: &Image, to: &Path) -> Result<()> {
+/// Opens an image to read it as a tree.
+pub(crate) fn open(path: &Path, offset: u64) -> Result<Image> {
+    let file =
+        File::open(path).map_err(|source| Error::OpenImage { path: path.to_owned(), source })?;
+    let unread = |source| Error::UnpackRead { path: path.to_owned(), source };
+    Image::open(file, offset, ReaderOptions::default()).map_err(unread)
+}
+
+/// Unpacks an image into a new directory. Owners and modes that a person
+/// cannot give are noted as extended attributes, as other tools do.
+pub(crate) fn with_owners(path: &Path, offset: u64, to: &Path) -> Result<()> {
+    let cannot = |source| Error::Unpack { path: to.to_owned(), source };
+    let image = open(path, offset)?;
+    let name = to.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = to.with_file_name(format!(".{name}.{}.new", std::process::id()));
+    std::fs::create_dir(&temporary).map_err(cannot)?;
+    let made = unpack(&image, &temporary, true)
+        .and_then(|()| std::fs::rename(&temporary, to).map_err(cannot));
+    if made.is_err() {
+        // The first failure is the one that is told.
+        let _ = remove(&temporary);
+    }
+    made
+}
+
+/// Notes owner and mode of a file or directory; a file system without user
+/// attributes has no place for them.
+fn note_owner(fd: impl AsFd, inode: &Inode) {
+    let value = format!("{}:{}:0{:o}", inode.uid, inode.gid, inode.mode);
+    let flags = rustix::fs::XattrFlags::empty();
+    if let Err(error) = rustix::fs::fsetxattr(fd, image::OVERRIDE, value.as_bytes(), flags) {
+        tracing::debug!("the owner of inode {} is lost: {error}", inode.number);
+    }
+}
+
+fn unpack(image: &Image, to: &Path, owners: bool) -> Result<()> {
     let cannot =
         |source: rustix::io::Errno| Error::Unpack { path: to.to_owned(), source: source.into() };
     let unread = |source| Error::UnpackRead { path: "/".into(), source };
     let root = image.inode(image.root()).map_err(unread)?;
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let dir = openat(CWD, to, flags, Mode::empty()).map_err(cannot)?;
-    directory(image, &root, &dir, Path::new("/"), 0)
+    directory(image, &root, &dir, Path::new("/"), 0, owners)
 }
 
-fn directory(image: &Image, inode: &Inode, dir: &OwnedFd, path: &Path, depth: usize) -> Result<()> {
+fn directory(
+    image: &Image,
+    inode: &Inode,
+    dir: &OwnedFd,
+    path: &Path,
+    depth: usize,
+    owners: bool,
+) -> Result<()> {
     let unread = |source| Error::UnpackRead { path: path.to_owned(), source };
     let cannot = |path: &Path| {
         let path = path.to_owned();
@@ -150,9 +190,9 @@ fn directory(image: &Image, inode: &Inode, dir: &OwnedFd, path: &Path, depth: us
                 mkdirat(dir, name, Mode::RWXU).map_err(cannot(&below))?;
                 let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let next = openat(dir, name, flags, Mode::empty()).map_err(cannot(&below))?;
-                directory(image, &child, &next, &below, depth + 1)?;
+                directory(image, &child, &next, &below, depth + 1, owners)?;
             }
-            InodeKind::File { .. } => regular(image, &child, dir, &below)?,
+            InodeKind::File { .. } => regular(image, &child, dir, &below, owners)?,
             InodeKind::Symlink { .. } => {
                 let target = image.read_link(&child).map_err(unread)?;
                 symlinkat(OsStr::from_bytes(&target), dir, name).map_err(cannot(&below))?;
@@ -165,11 +205,14 @@ fn directory(image: &Image, inode: &Inode, dir: &OwnedFd, path: &Path, depth: us
             _ => {}
         }
     }
+    if owners {
+        note_owner(dir, inode);
+    }
     let mode = Mode::from_raw_mode(u32::from(inode.mode) & 0o1777);
     fchmod(dir.as_fd(), mode).map_err(cannot(path))
 }
 
-fn regular(image: &Image, inode: &Inode, dir: &OwnedFd, path: &Path) -> Result<()> {
+fn regular(image: &Image, inode: &Inode, dir: &OwnedFd, path: &Path, owners: bool) -> Result<()> {
     let unread = |source| Error::UnpackRead { path: path.to_owned(), source };
     let cannot = |source| Error::Unpack { path: path.to_owned(), source };
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -185,6 +228,9 @@ fn regular(image: &Image, inode: &Inode, dir: &OwnedFd, path: &Path) -> Result<(
         }
         file.write_all(&buffer[..count]).map_err(cannot)?;
         offset += count as u64;
+    }
+    if owners {
+        note_owner(&file, inode);
     }
     let mode = Mode::from_raw_mode(u32::from(inode.mode) & 0o777);
     fchmod(file.as_fd(), mode).map_err(|e| cannot(e.into()))

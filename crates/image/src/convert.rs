@@ -355,7 +355,7 @@ impl State {
 
 /// Files that every start of a dynamic program reads: the dynamic linker and
 /// the C library, of glibc and of musl. They are kept uncompressed.
-fn at_every_start(name: &[u8]) -> bool {
+pub(crate) fn at_every_start(name: &[u8]) -> bool {
     let starts = |prefixes: &[&[u8]]| prefixes.iter().any(|prefix| name.starts_with(prefix));
     name == b"libc.so.6" || starts(&[b"ld-linux", b"ld64.so.", b"ld-musl-", b"ld-2.", b"libc-2."])
 }

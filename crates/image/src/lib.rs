@@ -1,4 +1,4 @@
-//! OCI layers to one squashfs file.
+//! OCI layers, images and directories to one squashfs file.
 //!
 //! Layers stream from their source through inflation and digest check into the
 //! squashfs writer: no unpacked tree is ever on disk. The top layer comes
@@ -9,6 +9,7 @@
 
 mod archive;
 mod convert;
+mod copy;
 mod error;
 mod merge;
 mod sparse;
@@ -16,5 +17,6 @@ mod stream;
 
 pub use archive::{ArchiveError, LocalImage, layers};
 pub use convert::{Conversion, ConvertOptions, convert};
+pub use copy::{CopyError, Extra, OVERRIDE, TreeSource, copy};
 pub use error::ConvertError;
 pub use stream::{Layer, LayerSource};

@@ -28,6 +28,8 @@ pub struct NewObject {
     pub link: u32,
     /// For a partition, what it is.
     pub partition: Option<Partition>,
+    /// For an OCI blob or root index, its digest.
+    pub digest: Option<String>,
 }
 
 /// How a new file is marked.
@@ -107,7 +109,10 @@ impl Sif {
             uid: 0,
             gid: 0,
             name: new.name,
-            extra: new.partition.map(Partition::encode).unwrap_or_default(),
+            extra: match (new.partition, new.digest) {
+                (Some(partition), _) => partition.encode(),
+                (None, digest) => digest.unwrap_or_default().into_bytes(),
+            },
             slot,
         };
         if let Some(Partition { part: PartKind::Primary, arch, .. }) = new.partition {

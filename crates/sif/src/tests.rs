@@ -16,12 +16,13 @@ fn partition(part: PartKind) -> NewObject {
         group: 1,
         link: 0,
         partition: Some(Partition { fs: FsKind::Squashfs, part, arch: Arch::from_name("arm64") }),
+        digest: None,
     }
 }
 
 fn labels() -> NewObject {
     let name = "labels".to_owned();
-    NewObject { kind: Kind::Labels, name, group: 1, link: 0, partition: None }
+    NewObject { kind: Kind::Labels, name, group: 1, link: 0, partition: None, digest: None }
 }
 
 #[test]

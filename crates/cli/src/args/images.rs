@@ -68,6 +68,36 @@ pub struct RemoveArgs {
     pub json: bool,
 }
 
+/// `convert`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "The destination's ending tells its form: .sif, .sqfs (or .sqsh, \
+    .squashfs), or a slash for a directory; or write sif:, squashfs: or dir: before it. Owners \
+    that you cannot give to files of a directory are noted in the attribute \
+    user.containers.override_stat, and read from there again. Examples:
+  sampan convert docker://debian:12 debian.sif
+  sampan convert --compression gzip ./rootfs image.sqfs
+  sampan convert image.sif rootfs/")]
+pub struct ConvertArgs {
+    /// Replace a file that is there
+    #[arg(short, long)]
+    pub force: bool,
+    /// No time and no random identity in a SIF file; SOURCE_DATE_EPOCH sets the time
+    #[arg(long)]
+    pub deterministic: bool,
+    /// How to compress: zstd[:LEVEL], gzip[:LEVEL], lz4, xz or none
+    #[arg(long, value_name = "METHOD")]
+    pub compression: Option<String>,
+    /// Platform of the image, os/architecture[/variant]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// The image
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// What to write
+    #[arg(value_name = "DESTINATION")]
+    pub destination: String,
+}
+
 /// `prune`.
 #[derive(Args, Debug)]
 #[command(after_long_help = "Without --all, what goes is what crashes left behind, and images \

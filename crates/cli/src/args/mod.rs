@@ -15,8 +15,8 @@ use engine::{Override, exit};
 
 pub use container::{ContainerArgs, DryRun, ExecArgs, Net, RunArgs, ShellArgs, TestArgs};
 pub use images::{
-    ConfigArgs, ConfigCommand, DoctorArgs, ImagesArgs, InspectArgs, LoginArgs, LogoutArgs,
-    PruneArgs, PullArgs, RemoveArgs,
+    ConfigArgs, ConfigCommand, ConvertArgs, DoctorArgs, ImagesArgs, InspectArgs, LoginArgs,
+    LogoutArgs, PruneArgs, PullArgs, RemoveArgs,
 };
 pub use sif::{SifAddArgs, SifArgs, SifCommand, SifFs, SifPart, SifType};
 
@@ -65,6 +65,8 @@ pub enum Command {
     Shell(ShellArgs),
     /// Run the test script of an image that Apptainer made
     Test(TestArgs),
+    /// Write an image as a SIF file, a squashfs file or a directory
+    Convert(ConvertArgs),
     /// Show, extract and change what a SIF file holds
     Sif(SifArgs),
     /// List the images in the store
@@ -125,6 +127,10 @@ impl Command {
         };
         add("store", "--store", &globals.store);
         match self {
+            Self::Convert(args) => {
+                add("platform", "--platform", &args.platform);
+                add("compression", "--compression", &args.compression);
+            }
             Self::Pull(args) => {
                 add("platform", "--platform", &args.platform);
                 add("compression", "--compression", &args.compression);

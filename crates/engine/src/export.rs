@@ -1,0 +1,307 @@
+//! An image as a file or directory of the person's own.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use image::{Extra, TreeSource};
+use plan::{RootSource, RootTree, SCRIPTS};
+use runtime::{DirectoryTree, ImageTree};
+use sif::{Arch, CreateOptions, FsKind, Kind, NewObject, PartKind, Partition};
+use types::{ImageConfig, Platform};
+
+use crate::{Engine, Error, Resolved, Result, unpack};
+
+/// What an image is written as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// A squashfs file.
+    Squashfs(PathBuf),
+    /// A SIF file.
+    Sif(PathBuf),
+    /// A directory.
+    Directory(PathBuf),
+}
+
+impl Destination {
+    /// From what a person typed: `sif:PATH`, `squashfs:PATH`, `dir:PATH`, or a
+    /// path whose ending or slash tells.
+    ///
+    /// # Errors
+    /// When it does not tell.
+    pub fn parse(text: &str) -> Result<Self> {
+        for (prefix, make) in [
+            ("sif:", Self::Sif as fn(PathBuf) -> Self),
+            ("squashfs:", Self::Squashfs),
+            ("dir:", Self::Directory),
+        ] {
+            if let Some(path) = text.strip_prefix(prefix) {
+                return Ok(make(path.into()));
+            }
+        }
+        let extension = Path::new(text).extension().and_then(|e| e.to_str()).unwrap_or_default();
+        match extension {
+            _ if text.ends_with('/') => Ok(Self::Directory(text.into())),
+            "sif" => Ok(Self::Sif(text.into())),
+            "sqfs" | "sqsh" | "squashfs" => Ok(Self::Squashfs(text.into())),
+            _ => Err(Error::Destination { text: text.to_owned() }),
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Squashfs(path) | Self::Sif(path) | Self::Directory(path) => path,
+        }
+    }
+}
+
+/// How an image is written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExportOptions {
+    /// Replace a file that is there.
+    pub force: bool,
+    /// No time and no random identity in a SIF file; implied by
+    /// SOURCE_DATE_EPOCH, whose time then counts.
+    pub deterministic: bool,
+}
+
+/// A file under a temporary name, removed unless it gets its own.
+struct Fresh {
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl Fresh {
+    fn create(path: &Path, suffix: &str) -> Result<(Self, File)> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = path.with_file_name(format!(".{name}.{}.{suffix}", std::process::id()));
+        let open = File::options().read(true).write(true).create_new(true).open(&temporary);
+        let failed = |source| Error::Export { path: path.to_owned(), source };
+        let file = open.map_err(failed)?;
+        Ok((Self { temporary, path: path.to_owned() }, file))
+    }
+
+    fn keep(self) -> Result<()> {
+        let failed = |source| Error::Export { path: self.path.clone(), source };
+        std::fs::rename(&self.temporary, &self.path).map_err(failed)
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        // After `keep` there is nothing of the name.
+        let _ = std::fs::remove_file(&self.temporary);
+    }
+}
+
+impl Engine {
+    /// Writes an image somewhere else. What is half written has no name that
+    /// anybody takes for whole.
+    ///
+    /// # Errors
+    /// When something is there already, the image cannot be read, or the
+    /// destination cannot be written.
+    pub fn export(&self, image: &Resolved, to: &Destination, options: ExportOptions) -> Result<()> {
+        let path = to.path();
+        let occupied = path.symlink_metadata().is_ok();
+        if occupied && (!options.force || matches!(to, Destination::Directory(_))) {
+            return Err(Error::Exists { path: path.to_owned() });
+        }
+        match (to, &image.root) {
+            (Destination::Directory(_), RootSource::Squashfs { path: from, offset }) => {
+                unpack::with_owners(from, *offset, path)
+            }
+            (Destination::Directory(_), RootSource::Directory { path: from }) => {
+                Err(Error::NothingToConvert { path: from.clone() })
+            }
+            (Destination::Squashfs(_), _) => {
+                let (fresh, file) = Fresh::create(path, "new")?;
+                self.write_squashfs(image, file, &[], path)?;
+                fresh.keep()
+            }
+            (Destination::Sif(_), _) => self.write_sif(image, path, options),
+        }
+    }
+
+    fn write_squashfs(
+        &self,
+        image: &Resolved,
+        file: File,
+        extras: &[Extra],
+        path: &Path,
+    ) -> Result<()> {
+        let config = self.config();
+        let options = image::ConvertOptions {
+            compression: config.compression.value,
+            size_limit: config.size_limit.value,
+            ..image::ConvertOptions::default()
+        };
+        let failed = |source| Error::Copy { path: path.to_owned(), source };
+        match &image.root {
+            RootSource::Directory { path: from } => {
+                image::copy(TreeSource::Directory(from), file, &options, extras).map_err(failed)?;
+            }
+            RootSource::Squashfs { path: from, offset } => {
+                let opened = unpack::open(from, *offset)?;
+                image::copy(TreeSource::Image(&opened), file, &options, extras).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_sif(&self, image: &Resolved, path: &Path, options: ExportOptions) -> Result<()> {
+        let extras = if has_scripts(image)? { Vec::new() } else { scripts(&image.config) };
+        let (partition, file) = Fresh::create(path, "squashfs")?;
+        self.write_squashfs(image, file, &extras, path)?;
+        let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
+        let now = i64::try_from(store::unix_now()).unwrap_or(0);
+        let time = epoch.or((!options.deterministic).then_some(now));
+        let mut uuid = [0; 16];
+        if epoch.is_none() {
+            // A file without identity is as good.
+            let _ = rustix::rand::getrandom(&mut uuid, rustix::rand::GetRandomFlags::empty());
+        }
+        let arch = Arch::from_name(Platform::host().architecture());
+        let (fresh, file) = Fresh::create(path, "new")?;
+        let create = CreateOptions { arch, time, uuid };
+        let mut sif = sif::create(file, &fresh.temporary, &create)?;
+        let object = |kind, name: &str| NewObject {
+            kind,
+            name: name.to_owned(),
+            group: 1,
+            link: 0,
+            partition: None,
+            digest: None,
+        };
+        if image.config != ImageConfig::default() {
+            let text = serde_json::to_vec(&oci_config(&image.config)).unwrap_or_default();
+            sif.add(object(Kind::GenericJson, "oci-config.json"), &mut &text[..])?;
+        }
+        let failed = |source| Error::Export { path: path.to_owned(), source };
+        let mut data = File::open(&partition.temporary).map_err(failed)?;
+        let system = Partition { fs: FsKind::Squashfs, part: PartKind::Primary, arch };
+        let root = NewObject { partition: Some(system), ..object(Kind::Partition, "") };
+        sif.add(root, &mut data)?;
+        drop(sif);
+        make_executable(&fresh.temporary).map_err(failed)?;
+        fresh.keep()
+    }
+}
+
+fn make_executable(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(path)?.permissions().mode();
+    // Whoever may read it may start it, as Apptainer has it.
+    let mode = mode | (mode & 0o444) >> 2;
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode))
+}
+
+fn has_scripts(image: &Resolved) -> Result<bool> {
+    let found = match &image.root {
+        RootSource::Directory { path } => {
+            let failed = |source| Error::OpenImage { path: path.clone(), source };
+            DirectoryTree::open(path).map_err(failed)?.entry(Path::new(SCRIPTS))
+        }
+        RootSource::Squashfs { path, offset } => {
+            ImageTree(unpack::open(path, *offset)?.into()).entry(Path::new(SCRIPTS))
+        }
+    };
+    Ok(found.map_err(plan::PlanError::from)?.is_some())
+}
+
+/// The `config` object in the spelling of OCI.
+fn oci_config(config: &ImageConfig) -> serde_json::Value {
+    let mut object = serde_json::Map::new();
+    let mut put = |name: &str, value: serde_json::Value| {
+        if !value.is_null() && value != serde_json::json!([]) && value != serde_json::json!({}) {
+            object.insert(name.to_owned(), value);
+        }
+    };
+    put("Env", config.env.clone().into());
+    put("Entrypoint", config.entrypoint.clone().into());
+    put("Cmd", config.cmd.clone().into());
+    put("WorkingDir", config.working_dir.clone().into());
+    put("User", config.user.clone().into());
+    put("StopSignal", config.stop_signal.clone().into());
+    put("Labels", serde_json::json!(config.labels));
+    object.into()
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// What Apptainer looks for in an image, made from an OCI configuration.
+fn scripts(config: &ImageConfig) -> Vec<Extra> {
+    let extra = |path: &str, mode, text: String| Extra {
+        path: format!("{}/{path}", SCRIPTS.trim_start_matches('/')),
+        mode,
+        bytes: text.into_bytes(),
+    };
+    let mut env = "#!/bin/sh\n".to_owned();
+    for pair in &config.env {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+        let digit = name.starts_with(|c: char| c.is_ascii_digit());
+        if !name.is_empty() && !digit && name.bytes().all(plain) {
+            env.push_str(&format!("export {name}={}\n", quoted(value)));
+        }
+    }
+    let words = |list: &[String]| list.iter().map(|w| quoted(w)).collect::<Vec<_>>().join(" ");
+    let cmd = if config.cmd.is_empty() && config.entrypoint.is_empty() {
+        quoted("/bin/sh")
+    } else {
+        words(&config.cmd)
+    };
+    let run = format!(
+        "#!/bin/sh\nif [ $# -eq 0 ]; then set -- {cmd}; fi\nexec {} \"$@\"\n",
+        words(&config.entrypoint)
+    );
+    let source = "#!/bin/sh\nfor file in /.singularity.d/env/*.sh; do \
+                  if [ -f \"$file\" ]; then . \"$file\"; fi; done\n";
+    let action = |command: &str| format!("{source}exec {command} \"$@\"\n");
+    let labels = serde_json::to_string(&config.labels).unwrap_or_default();
+    vec![
+        extra("env/10-docker2singularity.sh", 0o755, env),
+        extra("runscript", 0o755, run),
+        extra("labels.json", 0o644, labels),
+        extra("actions/exec", 0o755, action("")),
+        extra("actions/run", 0o755, action("/.singularity.d/runscript")),
+        extra("actions/start", 0o755, action("/.singularity.d/runscript")),
+        extra("actions/test", 0o755, action("/.singularity.d/test")),
+        extra("actions/shell", 0o755, action("/bin/sh")),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_destination_tells_the_form() {
+        let parse = |text| Destination::parse(text).unwrap();
+        assert_eq!(parse("a/b.sif"), Destination::Sif("a/b.sif".into()));
+        assert_eq!(parse("b.sqsh"), Destination::Squashfs("b.sqsh".into()));
+        assert_eq!(parse("out/"), Destination::Directory("out/".into()));
+        assert_eq!(parse("dir:b.sif"), Destination::Directory("b.sif".into()));
+        assert!(matches!(Destination::parse("b.img"), Err(Error::Destination { .. })));
+    }
+
+    #[test]
+    fn scripts_quote_what_the_image_says() {
+        let config = ImageConfig {
+            env: vec!["A=it's $x".into(), "1B=no".into(), "c.d=no".into()],
+            entrypoint: vec!["/run me".into()],
+            cmd: vec!["`id`".into()],
+            ..ImageConfig::default()
+        };
+        let scripts = scripts(&config);
+        let text = |path: &str| {
+            let found = scripts.iter().find(|extra| extra.path.ends_with(path)).unwrap();
+            String::from_utf8(found.bytes.clone()).unwrap()
+        };
+        assert_eq!(text("10-docker2singularity.sh"), "#!/bin/sh\nexport A='it'\\''s $x'\n");
+        assert!(text("runscript").contains("set -- '`id`'; fi\nexec '/run me' \"$@\""));
+    }
+}

@@ -1,0 +1,407 @@
+//! A tree that is there, an image's or a directory's, to a new squashfs file.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use squashfs::{
+    Image, Inode, InodeKind, Meta, Node, NodeId, NodeKind, Tree, Writer, WriterOptions,
+};
+
+use crate::{Conversion, ConvertOptions};
+
+/// Where a tree comes from.
+#[derive(Clone, Copy)]
+pub enum TreeSource<'a> {
+    /// A squashfs image.
+    Image(&'a Image),
+    /// A directory of the host.
+    Directory(&'a Path),
+}
+
+/// A file to add, with the directories above it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extra {
+    /// Path in the image, without a leading slash.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u16,
+    /// What it holds.
+    pub bytes: Vec<u8>,
+}
+
+/// Why a tree cannot be copied.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The image cannot be read.
+    #[error("cannot read {path:?} of the image")]
+    Image {
+        /// Path in the image.
+        path: PathBuf,
+        /// Why.
+        source: squashfs::Error,
+    },
+    /// The image's directories form a loop.
+    #[error("{0:?} of the image is one of the directories above it")]
+    Loop(PathBuf),
+    /// The directory cannot be read.
+    #[error("cannot read {path:?}")]
+    Read {
+        /// The path on the host.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The new image cannot be written.
+    #[error("cannot write the new image")]
+    Write(#[from] squashfs::WriteError),
+    /// More data than the limit allows.
+    #[error("at {path:?} the image passes the size limit of {limit} bytes")]
+    TooLarge {
+        /// The path.
+        path: PathBuf,
+        /// The limit.
+        limit: u64,
+    },
+}
+
+impl CopyError {
+    /// Whether the disk is full.
+    #[must_use]
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Self::Write(squashfs::WriteError::Write { source, .. })
+            if source.kind() == io::ErrorKind::StorageFull)
+    }
+}
+
+/// Writes a tree as squashfs into an empty file. What `extras` names replaces
+/// what is there.
+///
+/// # Errors
+/// When the source cannot be read, or the file cannot be written.
+pub fn copy(
+    source: TreeSource<'_>,
+    out: File,
+    options: &ConvertOptions,
+    extras: &[Extra],
+) -> Result<Conversion, CopyError> {
+    let writer_options =
+        WriterOptions { compression: options.compression, ..WriterOptions::default() };
+    let mut copier = Copier {
+        writer: Writer::new(out, writer_options)?,
+        tree: Tree::new(Meta { mode: 0o755, ..Meta::default() }),
+        left: options.size_limit,
+        limit: options.size_limit,
+    };
+    match source {
+        TreeSource::Image(image) => copier.image(image)?,
+        TreeSource::Directory(path) => copier.directory(path)?,
+    }
+    for extra in extras {
+        copier.extra(extra)?;
+    }
+    let summary = copier.writer.finish(&copier.tree)?;
+    Ok(Conversion { bytes: summary.bytes, inodes: summary.inodes })
+}
+
+struct Copier {
+    writer: Writer,
+    tree: Tree,
+    left: u64,
+    limit: u64,
+}
+
+impl Copier {
+    fn file(&mut self, data: &mut dyn Read, size: u64, path: &Path) -> Result<NodeKind, CopyError> {
+        let limit = self.limit;
+        let large = || CopyError::TooLarge { path: path.to_owned(), limit };
+        self.left = self.left.checked_sub(size).ok_or_else(large)?;
+        let stored =
+            path.file_name().is_some_and(|name| crate::convert::at_every_start(name.as_bytes()));
+        let data =
+            if stored { self.writer.file_stored(data, size) } else { self.writer.file(data, size) };
+        match data {
+            Ok(data) => Ok(NodeKind::File(data)),
+            Err(squashfs::WriteError::Source(source)) => {
+                Err(CopyError::Read { path: path.to_owned(), source })
+            }
+            Err(squashfs::WriteError::Short { .. }) => {
+                let source = io::Error::other("it became shorter while it was read");
+                Err(CopyError::Read { path: path.to_owned(), source })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn image(&mut self, image: &Image) -> Result<(), CopyError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| CopyError::Image { path, source }
+        };
+        let root = image.inode(image.root()).map_err(failed(Path::new("/")))?;
+        let root_id = self.tree.root();
+        self.tree.get_mut(root_id).meta =
+            image_meta(image, &root).map_err(failed(Path::new("/")))?;
+        let mut links: HashMap<u32, NodeId> = HashMap::new();
+        let mut seen = HashSet::from([root.reference]);
+        let mut todo = vec![(root, root_id, PathBuf::from("/"))];
+        while let Some((dir, id, path)) = todo.pop() {
+            for entry in image.read_dir(&dir, 0).map_err(failed(&path))? {
+                let entry = entry.map_err(failed(&path))?;
+                let below = path.join(std::ffi::OsStr::from_bytes(&entry.name));
+                let inode = image.inode(entry.inode).map_err(failed(&below))?;
+                let is_dir = matches!(inode.kind, InodeKind::Directory { .. });
+                if let (false, Some(known)) = (is_dir, links.get(&inode.number)) {
+                    self.tree.link(id, &entry.name, *known);
+                    continue;
+                }
+                let meta = image_meta(image, &inode).map_err(failed(&below))?;
+                let kind = match &inode.kind {
+                    InodeKind::Directory { .. } => {
+                        // A directory has one name; another is a loop or damage.
+                        if !seen.insert(inode.reference) {
+                            return Err(CopyError::Loop(below));
+                        }
+                        NodeKind::Directory(BTreeMap::new())
+                    }
+                    InodeKind::File { size, .. } => {
+                        let mut data = FileReader { image, inode: Arc::clone(&inode), at: 0 };
+                        self.file(&mut data, *size, &below)?
+                    }
+                    InodeKind::Symlink { .. } => {
+                        NodeKind::Symlink(image.read_link(&inode).map_err(failed(&below))?)
+                    }
+                    InodeKind::BlockDevice { major, minor } => {
+                        NodeKind::BlockDevice { major: *major, minor: *minor }
+                    }
+                    InodeKind::CharDevice { major, minor } => {
+                        NodeKind::CharDevice { major: *major, minor: *minor }
+                    }
+                    InodeKind::Fifo => NodeKind::Fifo,
+                    InodeKind::Socket => NodeKind::Socket,
+                };
+                let node = self.tree.add(Node { meta, kind });
+                self.tree.link(id, &entry.name, node);
+                if is_dir {
+                    todo.push((inode, node, below));
+                } else if inode.nlink > 1 {
+                    links.insert(inode.number, node);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn directory(&mut self, top: &Path) -> Result<(), CopyError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| CopyError::Read { path, source }
+        };
+        let meta = std::fs::symlink_metadata(top).map_err(failed(top))?;
+        let root = self.tree.root();
+        self.tree.get_mut(root).meta = host_meta(top, &meta);
+        let mut links: HashMap<(u64, u64), NodeId> = HashMap::new();
+        let mut todo = vec![(top.to_owned(), root)];
+        while let Some((dir, id)) = todo.pop() {
+            let entries = std::fs::read_dir(&dir).map_err(failed(&dir))?;
+            let mut names: Vec<_> = entries
+                .map(|entry| entry.map(|entry| entry.file_name()))
+                .collect::<io::Result<_>>()
+                .map_err(failed(&dir))?;
+            // The same tree makes the same image.
+            names.sort();
+            for name in names {
+                let path = dir.join(&name);
+                let meta = std::fs::symlink_metadata(&path).map_err(failed(&path))?;
+                let kind = meta.file_type();
+                let key = (meta.dev(), meta.ino());
+                if let (false, Some(known)) = (kind.is_dir(), links.get(&key)) {
+                    self.tree.link(id, name.as_bytes(), *known);
+                    continue;
+                }
+                let device = || (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
+                let node = if kind.is_dir() {
+                    NodeKind::Directory(BTreeMap::new())
+                } else if kind.is_symlink() {
+                    let to = std::fs::read_link(&path).map_err(failed(&path))?;
+                    NodeKind::Symlink(to.as_os_str().as_bytes().to_vec())
+                } else if kind.is_file() {
+                    let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+                    let open = File::options().read(true).custom_flags(flags).open(&path);
+                    self.file(&mut open.map_err(failed(&path))?, meta.len(), &path)?
+                } else if kind.is_block_device() {
+                    let (major, minor) = device();
+                    NodeKind::BlockDevice { major, minor }
+                } else if kind.is_char_device() {
+                    let (major, minor) = device();
+                    NodeKind::CharDevice { major, minor }
+                } else if kind.is_fifo() {
+                    NodeKind::Fifo
+                } else {
+                    NodeKind::Socket
+                };
+                let node = self.tree.add(Node { meta: host_meta(&path, &meta), kind: node });
+                self.tree.link(id, name.as_bytes(), node);
+                if kind.is_dir() {
+                    todo.push((path, node));
+                } else if meta.nlink() > 1 {
+                    links.insert(key, node);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn extra(&mut self, extra: &Extra) -> Result<(), CopyError> {
+        let mut dir = self.tree.root();
+        let mut words: Vec<&str> = extra.path.split('/').collect();
+        let Some(name) = words.pop() else { return Ok(()) };
+        for word in words {
+            dir = match self.tree.child(dir, word.as_bytes()) {
+                Some(known) if matches!(self.tree.get(known).kind, NodeKind::Directory(_)) => known,
+                _ => {
+                    let meta = Meta { mode: 0o755, ..Meta::default() };
+                    let kind = NodeKind::Directory(BTreeMap::new());
+                    let made = self.tree.add(Node { meta, kind });
+                    self.tree.link(dir, word.as_bytes(), made);
+                    made
+                }
+            };
+        }
+        let size = extra.bytes.len() as u64;
+        let kind = self.file(&mut &extra.bytes[..], size, Path::new(&extra.path))?;
+        let meta = Meta { mode: extra.mode, ..Meta::default() };
+        let node = self.tree.add(Node { meta, kind });
+        self.tree.link(dir, name.as_bytes(), node);
+        Ok(())
+    }
+}
+
+/// The data of a file of an image.
+struct FileReader<'a> {
+    image: &'a Image,
+    inode: Arc<Inode>,
+    at: u64,
+}
+
+impl Read for FileReader<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let got = self.image.read(&self.inode, self.at, buf).map_err(io::Error::other)?;
+        self.at += got as u64;
+        Ok(got)
+    }
+}
+
+fn image_meta(image: &Image, inode: &Inode) -> Result<Meta, squashfs::Error> {
+    Ok(Meta {
+        mode: inode.mode,
+        uid: inode.uid,
+        gid: inode.gid,
+        mtime: inode.mtime,
+        xattrs: image.xattrs(inode)?,
+    })
+}
+
+/// The owner and mode that a tool without privilege has noted, as containers/storage
+/// and fuse-overlayfs do: `uid:gid:mode[:type]`, the mode in octal.
+pub const OVERRIDE: &str = "user.containers.override_stat";
+
+/// Reads the value of [`OVERRIDE`].
+fn overridden(value: &[u8]) -> Option<(u32, u32, u16)> {
+    let text = std::str::from_utf8(value).ok()?;
+    let mut words = text.trim_end_matches('\0').split(':');
+    let (uid, gid) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let mode = u32::from_str_radix(words.next()?, 8).ok()?;
+    Some((uid, gid, (mode & 0o7777) as u16))
+}
+
+/// What a path of the host says of itself. What belongs to the caller belongs
+/// to root in the image.
+fn host_meta(path: &Path, meta: &std::fs::Metadata) -> Meta {
+    let mut xattrs = Vec::new();
+    let mut noted = None;
+    for name in xattr_names(path) {
+        let Some(value) = xattr(path, &name) else { continue };
+        if name == OVERRIDE.as_bytes() {
+            noted = overridden(&value);
+        } else if name.starts_with(b"user.") || name == b"security.capability" {
+            xattrs.push((name, value));
+        }
+    }
+    xattrs.sort();
+    let own = |id: u32, caller: u32| if id == caller { 0 } else { id };
+    let plain = (
+        own(meta.uid(), rustix::process::geteuid().as_raw()),
+        own(meta.gid(), rustix::process::getegid().as_raw()),
+        (meta.mode() & 0o7777) as u16,
+    );
+    let (uid, gid, mode) = noted.unwrap_or(plain);
+    let mtime = u32::try_from(meta.mtime().max(0)).unwrap_or(u32::MAX);
+    Meta { mode, uid, gid, mtime, xattrs }
+}
+
+/// The names of extended attributes; none where there are none to be had.
+fn xattr_names(path: &Path) -> Vec<Vec<u8>> {
+    let mut buffer = vec![0; 64 << 10];
+    let len = rustix::fs::llistxattr(path, &mut buffer[..]).unwrap_or(0);
+    let names = buffer[..len].split(|b| *b == 0).filter(|name| !name.is_empty());
+    names.map(<[u8]>::to_vec).collect()
+}
+
+fn xattr(path: &Path, name: &[u8]) -> Option<Vec<u8>> {
+    let mut buffer = vec![0; 64 << 10];
+    let len = rustix::fs::lgetxattr(path, name, &mut buffer[..]).ok()?;
+    buffer.truncate(len);
+    Some(buffer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noted_owners_are_read() {
+        assert_eq!(overridden(b"0:42:0104755"), Some((0, 42, 0o4755)));
+        assert_eq!(overridden(b"7:8:644:file\0"), Some((7, 8, 0o644)));
+        for bad in [&b""[..], b"1:2", b"a:b:c", b"1:2:9z"] {
+            assert_eq!(overridden(bad), None);
+        }
+    }
+
+    #[test]
+    fn a_directory_and_its_image_copy_alike() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        std::fs::create_dir_all(tree.join("a/b")).unwrap();
+        std::fs::write(tree.join("a/file"), "data").unwrap();
+        std::fs::hard_link(tree.join("a/file"), tree.join("a/b/hard")).unwrap();
+        std::os::unix::fs::symlink("file", tree.join("a/link")).unwrap();
+        let create = |name: &str| {
+            let path = dir.path().join(name);
+            (File::options().read(true).write(true).create_new(true).open(&path).unwrap(), path)
+        };
+        let options = ConvertOptions::default();
+        let (first, path) = create("first");
+        copy(TreeSource::Directory(&tree), first, &options, &[]).unwrap();
+        let image = Image::open(File::open(&path).unwrap(), 0, Default::default()).unwrap();
+        let (second, again) = create("second");
+        copy(TreeSource::Image(&image), second, &options, &[]).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&again).unwrap());
+        let (third, with) = create("third");
+        let extra = Extra { path: "new/x".into(), mode: 0o755, bytes: b"hi".to_vec() };
+        copy(TreeSource::Image(&image), third, &options, &[extra]).unwrap();
+        let image = Image::open(File::open(&with).unwrap(), 0, Default::default()).unwrap();
+        let root = image.inode(image.root()).unwrap();
+        let new = image.lookup(&root, b"new").unwrap().unwrap();
+        let new = image.inode(new.inode).unwrap();
+        assert!(image.lookup(&new, b"x").unwrap().is_some());
+        let small = ConvertOptions { size_limit: 1, ..options };
+        let (fourth, _) = create("fourth");
+        let refused = copy(TreeSource::Directory(&tree), fourth, &small, &[]);
+        assert!(matches!(refused, Err(CopyError::TooLarge { .. })));
+    }
+}
