@@ -6,3 +6,4 @@ mod faults;
 mod hostile;
 mod layers;
 mod registry;
+mod sif_files;
