@@ -54,6 +54,8 @@ fn scripts_of_the_image_are_honoured() {
     assert_eq!(run(&["run", "--app", "solve", &sif, "2"]).ok(), "app solve: 2\n");
     assert!(run(&["run", "--app", "nosuch", &sif]).fails(125).contains("nosuch"));
     assert_eq!(run(&["exec", &sif, "nosuchcommand"]).code, 127);
+    assert!(run(&["inspect", "--show", "test", &sif]).ok().contains("exit 3"));
+    assert!(run(&["inspect", "--json", &sif]).ok().contains("runscript"));
     // The directory that it was made from is the same image.
     let tree = place.image_dir();
     assert!(run(&["run", &tree]).ok().starts_with("run: image, made by rootfs"));

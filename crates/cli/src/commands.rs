@@ -128,6 +128,14 @@ fn inspect(engine: &Engine, args: &InspectArgs) -> Result<(), CliError> {
     if args.json {
         return output::json(&found);
     }
+    if let Some(show) = args.show {
+        let none = std::collections::BTreeMap::new();
+        for one in &found {
+            let scripts = one.texts().map_or(&none, |texts| &texts.scripts);
+            output::print(scripts.get(show.key()).map_or("", String::as_str))?;
+        }
+        return Ok(());
+    }
     let texts: Vec<String> = found.iter().map(|one| listing::inspected(one, unix_now())).collect();
     output::print(&texts.join("\n"))
 }

@@ -51,16 +51,23 @@ pub fn inspected(found: &Inspected, now: u64) -> String {
         }
     };
     match found {
-        Inspected::Directory { path } => {
+        Inspected::Directory { path, .. } => {
             line("Directory", &path.display().to_string());
         }
-        Inspected::File { path, size, inodes, block_size } => {
+        Inspected::File { path, size, inodes, block_size, .. } => {
             line("File", &path.display().to_string());
             line("Size", &ByteSize(*size).to_string());
             line("Inodes", &inodes.to_string());
             line("Block size", &ByteSize(u64::from(*block_size)).to_string());
         }
         Inspected::Stored(entry) => stored(entry, now, &mut line),
+    }
+    if let Some(texts) = found.texts() {
+        for (name, value) in &texts.labels {
+            line("Label", &format!("{name}={value}"));
+        }
+        let names: Vec<&str> = texts.scripts.keys().copied().collect();
+        line("Scripts", &names.join(", "));
     }
     out
 }

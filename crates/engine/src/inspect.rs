@@ -1,8 +1,12 @@
 //! What is known about an image.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use plan::{RootTree, SCRIPTS};
+use runtime::{DirectoryTree, ImageTree};
 use serde::Serialize;
 use squashfs::{Image, ReaderOptions};
 use store::{ImageEntry, RefRecord};
@@ -27,12 +31,64 @@ pub enum Inspected {
         inodes: u32,
         /// Bytes of a data block.
         block_size: u32,
+        /// What Apptainer has put into it.
+        #[serde(flatten)]
+        texts: Texts,
     },
     /// A directory.
     Directory {
         /// Its path.
         path: PathBuf,
+        /// What Apptainer has put into it.
+        #[serde(flatten)]
+        texts: Texts,
     },
+}
+
+/// What an image of Apptainer's form says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Texts {
+    /// Labels.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Scripts and other texts by name: `definition`, `environment`, `help`,
+    /// `runscript`, `startscript`, `test`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub scripts: BTreeMap<&'static str, String>,
+}
+
+/// Where the texts are, below the scripts' directory.
+const TEXTS: [(&str, &str); 7] = [
+    ("definition", "Singularity"),
+    ("environment", "env/10-docker2singularity.sh"),
+    ("environment", "env/90-environment.sh"),
+    ("help", "runscript.help"),
+    ("runscript", "runscript"),
+    ("startscript", "startscript"),
+    ("test", "test"),
+];
+
+/// Longest text that is shown.
+const LONGEST_TEXT: usize = 1 << 20;
+
+impl Texts {
+    fn read(tree: &dyn RootTree) -> Self {
+        let mut texts = Self::default();
+        let read = |name: &str| {
+            // A text that cannot be read is not shown; running the image says why.
+            let (path, _) = plan::resolve(tree, &Path::new(SCRIPTS).join(name)).ok()?;
+            tree.read(&path, LONGEST_TEXT).ok()?
+        };
+        for (key, name) in TEXTS {
+            if let Some(bytes) = read(name) {
+                let text: &mut String = texts.scripts.entry(key).or_default();
+                text.push_str(&String::from_utf8_lossy(&bytes));
+            }
+        }
+        let labels = read("labels.json").unwrap_or_default();
+        texts.labels = serde_json::from_slice(&labels).unwrap_or_default();
+        texts
+    }
 }
 
 impl Inspected {
@@ -42,6 +98,15 @@ impl Inspected {
         match self {
             Self::Stored(entry) => Some(&entry.record.config),
             _ => None,
+        }
+    }
+
+    /// What an image of Apptainer's form says of itself.
+    #[must_use]
+    pub fn texts(&self) -> Option<&Texts> {
+        match self {
+            Self::Stored(_) => None,
+            Self::File { texts, .. } | Self::Directory { texts, .. } => Some(texts),
         }
     }
 
@@ -73,7 +138,7 @@ impl Engine {
     pub fn inspect(&self, name: &str) -> Result<Inspected> {
         let image: ImageRef = name.parse()?;
         if let ImageRef::Path(_) = image {
-            let silent: crate::SharedProgress = std::sync::Arc::new(Silent);
+            let silent: crate::SharedProgress = Arc::new(Silent);
             return path(&self.resolve(&image, &silent)?);
         }
         let id = match self.stored(&image)? {
@@ -91,18 +156,24 @@ impl Engine {
 
 fn path(resolved: &Resolved) -> Result<Inspected> {
     match &resolved.root {
-        plan::RootSource::Directory { path } => Ok(Inspected::Directory { path: path.clone() }),
+        plan::RootSource::Directory { path } => {
+            let open = |source| Error::OpenImage { path: path.clone(), source };
+            let tree = DirectoryTree::open(path).map_err(open)?;
+            Ok(Inspected::Directory { path: path.clone(), texts: Texts::read(&tree) })
+        }
         plan::RootSource::Squashfs { path, offset } => {
             let open = |source| Error::OpenImage { path: path.clone(), source };
             let unread = |source| runtime::RuntimeError::Image { path: path.clone(), source };
             let file = File::open(path).map_err(open)?;
             let image = Image::open(file, *offset, ReaderOptions::default()).map_err(unread)?;
+            let image = Arc::new(image);
             let block = image.superblock();
             Ok(Inspected::File {
                 path: path.clone(),
                 size: block.bytes_used,
                 inodes: block.inodes,
                 block_size: block.block_size,
+                texts: Texts::read(&ImageTree(Arc::clone(&image))),
             })
         }
     }

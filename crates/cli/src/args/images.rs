@@ -1,6 +1,6 @@
 //! Flags of the commands that run nothing.
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 /// `pull`.
 #[derive(Args, Debug)]
@@ -38,6 +38,9 @@ pub struct ImagesArgs {
 /// `inspect`.
 #[derive(Args, Debug)]
 pub struct InspectArgs {
+    /// Of an image made by Apptainer: print one of its texts as it is
+    #[arg(long, value_enum, value_name = "TEXT", conflicts_with = "json")]
+    pub show: Option<Show>,
     /// The images, by name, digest, or path
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<String>,
@@ -173,4 +176,35 @@ pub enum ConfigCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// Texts of an image that Apptainer made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Show {
+    /// The definition file
+    Definition,
+    /// What it sets in the environment
+    Environment,
+    /// What it says to those who ask for help
+    Help,
+    /// What run executes
+    Runscript,
+    /// What an instance executes
+    Startscript,
+    /// What test executes
+    Test,
+}
+
+impl Show {
+    /// Its key in the texts.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Definition => "definition",
+            Self::Environment => "environment",
+            Self::Help => "help",
+            Self::Runscript => "runscript",
+            Self::Startscript => "startscript",
+            Self::Test => "test",
+        }
+    }
 }
