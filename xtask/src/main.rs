@@ -1,10 +1,11 @@
-//! Everything a person types here: `cargo xtask demo|test|bench|fixtures|layers`.
+//! Everything a person types here: `cargo xtask demo|test|bench|fuzz|fixtures|layers`.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod demo;
 mod error;
 mod fixtures;
+mod fuzz;
 mod layers;
 mod registry;
 mod run;
@@ -20,6 +21,8 @@ cargo xtask COMMAND
   test       set up, then format, lints, layers, unit and end-to-end tests
   bench      compare with the installed peers, in turns, as ratios:
              [--runs N] [--rows start,numpy,pull] [--with apptainer]
+  fuzz       feed damaged bytes to the readers, for 30 seconds each:
+             [--seconds N] [--seed N] [--target squashfs|sif|tar]
   fixtures   make the images that the other commands use (kept under target/)
   layers     check which crate may depend on which
 
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         ["bench", ref options @ ..] => bench::run(options),
         // What `bench` starts as root in a namespace of its own.
         ["bench-inside", job] => bench::measure(job),
+        ["fuzz", ref options @ ..] => fuzz::run(options),
         ["fixtures"] => setup::run().and_then(|_| fixtures::make().map(drop)),
         ["layers"] => layers::check(),
         ["help" | "--help" | "-h"] => {

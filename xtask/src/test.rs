@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::error::Result;
 use crate::registry::Registry;
 use crate::run::{cargo, run as execute};
-use crate::{fixtures, layers, setup};
+use crate::{fixtures, fuzz, layers, setup};
 
 pub(crate) fn run() -> Result<()> {
     setup::run()?;
@@ -36,6 +36,8 @@ pub(crate) fn run() -> Result<()> {
     let binary = setup::binary()?;
     println!("== unit tests");
     execute(cargo().args(["test", "--quiet", "--workspace", "--exclude", "sampan-tests"]))?;
+    println!("== damaged bytes, for a few seconds; `cargo xtask fuzz` does it for longer");
+    fuzz::run(&["--seconds", "5"])?;
     println!("== end-to-end tests, as user {}", setup::USER);
     execute(
         cargo()

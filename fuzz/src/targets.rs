@@ -1,0 +1,122 @@
+//! What is fed.
+
+use std::io::{self, Read};
+
+use image::{ConvertOptions, Layer, LayerSource};
+use squashfs::{Image, InodeKind, ReaderOptions};
+use types::Digest;
+
+use crate::corpus;
+
+/// Something that reads bytes from outside.
+pub(crate) struct Target {
+    pub(crate) name: &'static str,
+    pub(crate) corpus: Vec<Vec<u8>>,
+    /// Reads an input to its end; whether it was good.
+    pub(crate) run: fn(&[u8]) -> bool,
+}
+
+pub(crate) fn all() -> Vec<Target> {
+    vec![
+        Target { name: "squashfs", corpus: corpus::squashfs(), run: squashfs },
+        Target { name: "sif", corpus: corpus::sif(), run: sif },
+        Target { name: "tar", corpus: corpus::tar(), run: tar },
+    ]
+}
+
+/// A damaged image may name a directory twice and so be endless: what is
+/// walked is bounded here, as it is for everybody who walks one.
+const MOST_INODES: usize = 400;
+const MOST_BYTES: usize = 1 << 18;
+
+fn squashfs(input: &[u8]) -> bool {
+    let options = ReaderOptions { data_cache: 1 << 16, metadata_cache: 1 << 15, inode_cache: 64 };
+    let Ok(image) = Image::open(input.to_vec(), 0, options) else { return false };
+    let mut good = true;
+    let mut todo = vec![image.root()];
+    let (mut inodes, mut bytes) = (0, 0);
+    let mut buffer = vec![0; 8192];
+    while let Some(reference) = todo.pop() {
+        inodes += 1;
+        if inodes > MOST_INODES || bytes > MOST_BYTES {
+            break;
+        }
+        let Ok(inode) = image.inode(reference) else {
+            good = false;
+            continue;
+        };
+        good &= image.xattrs(&inode).is_ok();
+        match inode.kind {
+            InodeKind::Directory { .. } => {
+                let Ok(entries) = image.read_dir(&inode, 0) else {
+                    good = false;
+                    continue;
+                };
+                for entry in entries.take(MOST_INODES) {
+                    let Ok(entry) = entry else {
+                        good = false;
+                        break;
+                    };
+                    good &= image.lookup(&inode, &entry.name).is_ok();
+                    todo.push(entry.inode);
+                }
+            }
+            InodeKind::Symlink { .. } => good &= image.read_link(&inode).is_ok(),
+            InodeKind::File { size, .. } => {
+                for offset in [0, size / 2, size.saturating_sub(100)] {
+                    match image.read(&inode, offset, &mut buffer) {
+                        Ok(got) => bytes += got,
+                        Err(_) => good = false,
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    good
+}
+
+thread_local! {
+    static FILE: tempfile::NamedTempFile = tempfile::Builder::new()
+        .prefix("sampan-fuzz")
+        .tempfile_in("/dev/shm")
+        .or_else(|_| tempfile::NamedTempFile::new())
+        .expect("a temporary file");
+}
+
+fn sif(input: &[u8]) -> bool {
+    FILE.with(|file| {
+        std::fs::write(file.path(), input).expect("a temporary file is written");
+        let Ok(sif) = sif::Sif::open(file.path()) else { return false };
+        let mut good = sif.primary().is_some();
+        for object in sif.objects() {
+            good &= sif.read(object, 1 << 16).is_ok();
+            // Whatever they are, they are no panic.
+            let _ = (object.digest(), object.partition(), object.kind.to_string());
+        }
+        good
+    })
+}
+
+struct Memory<'a> {
+    layer: Vec<Layer>,
+    bytes: &'a [u8],
+}
+
+impl LayerSource for Memory<'_> {
+    fn layers(&self) -> &[Layer] {
+        &self.layer
+    }
+
+    fn open(&self, _: usize) -> io::Result<Box<dyn Read + Send + '_>> {
+        Ok(Box::new(self.bytes))
+    }
+}
+
+fn tar(input: &[u8]) -> bool {
+    let layer = Layer { digest: Digest::sha256(&[0; 32]), size: input.len() as u64, diff_id: None };
+    let source = Memory { layer: vec![layer], bytes: input };
+    let out = tempfile::tempfile().expect("a temporary file");
+    let options = ConvertOptions { size_limit: 8 << 20, ..ConvertOptions::default() };
+    image::convert(&source, out, &options).is_ok()
+}
