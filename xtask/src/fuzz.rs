@@ -12,7 +12,7 @@ const USAGE: &str = "cargo xtask fuzz [--seconds N] [--seed N] [--target squashf
 const MEMORY_KB: u32 = 2_000_000;
 
 pub(crate) fn run(args: &[&str]) -> Result<()> {
-    if args.len() % 2 != 0 {
+    if !args.len().is_multiple_of(2) {
         return Err(Error::Usage(USAGE));
     }
     execute(cargo().args([

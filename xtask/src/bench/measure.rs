@@ -72,7 +72,7 @@ fn evaluate(work: &Work, runs: usize, samples: Vec<Samples>) -> Row {
         Some(Verdict { bar: text, measured, reached: measured <= bar.most })
     });
     let bars = bars.collect();
-    Row { key: work.key.to_owned(), title: work.title.to_owned(), runs, entries, left_out, bars }
+    Row { key: work.key.clone(), title: work.title.clone(), runs, entries, left_out, bars }
 }
 
 /// One run: milliseconds, and kilobytes where they are measured; or why not.

@@ -8,6 +8,7 @@
 //! with a delegated leaf: crun and podman refuse a hybrid one.
 
 mod apptainer;
+mod files;
 mod measure;
 mod peers;
 mod report;
@@ -157,7 +158,8 @@ pub(crate) fn measure(job: &str) -> Result<()> {
     let scratch = job.results.parent().unwrap_or(Path::new("/tmp")).to_owned();
     let apptainer = job.options.apptainer.then(|| apptainer::Apptainer::enter(&job)).transpose()?;
     for work in peers::works(&job, apptainer.as_ref())? {
-        if job.options.rows.is_empty() || job.options.rows.iter().any(|key| *key == work.key) {
+        let wanted = |key: &String| work.key == *key || work.key.starts_with(&format!("{key}-"));
+        if job.options.rows.is_empty() || job.options.rows.iter().any(wanted) {
             rows.push(measure::row(&work, job.options.runs, &scratch)?);
         }
     }

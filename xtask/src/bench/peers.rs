@@ -27,8 +27,8 @@ pub(super) struct Tool {
 
 /// A row of the bench.
 pub(super) struct Work {
-    pub(super) key: &'static str,
-    pub(super) title: &'static str,
+    pub(super) key: String,
+    pub(super) title: String,
     pub(super) tools: Vec<Tool>,
     pub(super) bars: Vec<Bar>,
 }
@@ -177,10 +177,10 @@ pub(super) fn works(job: &Job, apptainer: Option<&Apptainer>) -> Result<Vec<Work
     ];
     start.extend(containers(&["true"], "true"));
     let numpy = containers(&["python3", "-c", "import numpy"], "numpy");
-    Ok(vec![
+    let mut works = vec![
         Work {
-            key: "start",
-            title: "start `true`",
+            key: "start".to_owned(),
+            title: "start `true`".to_owned(),
             tools: start,
             bars: vec![
                 Bar { ours: "sampan directory", most: 1.0, peer: "bwrap directory" },
@@ -188,21 +188,23 @@ pub(super) fn works(job: &Job, apptainer: Option<&Apptainer>) -> Result<Vec<Work
             ],
         },
         Work {
-            key: "numpy",
-            title: "`import numpy`, fresh mount",
+            key: "numpy".to_owned(),
+            title: "`import numpy`, fresh mount".to_owned(),
             tools: numpy,
             bars: vec![Bar { ours: "sampan one file", most: 0.5, peer: "ch-run squashfs" }],
         },
         Work {
-            key: "pull",
-            title: "pull to runnable, empty store",
+            key: "pull".to_owned(),
+            title: "pull to runnable, empty store".to_owned(),
             tools: pulls(job, &ordinary, &subid, &podman, &image, apptainer),
             bars: vec![
                 Bar { ours: "sampan", most: 0.7, peer: "podman overlay" },
                 Bar { ours: "sampan", most: 0.125, peer: "Apptainer SIF" },
             ],
         },
-    ])
+    ];
+    works.extend(super::files::works(job, &image));
+    Ok(works)
 }
 
 /// Apptainer starts as root, to enter its namespace.
