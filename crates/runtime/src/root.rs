@@ -12,6 +12,9 @@
 //! stage/upper, work  the writable layer, in memory or bound from the host
 //! stage/root         the finished root file system
 //! ```
+//!
+//! Where the additions lie in a few directories of the image's root, only these
+//! get an overlay, and the image itself is the root.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -19,7 +22,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use plan::{IdMap, ImageMount, Plan, RootSource, Rootfs, Skeleton, SkeletonKind, Upper};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, chmodat, fchmod, mkdirat, openat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, chmodat, fchmod, mkdirat, openat, statat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
@@ -51,7 +54,13 @@ pub(crate) fn enter(plan: &Plan, served: Option<Served>) -> Result<(), RuntimeEr
         let stage = stage(&plan.rootfs, &image)?;
         // By now the server is up; the overlay asks it next in any case.
         lookahead::touch(&image, &ahead);
-        stage.overlay(&plan.rootfs)?
+        match patches(&plan.rootfs, &image) {
+            Some(names) => {
+                stage.patch(&names)?;
+                image
+            }
+            None => stage.overlay(&plan.rootfs)?,
+        }
     } else {
         lookahead::touch(&image, &ahead);
         plain(image)?
@@ -197,6 +206,49 @@ impl Stage {
         attach(&mount, self.dir.as_fd(), "root").map_err(step("attaching the overlay"))?;
         Ok(mount)
     }
+
+    /// Mounts an overlay over each of some directories of the image.
+    fn patch(&self, names: &[PathBuf]) -> Result<(), RuntimeError> {
+        rustix::process::fchdir(&self.dir).map_err(step("entering the stage"))?;
+        for name in names {
+            let failed = format!("mounting an overlay over /{}", name.display());
+            let below = |dir: &str| Path::new(dir).join(name);
+            let layers = [below("lower"), below("image")].map(|p| p.display().to_string());
+            let mount = overlay_mount(&layers, &Upper::None).map_err(step(&failed))?;
+            attach(&mount, self.dir.as_fd(), below("image")).map_err(step(&failed))?;
+        }
+        Ok(())
+    }
+}
+
+/// The directories of the image's root that take all additions; None when one
+/// of them is not there, or something else lies over the image.
+///
+/// An overlay over the whole image would hide the kernel's caches of the image
+/// from each new container. Where only /etc and /home differ, the rest is the
+/// image itself.
+fn patches(root: &Rootfs, image: &OwnedFd) -> Option<Vec<PathBuf>> {
+    if root.upper != Upper::None || !root.lowers.is_empty() {
+        return None;
+    }
+    let mut names = Vec::new();
+    let odd = |path: &Path| path.to_str().is_none_or(|text| text.contains([':', '\\', ',']));
+    for entry in &root.skeleton {
+        let mut words = entry.path.components().skip(1);
+        let name = PathBuf::from(words.next()?.as_os_str());
+        // An overlay's options would need escaping; the whole one's do not.
+        if odd(&name) || words.next().is_none() && !matches!(entry.kind, SkeletonKind::Directory) {
+            return None;
+        }
+        if !names.contains(&name) {
+            let stat = statat(image, &name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                return None;
+            }
+            names.push(name);
+        }
+    }
+    Some(names)
 }
 
 /// Puts the layers of an overlay over the image in their places.

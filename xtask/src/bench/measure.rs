@@ -85,15 +85,18 @@ fn once(
         let argv = ["bash", "-euc", script].map(str::to_owned);
         let (status, errors, _) = execute(&argv, tool, ids, scratch)?;
         if !status.success() {
-            return Ok(Err(format!("{script}: {status}: {errors}")));
+            return Ok(Err(format!("its preparation: {status}: {}", last_lines(&errors))));
         }
     }
     let (status, errors, ms) = execute(&tool.argv, tool, ids, scratch)?;
     if !status.success() {
-        let last: Vec<&str> = errors.lines().rev().take(3).collect();
-        return Ok(Err(format!("{status}: {}", last.join(" / "))));
+        return Ok(Err(format!("{status}: {}", last_lines(&errors))));
     }
     Ok(Ok((ms, resident(&errors))))
+}
+
+fn last_lines(errors: &str) -> String {
+    errors.lines().rev().take(3).collect::<Vec<_>>().join(" / ")
 }
 
 fn execute(
