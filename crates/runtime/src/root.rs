@@ -114,6 +114,9 @@ fn connected(ids: IdMap, server: Server) -> Result<OwnedFd, RuntimeError> {
         set("group_id", &ids.gid.to_string())?;
         fsconfig_set_flag(fs.as_fd(), "default_permissions")?;
         fsconfig_set_flag(fs.as_fd(), "allow_other")?;
+        // Of a file system that is not read-only itself, every read makes the
+        // access time unknown, and the next stat(2) asks the server.
+        fsconfig_set_flag(fs.as_fd(), "ro")?;
         fsconfig_create(fs.as_fd())?;
         mount_of(&fs, MountAttrFlags::MOUNT_ATTR_RDONLY | NO_PRIVILEGE)
     };
