@@ -8,4 +8,5 @@ mod identity;
 mod isolation;
 mod mounts;
 mod process;
+mod served;
 mod sharing;

@@ -9,7 +9,7 @@ use registry::{Client, ClientOptions, RetryPolicy};
 use serde::Serialize;
 use types::{ByteSize, RegistryRef};
 
-use crate::{Config, Error, Result};
+use crate::{Config, Error, Result, unpack};
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -61,6 +61,7 @@ pub(crate) fn doctor(config: &Config, registries: &[String]) -> Result<Vec<Check
     checks.extend(kernel(&caps, &sysctl));
     checks.extend(store(config));
     checks.push(scratch(&config.scratch.value));
+    checks.extend(server_errors(&config.scratch.value));
     let var = |name: &str| std::env::var(name).ok();
     checks.push(parallel(&|name| var(name)));
     checks.push(scheduler(&|name| var(name)));
@@ -244,6 +245,20 @@ fn scratch(dir: &Path) -> Check {
             "set SAMPAN_SCRATCH to a directory on a disk of this machine",
         ),
     }
+}
+
+/// The last thing that an image's server had to say; it has no terminal.
+fn server_errors(scratch: &Path) -> Option<Check> {
+    let log = unpack::cache(scratch).join("run").join(runtime::LOG);
+    let text = std::fs::read(&log).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let last = text.lines().last()?;
+    Some(Check::with(
+        "image servers",
+        Status::Warn,
+        format!("{} errors in {}, the last: {last}", text.lines().count(), log.display()),
+        "fetch or copy the image again; then remove the file",
+    ))
 }
 
 fn parallel(var: Read<'_>) -> Check {

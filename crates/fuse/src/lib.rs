@@ -60,7 +60,8 @@ const MOST_THREADS: usize = 16;
 const LISTINGS: usize = 8;
 
 /// Answers requests until the connection dies. `preload` holds files that the
-/// kernel is given once it knows their names.
+/// kernel is given once it knows their names. What cannot be read is EIO to
+/// who asked, and a word to `report`.
 ///
 /// # Errors
 /// When the descriptor cannot be read, or the kernel's protocol is another.
@@ -69,6 +70,7 @@ pub fn serve(
     image: Arc<Image>,
     options: ServerOptions,
     preload: Preload,
+    report: Report,
 ) -> Result<(), Error> {
     let processors = || std::thread::available_parallelism().map_or(1, usize::from);
     let device = Arc::new(device);
@@ -79,6 +81,7 @@ pub fn serve(
         owner: options.owner,
         most: options.threads.map_or_else(processors, usize::from).min(MOST_THREADS),
         preload,
+        report,
         threads: AtomicUsize::new(1),
         idle: AtomicUsize::new(0),
         listings: Mutex::new(VecDeque::new()),
@@ -86,7 +89,11 @@ pub fn serve(
     server.run()
 }
 
+/// What a server says when the image cannot be read; it has no terminal.
+pub type Report = Box<dyn Fn(&str) + Send + Sync>;
+
 struct Server {
+    report: Report,
     device: Arc<OwnedFd>,
     preload: Preload,
     image: Arc<Image>,
@@ -109,13 +116,6 @@ enum Reply {
     Errno(Errno),
     /// Nothing at all.
     Silence,
-}
-
-impl From<squashfs::Error> for Reply {
-    fn from(error: squashfs::Error) -> Self {
-        tracing::warn!("image read error: {error}");
-        Self::Errno(Errno::IO)
-    }
 }
 
 impl Server {
@@ -157,7 +157,7 @@ impl Server {
                 Err(Errno::NODEV) => return Ok(()),
                 // ENOENT: the request was interrupted and nobody waits.
                 Err(Errno::NOENT | Errno::INTR) => {}
-                Err(e) => tracing::warn!("an answer was refused: {e}"),
+                Err(e) => (self.report)(&format!("an answer was refused: {e}")),
             }
             if request.opcode == op::LOOKUP && errno == 0 {
                 self.preload.known(answer.node());
@@ -205,7 +205,10 @@ impl Server {
             // OPEN, OPENDIR, ACCESS, FLUSH, …: the kernel stops asking.
             _ => Ok(Reply::Errno(Errno::NOSYS)),
         };
-        result.unwrap_or_else(Reply::from)
+        result.unwrap_or_else(|error| {
+            (self.report)(&error.to_string());
+            Reply::Errno(Errno::IO)
+        })
     }
 
     /// Node 1 is the root by protocol; 0 and 1 are no references.

@@ -45,7 +45,7 @@ use share::Way;
 pub use error::{ExecError, RuntimeError};
 pub use probe::probe;
 pub use server::{ImageFile, Keeper};
-pub use share::Share;
+pub use share::{LOG, Share};
 pub use tree::{DirectoryTree, ImageTree};
 
 /// Becomes the container's process. Returns only when that failed, or, with a
@@ -71,7 +71,8 @@ pub fn launch(
             let share = share.filter(|_| plan.namespaces.user);
             let new = |listener| {
                 let ahead = Lookahead::new(plan, image, &mut program);
-                server::start(image, plan.id_map, keeper, ahead, listener).map(Served::New)
+                let log = share.map(Share::log);
+                server::start(image, plan.id_map, keeper, ahead, listener, log).map(Served::New)
             };
             Some(match share.map_or(Way::Alone, share::find) {
                 Way::Joined(joined) => Served::Joined(joined),

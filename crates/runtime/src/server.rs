@@ -48,6 +48,7 @@ pub struct ImageFile {
     /// The image.
     pub image: Arc<squashfs::Image>,
     fd: RawFd,
+    path: PathBuf,
 }
 
 impl ImageFile {
@@ -61,7 +62,7 @@ impl ImageFile {
         let fd = file.as_raw_fd();
         let image = squashfs::Image::open(file, offset, squashfs::ReaderOptions::default())
             .map_err(|source| RuntimeError::Image { path: path.to_owned(), source })?;
-        Ok(Self { image: Arc::new(image), fd })
+        Ok(Self { image: Arc::new(image), fd, path: path.to_owned() })
     }
 }
 
@@ -86,6 +87,7 @@ pub(crate) fn start(
     keeper: Option<Box<dyn Keeper>>,
     ahead: Lookahead,
     listener: Option<Listener>,
+    log: Option<PathBuf>,
 ) -> Result<Server, RuntimeError> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -102,7 +104,7 @@ pub(crate) fn start(
         Fork::Child => match fork() {
             Ok(Fork::Child) => {
                 let keeper = keeper.unwrap_or_else(|| Box::new(NoKeeper));
-                let life = Life { ids, socket: theirs, keeper, listener, container };
+                let life = Life { ids, socket: theirs, keeper, listener, log, container };
                 sys::process::exit_now(i32::from(life.run(image, &ahead.files).is_err()))
             }
             Ok(Fork::Parent(_)) => sys::process::exit_now(0),
@@ -145,6 +147,7 @@ struct Life {
     socket: OwnedFd,
     keeper: Box<dyn Keeper>,
     listener: Option<Listener>,
+    log: Option<PathBuf>,
     /// The process that becomes the first container.
     container: Pid,
 }
@@ -182,12 +185,38 @@ impl Life {
         // writable layer could not take over files of owners it cannot express.
         let owner = Some((self.ids.uid, self.ids.gid));
         let options = fuse::ServerOptions { owner, threads };
-        let served = fuse::serve(device, Arc::clone(&image.image), options, preload);
+        let report = report(self.log, image.path.clone());
+        let served = fuse::serve(device, Arc::clone(&image.image), options, preload, report);
         // The other thread ends by it, and has nothing left to do if it panicked.
         let _ = rustix::io::write(&*end, &1_u64.to_ne_bytes());
         let _ = keeping.join();
         served.map_err(|e| failed("serve")(io::Error::other(e)))
     }
+}
+
+/// A log longer than this takes nothing more.
+const LONGEST_LOG: u64 = 1 << 20;
+
+/// Appends to the log what the server has to say.
+fn report(log: Option<PathBuf>, image: PathBuf) -> fuse::Report {
+    Box::new(move |message| {
+        let Some(path) = &log else { return };
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let seconds = now.map_or(0, |now| now.as_secs());
+        let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+        let file = std::os::unix::fs::OpenOptionsExt::custom_flags(
+            File::options().append(true).create(true),
+            flags,
+        )
+        .open(path);
+        // Without a log there is nobody else to tell.
+        if let Ok(mut file) = file
+            && file.metadata().is_ok_and(|meta| meta.len() < LONGEST_LOG)
+        {
+            let line = format!("{seconds} {}: {message}\n", image.display());
+            let _ = io::Write::write_all(&mut file, line.as_bytes());
+        }
+    })
 }
 
 /// Keeps the image while it is served, and lets others join while that is

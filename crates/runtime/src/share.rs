@@ -50,6 +50,17 @@ pub struct Share {
     pub linger: Duration,
 }
 
+impl Share {
+    /// Where servers write what they have to say.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.dir.join(LOG)
+    }
+}
+
+/// The name of the servers' log in their directory.
+pub const LOG: &str = "errors.log";
+
 /// How a container comes by its image.
 pub(crate) enum Way {
     /// A server is there.
