@@ -249,7 +249,7 @@ fn scratch(dir: &Path) -> Check {
 
 /// The last thing that an image's server had to say; it has no terminal.
 fn server_errors(scratch: &Path) -> Option<Check> {
-    let log = unpack::cache(scratch).join("run").join(runtime::LOG);
+    let log = unpack::cache(scratch).join(unpack::RUN).join(runtime::LOG);
     let text = std::fs::read(&log).ok()?;
     let text = String::from_utf8_lossy(&text);
     let last = text.lines().last()?;

@@ -31,7 +31,7 @@ const JOB: [&str; 9] = [
 pub(crate) fn share(config: &Config, path: &Path, offset: u64, ids: IdMap) -> Result<Share> {
     let file = unpack::file_key(path, offset)?;
     let dir = unpack::own_directory(&unpack::cache(&config.scratch.value))?;
-    let dir = unpack::own_directory(&dir.join("run"))?;
+    let dir = unpack::own_directory(&dir.join(unpack::RUN))?;
     let mut hash = DefaultHasher::new();
     // Another version may speak another language.
     env!("CARGO_PKG_VERSION").hash(&mut hash);

@@ -75,6 +75,9 @@ pub(crate) fn unpacked(
     Ok(done)
 }
 
+/// Where the sockets and the log of image servers are, beside unpacked images.
+pub(crate) const RUN: &str = "run";
+
 /// Removes every unpacked image of this user.
 pub(crate) fn clear(scratch: &Path) -> Result<()> {
     let cache = cache(scratch);
@@ -82,7 +85,16 @@ pub(crate) fn clear(scratch: &Path) -> Result<()> {
         return Ok(());
     }
     let cache = own_directory(&cache)?;
-    remove(&cache).map_err(|source| Error::Unpack { path: cache, source })
+    let clear = || -> io::Result<()> {
+        for entry in std::fs::read_dir(&cache)? {
+            let entry = entry?;
+            if entry.file_name() != RUN {
+                remove(&entry.path())?;
+            }
+        }
+        Ok(())
+    };
+    clear().map_err(|source| Error::Unpack { path: cache.clone(), source })
 }
 
 /// Makes a directory of this user alone, or checks that it is one.

@@ -353,11 +353,14 @@ impl State {
     }
 }
 
-/// Files that every start of a dynamic program reads: the dynamic linker and
-/// the C library, of glibc and of musl. They are kept uncompressed.
+/// Files that every start of a container reads: the dynamic linker, its cache
+/// and the C library, of glibc and of musl, and the accounts. They are kept
+/// uncompressed, so that reading them is copying, and no block of other small
+/// files is inflated for them.
 pub(crate) fn at_every_start(name: &[u8]) -> bool {
     let starts = |prefixes: &[&[u8]]| prefixes.iter().any(|prefix| name.starts_with(prefix));
-    name == b"libc.so.6" || starts(&[b"ld-linux", b"ld64.so.", b"ld-musl-", b"ld-2.", b"libc-2."])
+    [&b"libc.so.6"[..], b"ld.so.cache", b"passwd", b"group"].contains(&name)
+        || starts(&[b"ld-linux", b"ld64.so.", b"ld-musl-", b"ld-2.", b"libc-2."])
 }
 
 /// The words of a path inside the image.

@@ -95,7 +95,7 @@ pub(crate) fn clone(mount: &OwnedFd) -> rustix::io::Result<OwnedFd> {
 
 /// How long a start waits for a server that does not answer, or for another
 /// start that is making one.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Connections that wait for the server's accept.
 const BACKLOG: i32 = 4096;
 

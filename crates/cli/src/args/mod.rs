@@ -24,7 +24,7 @@ pub use sif::{SifAddArgs, SifArgs, SifCommand, SifFs, SifPart, SifType};
 ///
 /// An image is named by a registry's name (docker://python:3.12, or just
 /// python:3.12), by oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, or by
-/// the path of a directory or squashfs file.
+/// the path of a directory, a squashfs file or a SIF file.
 #[derive(Debug, Parser)]
 #[command(name = "sampan", version, propagate_version = false, styles = styles())]
 #[command(subcommand_required = true, arg_required_else_help = true, infer_subcommands = false)]
