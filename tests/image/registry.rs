@@ -43,6 +43,10 @@ fn what_is_not_there_is_said_plainly() {
         let ran = place.sampan(&["run", &image, "true"]);
         assert!(ran.fails(125).contains(word), "{word}");
     }
+    // A directory of that name is not looked at, and not kept quiet about.
+    std::fs::create_dir_all(place.path("work/127.0.0.1:1/dir")).unwrap();
+    let ran = place.sampan(&["run", "127.0.0.1:1/dir", "true"]);
+    assert!(ran.fails(125).contains("./127.0.0.1:1/dir"));
     let image = format!("docker://{}/busybox:latest", registry());
     let ran = place.sampan(&["pull", "--platform", "linux/s390x", &image]);
     assert!(ran.code != 0 && ran.err.contains("s390x"), "{}", ran.err);

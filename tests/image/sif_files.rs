@@ -202,6 +202,10 @@ fn conversion_keeps_what_the_image_says() {
     assert!(all[0].contains("0:42 640 /etc/shadow") && all[0].contains("4755"), "{}", all[0]);
     assert_eq!(all[0], all[1], "a directory lost what the image says");
     assert_eq!(all[0], all[2]);
+    // A bare squashfs file of an OCI image still knows its command.
+    let _ = place.sampan(&["convert", &image, "five.sqfs"]).ok();
+    let five = place.path("work/five.sqfs");
+    assert_eq!(place.sampan(&["run", five.to_str().unwrap()]).code, 0);
     let ran = place.sampan(&["convert", &image, "one.sif"]);
     assert!(ran.fails(1).contains("one.sif"));
     assert!(place.sampan(&["convert", &image, "image.xyz"]).fails(1).contains("image.xyz"));

@@ -100,11 +100,8 @@ fn pull(engine: &Engine, globals: &Globals, args: &PullArgs) -> Result<(), CliEr
 }
 
 fn convert(engine: &Engine, globals: &Globals, args: &ConvertArgs) -> Result<(), CliError> {
-    let image: ImageRef = args.image.parse().map_err(engine::Error::from)?;
     let to = Destination::parse(&args.destination)?;
-    let progress = bars::progress(globals);
-    let resolved = engine.resolve(&image, &progress)?;
-    drop(progress);
+    let resolved = run::resolve(engine, globals, &args.image)?;
     let options = ExportOptions { force: args.force, deterministic: args.deterministic };
     engine.export(&resolved, &to, options)?;
     say(globals, &format!("{}\n", to.path().display()))

@@ -1,6 +1,8 @@
 //! `run`, `exec` and `shell`.
 
-use engine::Engine;
+use std::path::Path;
+
+use engine::{Engine, Resolved};
 use plan::{Command, render_text};
 use types::ImageRef;
 
@@ -35,6 +37,19 @@ pub fn shell(engine: &Engine, globals: &Globals, args: &ShellArgs) -> Result<i32
     start(engine, globals, &args.container, image, command)
 }
 
+/// Finds an image. A name that a registry does not know may have meant a path.
+pub fn resolve(engine: &Engine, globals: &Globals, name: &str) -> Result<Resolved, CliError> {
+    let image: ImageRef = name.parse().map_err(engine::Error::from)?;
+    let progress = bars::progress(globals);
+    let resolved = engine.resolve(&image, &progress);
+    drop(progress);
+    let path = matches!(image, ImageRef::Registry(_)) && Path::new(name).exists();
+    if resolved.is_err() && path && !globals.quiet {
+        report::warning(&format!("{name} is also a path here: write ./{name} to run that"));
+    }
+    Ok(resolved?)
+}
+
 fn start(
     engine: &Engine,
     globals: &Globals,
@@ -42,10 +57,7 @@ fn start(
     image: &str,
     command: Command,
 ) -> Result<i32, CliError> {
-    let image: ImageRef = image.parse().map_err(engine::Error::from)?;
-    let progress = bars::progress(globals);
-    let resolved = engine.resolve(&image, &progress)?;
-    drop(progress);
+    let resolved = resolve(engine, globals, image)?;
     let skip = engine.config().no_mount.value;
     let request = lower::request(args, &resolved, command, skip)?;
     let container = engine.prepare(request, &resolved)?;

@@ -116,8 +116,11 @@ impl Engine {
                 Err(Error::NothingToConvert { path: from.clone() })
             }
             (Destination::Squashfs(_), _) => {
+                // A bare file has no other place for what the image says.
+                let silent = image.config == ImageConfig::default();
+                let extras = if silent { Vec::new() } else { scripts_for(image)? };
                 let (fresh, file) = Fresh::create(path, "new")?;
-                self.write_squashfs(image, file, &[], path)?;
+                self.write_squashfs(image, file, &extras, path)?;
                 fresh.keep()
             }
             (Destination::Sif(_), _) => self.write_sif(image, path, options),
@@ -151,7 +154,7 @@ impl Engine {
     }
 
     fn write_sif(&self, image: &Resolved, path: &Path, options: ExportOptions) -> Result<()> {
-        let extras = if has_scripts(image)? { Vec::new() } else { scripts(&image.config) };
+        let extras = scripts_for(image)?;
         let (partition, file) = Fresh::create(path, "squashfs")?;
         self.write_squashfs(image, file, &extras, path)?;
         let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
@@ -197,7 +200,8 @@ fn make_executable(path: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(path, PermissionsExt::from_mode(mode))
 }
 
-fn has_scripts(image: &Resolved) -> Result<bool> {
+/// The scripts to add; none where the image has its own.
+fn scripts_for(image: &Resolved) -> Result<Vec<Extra>> {
     let found = match &image.root {
         RootSource::Directory { path } => {
             let failed = |source| Error::OpenImage { path: path.clone(), source };
@@ -207,7 +211,8 @@ fn has_scripts(image: &Resolved) -> Result<bool> {
             ImageTree(unpack::open(path, *offset)?.into()).entry(Path::new(SCRIPTS))
         }
     };
-    Ok(found.map_err(plan::PlanError::from)?.is_some())
+    let own = found.map_err(plan::PlanError::from)?.is_some();
+    Ok(if own { Vec::new() } else { scripts(&image.config) })
 }
 
 /// The `config` object in the spelling of OCI.

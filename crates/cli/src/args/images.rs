@@ -76,7 +76,8 @@ pub struct RemoveArgs {
 #[command(after_long_help = "The destination's ending tells its form: .sif, .sqfs (or .sqsh, \
     .squashfs), or a slash for a directory; or write sif:, squashfs: or dir: before it. Owners \
     that you cannot give to files of a directory are noted in the attribute \
-    user.containers.override_stat, and read from there again. Examples:
+    user.containers.override_stat, and read from there again. Variables and command of an OCI \
+    image become scripts under /.singularity.d, which sampan and Apptainer honour. Examples:
   sampan convert docker://debian:12 debian.sif
   sampan convert --compression gzip ./rootfs image.sqfs
   sampan convert image.sif rootfs/")]
