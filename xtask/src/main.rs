@@ -20,7 +20,8 @@ cargo xtask COMMAND
   demo       set up, build, and run numpy from a 500 MB image as an ordinary user
   test       set up, then format, lints, layers, unit and end-to-end tests
   bench      compare with the installed peers, in turns, as ratios:
-             [--runs N] [--rows start,numpy,pull,find,cat,cat4,import,random] [--with apptainer]
+             [--runs N] [--rows start,numpy,pull,find,cat,cat4,import,random] [--tools NAME,NAME]
+             [--with apptainer]
   fuzz       feed damaged bytes to the readers, for 30 seconds each:
              [--seconds N] [--seed N] [--target squashfs|sif|tar]
   fixtures   make the images that the other commands use (kept under target/)

@@ -30,6 +30,8 @@ pub(crate) struct Options {
     runs: usize,
     /// Only these rows; all when empty.
     rows: Vec<String>,
+    /// Only tools whose names begin with one of these; all when empty.
+    tools: Vec<String>,
     /// Also Apptainer, from a private root of Debian sid.
     apptainer: bool,
 }
@@ -90,17 +92,19 @@ struct Verdict {
     reached: bool,
 }
 
-const USAGE: &str = "cargo xtask bench [--runs N] [--rows KEY,KEY] [--with apptainer]";
+const USAGE: &str =
+    "cargo xtask bench [--runs N] [--rows KEY,KEY] [--tools NAME,NAME] [--with apptainer]";
 
 fn parse(args: &[&str]) -> Result<Options> {
     let usage = || Error::Usage(USAGE);
-    let mut options = Options { runs: 30, rows: Vec::new(), apptainer: false };
+    let mut options = Options { runs: 30, rows: Vec::new(), tools: Vec::new(), apptainer: false };
     let mut words = args.iter();
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(usage)?;
         match *word {
             "--runs" => options.runs = value.parse().map_err(|_| usage())?,
             "--rows" => options.rows = value.split(',').map(str::to_owned).collect(),
+            "--tools" => options.tools = value.split(',').map(str::to_owned).collect(),
             "--with" if *value == "apptainer" => options.apptainer = true,
             _ => return Err(usage()),
         }
@@ -157,7 +161,10 @@ pub(crate) fn measure(job: &str) -> Result<()> {
     let mut rows = Vec::new();
     let scratch = job.results.parent().unwrap_or(Path::new("/tmp")).to_owned();
     let apptainer = job.options.apptainer.then(|| apptainer::Apptainer::enter(&job)).transpose()?;
-    for work in peers::works(&job, apptainer.as_ref())? {
+    let tools = &job.options.tools;
+    for mut work in peers::works(&job, apptainer.as_ref())? {
+        let chosen = |name: &str| tools.is_empty() || tools.iter().any(|t| name.starts_with(t));
+        work.tools.retain(|tool| chosen(tool.name));
         let wanted = |key: &String| work.key == *key || work.key.starts_with(&format!("{key}-"));
         if job.options.rows.is_empty() || job.options.rows.iter().any(wanted) {
             rows.push(measure::row(&work, job.options.runs, &scratch)?);
