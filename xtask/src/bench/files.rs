@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use super::Job;
 use super::peers::{Bar, Tool, Work};
+use crate::error::Result;
+use crate::run::{root_shell, run};
 use crate::setup::USER;
 
 /// Key, title, what is done, and the bars against the kernel's own: cold, warm.
@@ -42,11 +44,21 @@ const WORKS: [(&str, &str, &str, f64, f64); 5] = [
     ),
 ];
 
-const MOUNTS: &str = r#"
+/// Ends what a run has left mounted.
+const CLEAN: &str = r#"
 umount -l "$M/kernel" "$M/fuse" 2>/dev/null || true
-pkill -KILL -xf "sleep 98765" || true; pkill -KILL -x sampan-serve || true
+pkill -KILL -u "$USER" -xf "sleep 98765" || true; pkill -KILL -u "$USER" -x sampan-serve || true
 mkdir -p "$M/kernel" "$M/fuse"
 "#;
+
+fn clean(job: &Job) -> String {
+    format!("M='{}'; USER={USER}\n{CLEAN}", job.dir.join("mounts").display())
+}
+
+/// Leaves nothing of the rows behind.
+pub(super) fn end(job: &Job) -> Result<()> {
+    run(&mut root_shell(&clean(job)))
+}
 
 /// The rows, cold and warm.
 pub(super) fn works(job: &Job, image: &str) -> Vec<Work> {
@@ -55,6 +67,7 @@ pub(super) fn works(job: &Job, image: &str) -> Vec<Work> {
     let store = job.dir.join("store");
     let file = format!("$(ls {}/images/*.sqfs | head -1)", store.display());
     let drop = format!("setpriv --reuid={USER} --regid={USER} --init-groups");
+    let clean = clean(job);
     let enter = format!("{sampan} --store {} exec {image}", store.display());
     let home = format!("HOME=/home/{USER} SAMPAN_SCRATCH=/home/{USER}");
     let start = [
@@ -79,8 +92,7 @@ pub(super) fn works(job: &Job, image: &str) -> Vec<Work> {
     for (key, title, work, cold, warm) in WORKS {
         for (state, most) in [("cold", cold), ("warm", warm)] {
             let tool = |(name, start): &(&'static str, String)| {
-                let fresh =
-                    format!("M={mounts}\n{MOUNTS}sync; echo 3 >/proc/sys/vm/drop_caches\n{start}");
+                let fresh = format!("{clean}sync; echo 3 >/proc/sys/vm/drop_caches\n{start}");
                 // Warm: mounted and read once, then left as it is.
                 let argv = command(name, work);
                 let quoted: Vec<String> =

@@ -170,6 +170,7 @@ pub(crate) fn measure(job: &str) -> Result<()> {
             rows.push(measure::row(&work, job.options.runs, &scratch)?);
         }
     }
+    files::end(&job)?;
     let text = serde_json::to_vec(&rows).map_err(json("the results"))?;
     std::fs::write(&job.results, text).map_err(file(&job.results))
 }
