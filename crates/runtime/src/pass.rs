@@ -1,4 +1,4 @@
-//! Messages of one byte that carry descriptors (unix(7), `SCM_RIGHTS`).
+//! Messages of one number that carry descriptors (unix(7), `SCM_RIGHTS`).
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -12,21 +12,21 @@ use rustix::net::{
 /// Most descriptors in one message.
 const MOST: usize = 3;
 
-/// Sends descriptors.
-pub(crate) fn send(socket: impl AsFd, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+/// Sends a number and descriptors.
+pub(crate) fn send(socket: impl AsFd, number: u64, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(fds));
-    sendmsg(socket, &[io::IoSlice::new(b"f")], &mut control, SendFlags::NOSIGNAL)?;
+    sendmsg(socket, &[io::IoSlice::new(&number.to_ne_bytes())], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
-/// Receives descriptors; none when the other end has closed.
-pub(crate) fn receive(socket: impl AsFd) -> io::Result<Vec<OwnedFd>> {
+/// Receives them; no descriptors when the other end has closed.
+pub(crate) fn receive(socket: impl AsFd) -> io::Result<(u64, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0; 1];
-    let mut slices = [io::IoSliceMut::new(&mut byte)];
+    let mut number = [0; 8];
+    let mut slices = [io::IoSliceMut::new(&mut number)];
     recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
     let mut all = Vec::new();
     for message in control.drain() {
@@ -34,5 +34,5 @@ pub(crate) fn receive(socket: impl AsFd) -> io::Result<Vec<OwnedFd>> {
             all.extend(fds);
         }
     }
-    Ok(all)
+    Ok((u64::from_ne_bytes(number), all))
 }

@@ -13,8 +13,8 @@
 //! stage/root         the finished root file system
 //! ```
 //!
-//! Where the additions lie in a few directories of the image's root, only these
-//! get an overlay, and the image itself is the root.
+//! A container that joins a server and needs the same additions as the first
+//! takes a clone of that one's root file system.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -22,7 +22,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use plan::{IdMap, ImageMount, Plan, RootSource, Rootfs, Skeleton, SkeletonKind, Upper};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, chmodat, fchmod, mkdirat, openat, statat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, chmodat, fchmod, mkdirat, openat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
@@ -45,25 +45,15 @@ pub(crate) fn step<E: Into<io::Error>>(step: &str) -> impl FnOnce(E) -> RuntimeE
 /// Makes the plan's root file system and moves into it.
 pub(crate) fn enter(plan: &Plan, served: Option<Served>) -> Result<(), RuntimeError> {
     let sources = Sources::open(plan)?;
-    let ahead = match &served {
-        Some(Served::New(server)) => server.ahead.clone(),
-        _ => Vec::new(),
+    let additions = additions(&plan.rootfs);
+    let joined = match (&served, additions) {
+        (Some(Served::Joined(joined)), Some(additions)) => joined.root(additions),
+        _ => None,
     };
-    let image = image(&plan.rootfs, plan.id_map, served)?;
-    let root = if plan.rootfs.overlay() {
-        let stage = stage(&plan.rootfs, &image)?;
-        // By now the server is up; the overlay asks it next in any case.
-        lookahead::touch(&image, &ahead);
-        match patches(&plan.rootfs, &image) {
-            Some(names) => {
-                stage.patch(&names)?;
-                image
-            }
-            None => stage.overlay(&plan.rootfs)?,
-        }
-    } else {
-        lookahead::touch(&image, &ahead);
-        plain(image)?
+    let root = match joined {
+        // The kernel's caches of the overlay are those of the first container.
+        Some(root) => plain(root)?,
+        None => made(plan, served, additions)?,
     };
     ops::apply(plan, sources, &root)?;
     pivot(&root)?;
@@ -71,8 +61,36 @@ pub(crate) fn enter(plan: &Plan, served: Option<Served>) -> Result<(), RuntimeEr
     namespace::take_identity(plan)
 }
 
+/// A root file system of the container's own.
+fn made(
+    plan: &Plan,
+    served: Option<Served>,
+    additions: Option<u64>,
+) -> Result<OwnedFd, RuntimeError> {
+    let mut served = served;
+    let image = image(&plan.rootfs, plan.id_map, served.as_mut())?;
+    let server = match &served {
+        Some(Served::New(server)) => Some(server),
+        _ => None,
+    };
+    let ahead = server.map_or(&[][..], |server| &server.ahead);
+    if !plan.rootfs.overlay() {
+        lookahead::touch(&image, ahead);
+        return plain(image);
+    }
+    let stage = stage(&plan.rootfs, &image)?;
+    // By now the server is up; the overlay asks it next in any case.
+    lookahead::touch(&image, ahead);
+    let root = stage.overlay(&plan.rootfs)?;
+    if let (Some(server), Some(additions)) = (server, additions) {
+        server.offer(additions, &root);
+    }
+    stage.attach(&root)?;
+    Ok(root)
+}
+
 /// The image as a detached mount.
-fn image(root: &Rootfs, ids: IdMap, served: Option<Served>) -> Result<OwnedFd, RuntimeError> {
+fn image(root: &Rootfs, ids: IdMap, served: Option<&mut Served>) -> Result<OwnedFd, RuntimeError> {
     match (&root.source, root.mount, served) {
         (RootSource::Directory { path }, ..) => {
             let opened = clone_tree(path, true);
@@ -99,7 +117,7 @@ fn image(root: &Rootfs, ids: IdMap, served: Option<Served>) -> Result<OwnedFd, R
 
 /// Mounts what the image server serves. The connection has to be opened in
 /// the user namespace that mounts it (fs/fuse/inode.c, `fuse_fill_super`).
-fn connected(ids: IdMap, server: Server) -> Result<OwnedFd, RuntimeError> {
+fn connected(ids: IdMap, server: &mut Server) -> Result<OwnedFd, RuntimeError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let device =
         openat(CWD, "/dev/fuse", flags, Mode::empty()).map_err(step("opening /dev/fuse"))?;
@@ -205,53 +223,31 @@ impl Stage {
         // Overlay options are paths; relative ones need no escaping.
         rustix::process::fchdir(&self.dir).map_err(step("entering the stage"))?;
         let mount = overlay_mount(&self.layers, &root.upper);
-        let mount = mount.map_err(step("mounting the overlay"))?;
-        attach(&mount, self.dir.as_fd(), "root").map_err(step("attaching the overlay"))?;
-        Ok(mount)
+        mount.map_err(step("mounting the overlay"))
     }
 
-    /// Mounts an overlay over each of some directories of the image.
-    fn patch(&self, names: &[PathBuf]) -> Result<(), RuntimeError> {
-        rustix::process::fchdir(&self.dir).map_err(step("entering the stage"))?;
-        for name in names {
-            let failed = format!("mounting an overlay over /{}", name.display());
-            let below = |dir: &str| Path::new(dir).join(name);
-            let layers = [below("lower"), below("image")].map(|p| p.display().to_string());
-            let mount = overlay_mount(&layers, &Upper::None).map_err(step(&failed))?;
-            attach(&mount, self.dir.as_fd(), below("image")).map_err(step(&failed))?;
-        }
-        Ok(())
+    /// Attaches the finished root file system.
+    fn attach(&self, root: &OwnedFd) -> Result<(), RuntimeError> {
+        attach(root, self.dir.as_fd(), "root").map_err(step("attaching the overlay"))
     }
 }
 
-/// The directories of the image's root that take all additions; None when one
-/// of them is not there, or something else lies over the image.
-///
-/// An overlay over the whole image would hide the kernel's caches of the image
-/// from each new container. Where only /etc and /home differ, the rest is the
-/// image itself.
-fn patches(root: &Rootfs, image: &OwnedFd) -> Option<Vec<PathBuf>> {
-    if root.upper != Upper::None || !root.lowers.is_empty() {
+/// What tells additions from others; None where the root file system is the
+/// container's own for another reason.
+fn additions(root: &Rootfs) -> Option<u64> {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    if !root.overlay() || root.upper != Upper::None || !root.lowers.is_empty() {
         return None;
     }
-    let mut names = Vec::new();
-    let odd = |path: &Path| path.to_str().is_none_or(|text| text.contains([':', '\\', ',']));
+    let mut hash = DefaultHasher::new();
     for entry in &root.skeleton {
-        let mut words = entry.path.components().skip(1);
-        let name = PathBuf::from(words.next()?.as_os_str());
-        // An overlay's options would need escaping; the whole one's do not.
-        if odd(&name) || words.next().is_none() && !matches!(entry.kind, SkeletonKind::Directory) {
-            return None;
-        }
-        if !names.contains(&name) {
-            let stat = statat(image, &name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-                return None;
-            }
-            names.push(name);
+        (&entry.path, entry.mode).hash(&mut hash);
+        match &entry.kind {
+            SkeletonKind::Directory => 0.hash(&mut hash),
+            SkeletonKind::File(bytes) => (1, bytes).hash(&mut hash),
         }
     }
-    Some(names)
+    Some(hash.finish())
 }
 
 /// Puts the layers of an overlay over the image in their places.

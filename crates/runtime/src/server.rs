@@ -114,10 +114,9 @@ pub(crate) fn start(
 }
 
 impl Server {
-    /// Gives the server its connection, and what others need to join, and
-    /// lets go of it.
+    /// Gives the server its connection, and what others need to join.
     pub(crate) fn connect(
-        mut self,
+        &mut self,
         connection: BorrowedFd<'_>,
         mount: &OwnedFd,
     ) -> Result<(), RuntimeError> {
@@ -128,8 +127,19 @@ impl Server {
         if let (Some(copy), Some(namespace)) = (&copy, &namespace) {
             fds.extend([copy.as_fd(), namespace.as_fd()]);
         }
-        pass::send(&self.socket, &fds).map_err(failed("send"))?;
+        pass::send(&self.socket, 0, &fds).map_err(failed("send"))?;
         self.reap()
+    }
+
+    /// Gives the server the finished root file system for those who join and
+    /// need the same additions.
+    pub(crate) fn offer(&self, additions: u64, root: &OwnedFd) {
+        // Without it they make their own.
+        if self.shared
+            && let Ok(copy) = share::clone(root)
+        {
+            let _ = pass::send(&self.socket, additions, &[copy.as_fd()]);
+        }
     }
 
     /// Waits for the process between the two forks. It has nothing to do but
@@ -162,13 +172,15 @@ impl Life {
         // quota is left to the scheduler.
         let cpus = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count());
         let threads = std::num::NonZero::new(cpus as usize);
-        let mut fds = pass::receive(&self.socket).map_err(failed("receive"))?.into_iter();
+        let (_, fds) = pass::receive(&self.socket).map_err(failed("receive"))?;
+        let mut fds = fds.into_iter();
         let device = fds.next();
         let host = match (self.listener, fds.next(), fds.next()) {
             (Some(listener), Some(mount), Some(user_namespace)) => {
-                let first = pidfd_open(self.container, PidfdFlags::empty()).ok();
-                let members = first.into_iter().collect();
-                Some(Host { listener, mount, user_namespace, members })
+                let member = pidfd_open(self.container, PidfdFlags::empty()).ok();
+                let members = member.into_iter().collect();
+                let first = Some(self.socket);
+                Some(Host { listener, mount, user_namespace, first, root: None, members })
             }
             (listener, ..) => {
                 listener.into_iter().for_each(Listener::close);
@@ -228,7 +240,7 @@ fn keep_while_served(host: Option<Host>, mut keeper: Box<dyn Keeper>, end: Borro
         host.listener.close();
         // What was held is let go of: without containers the kernel unmounts
         // the image now, and the connection dies.
-        drop((host.mount, host.user_namespace));
+        drop((host.mount, host.user_namespace, host.root, host.first));
         if over == Over::Dead || share::dead(end, std::time::Duration::from_millis(100)) {
             keeper.end();
             return;

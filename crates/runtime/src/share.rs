@@ -74,6 +74,9 @@ pub(crate) enum Way {
 /// What a server gives to those who join.
 pub(crate) struct Joined {
     mount: OwnedFd,
+    /// The finished root file system of the first container, and what tells
+    /// its additions from others.
+    root: Option<(u64, OwnedFd)>,
     pub(crate) user_namespace: OwnedFd,
 }
 
@@ -82,6 +85,15 @@ impl Joined {
     /// namespace by now.
     pub(crate) fn mount(&self) -> rustix::io::Result<OwnedFd> {
         clone(&self.mount)
+    }
+}
+
+impl Joined {
+    /// The first container's root file system, where it has the same additions.
+    pub(crate) fn root(&self, additions: u64) -> Option<OwnedFd> {
+        let (_, root) = self.root.as_ref().filter(|(theirs, _)| *theirs == additions)?;
+        // Without it an overlay of its own is as good.
+        clone(root).ok()
     }
 }
 
@@ -166,16 +178,17 @@ impl Place {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let own = pidfd_open(getpid(), PidfdFlags::empty())?;
-        let answer = pass::send(&socket, &[own.as_fd()]).and_then(|()| pass::receive(&socket));
-        let mut fds = match answer {
-            Ok(fds) => fds.into_iter(),
+        let answer = pass::send(&socket, 0, &[own.as_fd()]).and_then(|()| pass::receive(&socket));
+        let (additions, mut fds) = match answer {
+            Ok((additions, fds)) => (additions, fds.into_iter()),
             // It ended meanwhile.
             Err(e) if Errno::from_io_error(&e) == Some(Errno::CONNRESET) => return Ok(None),
             Err(e) if Errno::from_io_error(&e) == Some(Errno::PIPE) => return Ok(None),
             Err(e) => return Err(e),
         };
         let both = fds.next().zip(fds.next());
-        Ok(both.map(|(mount, user_namespace)| Joined { mount, user_namespace }))
+        let root = fds.next().map(|root| (additions, root));
+        Ok(both.map(|(mount, user_namespace)| Joined { mount, root, user_namespace }))
     }
 
     /// Listens here; whatever has the name is replaced.
@@ -230,6 +243,10 @@ pub(crate) struct Host {
     pub(crate) listener: Listener,
     pub(crate) mount: OwnedFd,
     pub(crate) user_namespace: OwnedFd,
+    /// Where the first container sends its root file system.
+    pub(crate) first: Option<OwnedFd>,
+    /// That, and what tells its additions from others.
+    pub(crate) root: Option<(u64, OwnedFd)>,
     /// pidfds of the containers' first processes.
     pub(crate) members: Vec<OwnedFd>,
 }
@@ -261,6 +278,7 @@ impl Host {
             if dead {
                 return Over::Dead;
             }
+            self.hear();
             if joins && let Some(member) = self.admit() {
                 self.members.push(member);
             }
@@ -303,6 +321,20 @@ impl Host {
         (happened[0], happened[1])
     }
 
+    /// Takes what the first container has sent, if it has; its end of the
+    /// socket closes when it becomes the application.
+    fn hear(&mut self) {
+        let Some(first) = &self.first else { return };
+        let mut fds = [PollFd::new(first, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0) {
+            if let Ok((additions, fds)) = pass::receive(first) {
+                self.root = fds.into_iter().next().map(|root| (additions, root));
+            }
+            self.first = None;
+        }
+    }
+
     /// Answers one who wants to join; its pidfd.
     fn admit(&self) -> Option<OwnedFd> {
         let client = accept_with(&self.listener.socket, SocketFlags::CLOEXEC).ok()?;
@@ -311,8 +343,11 @@ impl Host {
         if socket_peercred(&client).ok()?.uid != getuid() {
             return None;
         }
-        let member = pass::receive(&client).ok()?.into_iter().next()?;
-        pass::send(&client, &[self.mount.as_fd(), self.user_namespace.as_fd()]).ok()?;
+        let (_, fds) = pass::receive(&client).ok()?;
+        let member = fds.into_iter().next()?;
+        let mut fds = vec![self.mount.as_fd(), self.user_namespace.as_fd()];
+        fds.extend(self.root.iter().map(|(_, root)| root.as_fd()));
+        pass::send(&client, self.root.as_ref().map_or(0, |root| root.0), &fds).ok()?;
         Some(member)
     }
 }
