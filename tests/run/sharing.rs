@@ -118,3 +118,21 @@ fn ranks_of_a_node_may_look_into_each_other() {
     first.kill().unwrap();
     first.wait().unwrap();
 }
+
+#[test]
+fn what_one_container_adds_another_does_not_see() {
+    let place = Place::new();
+    let image = place.image_file();
+    place.write("home/here", "here");
+    let script = format!(
+        "export SAMPAN_LINGER=30; set -e; $sampan exec {image} test ! -e /added; \
+         $sampan exec -B $HOME:/added {image} cat /added/here; \
+         $sampan exec {image} test ! -e /added; \
+         $sampan exec --writable-tmpfs {image} sh -c 'echo x >/written; cat /written'; \
+         $sampan exec {image} test ! -e /written; \
+         $sampan exec {image} sh -c 'echo x >/etc/passwd' 2>/dev/null || echo refused"
+    );
+    assert_eq!(place.shell(&script).ok(), "herex\nrefused\n");
+    assert_eq!(servers(&place), 1);
+    let _ = place.shell(&format!("pkill -KILL -f -- '{image}'; true"));
+}
