@@ -64,10 +64,9 @@ pub(crate) fn enter(plan: &Plan, served: Option<Served>) -> Result<(), RuntimeEr
 /// A root file system of the container's own.
 fn made(
     plan: &Plan,
-    served: Option<Served>,
+    mut served: Option<Served>,
     additions: Option<u64>,
 ) -> Result<OwnedFd, RuntimeError> {
-    let mut served = served;
     let image = image(&plan.rootfs, plan.id_map, served.as_mut())?;
     let server = match &served {
         Some(Served::New(server)) => Some(server),

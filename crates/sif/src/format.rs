@@ -172,74 +172,6 @@ impl Header {
     }
 }
 
-/// What an object is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// Definition file.
-    Definition,
-    /// Environment variables.
-    Environment,
-    /// Labels, JSON.
-    Labels,
-    /// A file system, or other data of a partition.
-    Partition,
-    /// A signature over other objects.
-    Signature,
-    /// JSON.
-    GenericJson,
-    /// Anything.
-    Generic,
-    /// A message, for example the key of an encrypted partition.
-    CryptoMessage,
-    /// A software bill of materials.
-    Sbom,
-    /// The root index of an OCI image.
-    OciRootIndex,
-    /// A blob of an OCI image.
-    OciBlob,
-    /// A number that is not known.
-    Unknown(u32),
-}
-
-const KINDS: [(u32, Kind, &str); 11] = [
-    (0x4001, Kind::Definition, "Def.FILE"),
-    (0x4002, Kind::Environment, "Env.Vars"),
-    (0x4003, Kind::Labels, "JSON.Labels"),
-    (0x4004, Kind::Partition, "FS"),
-    (0x4005, Kind::Signature, "Signature"),
-    (0x4006, Kind::GenericJson, "JSON.Generic"),
-    (0x4007, Kind::Generic, "Generic/Raw"),
-    (0x4008, Kind::CryptoMessage, "Cryptographic Message"),
-    (0x4009, Kind::Sbom, "SBOM"),
-    (0x400a, Kind::OciRootIndex, "OCI.RootIndex"),
-    (0x400b, Kind::OciBlob, "OCI.Blob"),
-];
-
-impl Kind {
-    pub(crate) fn from_code(code: u32) -> Self {
-        KINDS.iter().find(|(known, ..)| *known == code).map_or(Self::Unknown(code), |k| k.1)
-    }
-
-    /// Its number in the file.
-    #[must_use]
-    pub fn code(self) -> u32 {
-        match self {
-            Self::Unknown(code) => code,
-            kind => KINDS.iter().find(|(_, known, _)| *known == kind).map_or(0, |k| k.0),
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match KINDS.iter().find(|(_, known, _)| known == self) {
-            Some((.., name)) => f.write_str(name),
-            None => write!(f, "unknown ({:#x})", self.code()),
-        }
-    }
-}
-
 macro_rules! codes {
     ($(#[$doc:meta])* $name:ident { $($(#[$inner:meta])* $variant:ident = $code:literal => $text:literal,)* }) => {
         $(#[$doc])*
@@ -269,11 +201,39 @@ macro_rules! codes {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 match self {
                     $(Self::$variant => f.write_str($text),)*
-                    Self::Unknown(code) => write!(f, "unknown ({code})"),
+                    Self::Unknown(code) => write!(f, "unknown ({code:#x})"),
                 }
             }
         }
     };
+}
+
+codes! {
+    /// What an object is.
+    Kind {
+        /// Definition file.
+        Definition = 0x4001 => "Def.FILE",
+        /// Environment variables.
+        Environment = 0x4002 => "Env.Vars",
+        /// Labels, JSON.
+        Labels = 0x4003 => "JSON.Labels",
+        /// A file system, or other data of a partition.
+        Partition = 0x4004 => "FS",
+        /// A signature over other objects.
+        Signature = 0x4005 => "Signature",
+        /// JSON.
+        GenericJson = 0x4006 => "JSON.Generic",
+        /// Anything.
+        Generic = 0x4007 => "Generic/Raw",
+        /// A message, for example the key of an encrypted partition.
+        CryptoMessage = 0x4008 => "Cryptographic Message",
+        /// A software bill of materials.
+        Sbom = 0x4009 => "SBOM",
+        /// The root index of an OCI image.
+        OciRootIndex = 0x400a => "OCI.RootIndex",
+        /// A blob of an OCI image.
+        OciBlob = 0x400b => "OCI.Blob",
+    }
 }
 
 codes! {
