@@ -4,6 +4,7 @@
 
 mod faults;
 mod hostile;
+mod layered;
 mod layers;
 mod registry;
 mod sif_files;

@@ -99,11 +99,12 @@ fn objects_are_listed_added_and_removed() {
     assert!(place.sampan(&["run", &sif]).ok().starts_with("run: image"));
 }
 
-fn object(kind: Kind) -> NewObject {
+pub(crate) fn object(kind: Kind) -> NewObject {
     NewObject { kind, name: String::new(), group: 1, link: 0, partition: None, digest: None }
 }
 
-fn written(path: &Path, objects: Vec<(NewObject, Vec<u8>)>) {
+/// Writes a SIF file of these objects.
+pub(crate) fn written(path: &Path, objects: Vec<(NewObject, Vec<u8>)>) {
     let file = File::options().read(true).write(true).create(true).truncate(true).open(path);
     let options = CreateOptions { arch: Arch::from_name("amd64"), time: None, uuid: [0; 16] };
     let mut sif = sif::create(file.unwrap(), path, &options).unwrap();
@@ -112,10 +113,8 @@ fn written(path: &Path, objects: Vec<(NewObject, Vec<u8>)>) {
     }
 }
 
-#[test]
-fn an_oci_image_with_a_squashfs_layer_is_served_in_place() {
-    let place = Place::new();
-    let layer = std::fs::read(place.image_file()).unwrap();
+/// An OCI-SIF of layers, bottom first, each with the last word of its type.
+pub(crate) fn oci_sif(place: &Place, layers: &[(&str, Vec<u8>)]) -> String {
     let digest = |bytes: &[u8]| format!("sha256:{}", harness::sha256(bytes));
     let config = serde_json::json!({
         "architecture": "amd64", "os": "linux",
@@ -124,10 +123,13 @@ fn an_oci_image_with_a_squashfs_layer_is_served_in_place() {
     })
     .to_string()
     .into_bytes();
+    let listed = layers.iter().map(|(form, bytes)| {
+        let media = format!("application/vnd.sylabs.image.layer.v1.{form}");
+        serde_json::json!({"digest": digest(bytes), "mediaType": media})
+    });
     let manifest = serde_json::json!({
         "schemaVersion": 2, "config": {"digest": digest(&config)},
-        "layers": [{"digest": digest(&layer),
-                    "mediaType": "application/vnd.sylabs.image.layer.v1.squashfs"}],
+        "layers": listed.collect::<Vec<_>>(),
     })
     .to_string()
     .into_bytes();
@@ -136,13 +138,22 @@ fn an_oci_image_with_a_squashfs_layer_is_served_in_place() {
         let object = NewObject { digest: Some(digest(bytes)), ..object(Kind::OciBlob) };
         (object, bytes.to_vec())
     };
-    // The odd bytes put the layer where no file system's block begins.
-    let odd = (object(Kind::Generic), b"odd".to_vec());
-    let root = (object(Kind::OciRootIndex), index.into_bytes());
+    // The odd bytes put the layers where no file system's block begins.
+    let mut objects = vec![(object(Kind::Generic), b"odd".to_vec())];
+    objects.extend(layers.iter().map(|(_, bytes)| blob(bytes)));
+    objects.extend([blob(&config), blob(&manifest)]);
+    objects.push((object(Kind::OciRootIndex), index.into_bytes()));
     let path = place.path("oci.sif");
-    written(&path, vec![odd, blob(&layer), blob(&config), blob(&manifest), root]);
+    written(&path, objects);
     place.give(&path);
-    let sif = path.to_str().unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn an_oci_image_with_a_squashfs_layer_is_served_in_place() {
+    let place = Place::new();
+    let layer = std::fs::read(place.image_file()).unwrap();
+    let sif = &oci_sif(&place, &[("squashfs", layer)]);
     assert_eq!(place.sampan(&["run", sif]).ok(), "entry default\n");
     assert_eq!(place.sampan(&["run", sif, "other"]).ok(), "entry other\n");
     assert_eq!(place.sampan(&["exec", sif, "sh", "-c", "echo $V"]).ok(), "oci\n");
@@ -161,7 +172,8 @@ fn what_cannot_be_run_says_why() {
         (vec![], "no primary"),
         (partition(FsKind::EncryptedSquashfs, "amd64"), "encrypted"),
         (partition(FsKind::Gocryptfs, "amd64"), "encrypted"),
-        (partition(FsKind::Ext3, "amd64"), "ext3"),
+        (partition(FsKind::Ext3, "amd64"), "no ext2, ext3"),
+        (partition(FsKind::Raw, "amd64"), "neither squashfs nor ext3"),
         (partition(FsKind::Squashfs, "s390x"), "architecture"),
         (partition(FsKind::Squashfs, "amd64"), "image"),
         (vec![(object(Kind::OciRootIndex), b"{}".to_vec())], "OCI"),

@@ -8,7 +8,7 @@ use crate::run::{cargo, output};
 /// The layers of ARCHITECTURE.md, leftmost first.
 const LAYERS: [&[&str]; 7] = [
     &["types", "sys"],
-    &["squashfs", "sif", "registry", "store", "trust", "plan"],
+    &["squashfs", "sif", "ext", "registry", "store", "trust", "plan"],
     &["image", "fuse", "host", "rootemu"],
     &["runtime"],
     &["engine"],

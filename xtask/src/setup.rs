@@ -10,7 +10,7 @@ use crate::run::{cargo, output, root_shell, run as execute, target};
 pub(crate) const USER: &str = "sampan-test";
 
 /// What the commands need beside Rust.
-const PACKAGES: [&str; 22] = [
+const PACKAGES: [&str; 23] = [
     "build-essential",
     "mmdebstrap",
     "busybox-static",
@@ -23,6 +23,7 @@ const PACKAGES: [&str; 22] = [
     "charliecloud",
     "crun",
     "podman",
+    "e2fsprogs",
     "fuse3",
     "util-linux",
     "procps",

@@ -54,11 +54,14 @@ pub fn inspected(found: &Inspected, now: u64) -> String {
         Inspected::Directory { path, .. } => {
             line("Directory", &path.display().to_string());
         }
-        Inspected::File { path, size, inodes, block_size, .. } => {
+        Inspected::File { path, size, inodes, block_size, layers, .. } => {
             line("File", &path.display().to_string());
             line("Size", &ByteSize(*size).to_string());
             line("Inodes", &inodes.to_string());
             line("Block size", &ByteSize(u64::from(*block_size)).to_string());
+            if *layers > 1 {
+                line("Layers", &layers.to_string());
+            }
         }
         Inspected::Stored(entry) => stored(entry, now, &mut line),
     }

@@ -3,10 +3,9 @@
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
-use std::sync::Arc;
 
 use plan::{Contribution, MountSource, MountSpec, Plan, Rank, RootSource, RunRequest};
-use runtime::{DirectoryTree, ImageFile, ImageTree, Keeper, Share};
+use runtime::{DirectoryTree, ImageFile, Keeper, Share};
 use store::{ImageId, Lease, Store};
 
 use crate::{Engine, Error, Origin, Resolved, Result, share, unpack};
@@ -42,12 +41,12 @@ impl Engine {
     pub fn prepare(&self, mut request: RunRequest, resolved: &Resolved) -> Result<Container> {
         let facts = host::facts();
         let mut warnings = Vec::new();
-        if let (RootSource::Squashfs { path, offset }, false) = (&request.root, facts.real_root)
+        if let (RootSource::Squashfs { parts }, false) = (&request.root, facts.real_root)
             && let Some(reason) = no_fuse()
         {
             let key = resolved.stored.as_ref().map(|image| image.id.hex().to_owned());
             let scratch = &self.config().scratch.value;
-            let dir = unpack::unpacked(path, *offset, key, scratch)?;
+            let dir = unpack::unpacked(parts, key, scratch)?;
             warnings.push(format!(
                 "/dev/fuse cannot be used ({reason}): the image was unpacked into {}",
                 dir.display()
@@ -61,10 +60,9 @@ impl Engine {
                 let tree = DirectoryTree::open(path).map_err(failed)?;
                 (plan::build(&request, &facts, &tree, contributions)?, None)
             }
-            RootSource::Squashfs { path, offset } => {
-                let file = ImageFile::open(path, *offset)?;
-                let tree = ImageTree(Arc::clone(&file.image));
-                (plan::build(&request, &facts, &tree, contributions)?, Some(file))
+            RootSource::Squashfs { parts } => {
+                let file = ImageFile::open(parts)?;
+                (plan::build(&request, &facts, &file.tree(), contributions)?, Some(file))
             }
         };
         plan.warnings.splice(0..0, warnings);
@@ -77,9 +75,9 @@ impl Engine {
             _ => None,
         };
         let share = match (&request.root, &image) {
-            (RootSource::Squashfs { path, offset }, Some(_)) => {
+            (RootSource::Squashfs { parts }, Some(_)) => {
                 // Without one the container has a server of its own.
-                let found = share::share(self.config(), path, *offset, plan.id_map);
+                let found = share::share(self.config(), parts, plan.id_map);
                 found.inspect_err(|error| tracing::debug!("no shared server: {error}")).ok()
             }
             _ => None,

@@ -213,6 +213,16 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A file system of ext2, ext3 or ext4 that cannot be read.
+    #[error("cannot read the ext file system at byte {offset} of {path:?}")]
+    ReadExt {
+        /// The file.
+        path: PathBuf,
+        /// Where it starts.
+        offset: u64,
+        /// Why.
+        source: ext::Error,
+    },
     /// An image that cannot be copied.
     #[error("cannot write the image to {path:?}")]
     Copy {

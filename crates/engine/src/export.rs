@@ -109,8 +109,8 @@ impl Engine {
             return Err(Error::Exists { path: path.to_owned() });
         }
         match (to, &image.root) {
-            (Destination::Directory(_), RootSource::Squashfs { path: from, offset }) => {
-                unpack::with_owners(from, *offset, path)
+            (Destination::Directory(_), RootSource::Squashfs { parts }) => {
+                unpack::with_owners(parts, path)
             }
             (Destination::Directory(_), RootSource::Directory { path: from }) => {
                 Err(Error::NothingToConvert { path: from.clone() })
@@ -145,9 +145,9 @@ impl Engine {
             RootSource::Directory { path: from } => {
                 image::copy(TreeSource::Directory(from), file, &options, extras).map_err(failed)?;
             }
-            RootSource::Squashfs { path: from, offset } => {
-                let opened = unpack::open(from, *offset)?;
-                image::copy(TreeSource::Image(&opened), file, &options, extras).map_err(failed)?;
+            RootSource::Squashfs { parts } => {
+                let opened = unpack::open(parts)?;
+                image::copy(TreeSource::Images(&opened), file, &options, extras).map_err(failed)?;
             }
         }
         Ok(())
@@ -207,8 +207,9 @@ fn scripts_for(image: &Resolved) -> Result<Vec<Extra>> {
             let failed = |source| Error::OpenImage { path: path.clone(), source };
             DirectoryTree::open(path).map_err(failed)?.entry(Path::new(SCRIPTS))
         }
-        RootSource::Squashfs { path, offset } => {
-            ImageTree(unpack::open(path, *offset)?.into()).entry(Path::new(SCRIPTS))
+        RootSource::Squashfs { parts } => {
+            let images = unpack::open(parts)?.into_iter().map(Into::into).collect();
+            ImageTree::new(images).entry(Path::new(SCRIPTS))
         }
     };
     let own = found.map_err(plan::PlanError::from)?.is_some();

@@ -1,19 +1,17 @@
 //! What is known about an image.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use plan::{RootTree, SCRIPTS};
 use runtime::{DirectoryTree, ImageTree};
 use serde::Serialize;
-use squashfs::{Image, ReaderOptions};
 use store::{ImageEntry, RefRecord};
 use types::{ImageConfig, ImageRef, Platform};
 
 use crate::resolve::find_id;
-use crate::{Engine, Error, Resolved, Result, Silent};
+use crate::{Engine, Error, Resolved, Result, Silent, unpack};
 
 /// What is known about an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -31,6 +29,8 @@ pub enum Inspected {
         inodes: u32,
         /// Bytes of a data block.
         block_size: u32,
+        /// How many images are stacked.
+        layers: usize,
         /// What Apptainer has put into it.
         #[serde(flatten)]
         texts: Texts,
@@ -161,19 +161,16 @@ fn path(resolved: &Resolved) -> Result<Inspected> {
             let tree = DirectoryTree::open(path).map_err(open)?;
             Ok(Inspected::Directory { path: path.clone(), texts: Texts::read(&tree) })
         }
-        plan::RootSource::Squashfs { path, offset } => {
-            let open = |source| Error::OpenImage { path: path.clone(), source };
-            let unread = |source| runtime::RuntimeError::Image { path: path.clone(), source };
-            let file = File::open(path).map_err(open)?;
-            let image = Image::open(file, *offset, ReaderOptions::default()).map_err(unread)?;
-            let image = Arc::new(image);
-            let block = image.superblock();
+        plan::RootSource::Squashfs { parts } => {
+            let images: Vec<_> = unpack::open(parts)?.into_iter().map(Arc::new).collect();
+            let blocks = || images.iter().map(|image| image.superblock());
             Ok(Inspected::File {
-                path: path.clone(),
-                size: block.bytes_used,
-                inodes: block.inodes,
-                block_size: block.block_size,
-                texts: Texts::read(&ImageTree(Arc::clone(&image))),
+                path: parts.first().map_or_else(PathBuf::new, |part| part.path.clone()),
+                size: blocks().map(|block| block.bytes_used).sum(),
+                inodes: blocks().map(|block| block.inodes).fold(0, u32::saturating_add),
+                block_size: blocks().map(|block| block.block_size).max().unwrap_or(0),
+                layers: images.len(),
+                texts: Texts::read(&ImageTree::new(images.clone())),
             })
         }
     }

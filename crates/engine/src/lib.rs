@@ -20,13 +20,13 @@ mod container;
 mod doctor;
 mod error;
 mod export;
+mod image_file;
 mod inspect;
 mod layers;
 mod progress;
 mod pull;
 mod resolve;
 mod share;
-mod sif_image;
 mod transport;
 mod unpack;
 

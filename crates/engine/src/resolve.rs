@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use plan::RootSource;
+use plan::{ImagePart, RootSource};
 use registry::{Environment, RegistriesConf};
 use store::{ImageId, Store, StoredImage, canonical_reference};
 use types::{ImageConfig, ImageRef, RegistryRef};
 
-use crate::{Config, Engine, Error, PullPolicy, Result, SharedProgress, sif_image, transport};
+use crate::image_file::{self, Form, Part};
+use crate::{Config, Engine, Error, PullPolicy, Result, SharedProgress, transport, unpack};
 
 /// An image that can be run.
 #[derive(Clone, Debug)]
@@ -26,7 +27,7 @@ pub struct Resolved {
 
 impl Resolved {
     pub(crate) fn of_stored(name: String, stored: StoredImage) -> Self {
-        let root = RootSource::Squashfs { path: stored.path.clone(), offset: 0 };
+        let root = RootSource::squashfs(stored.path.clone(), 0);
         Self {
             name,
             root,
@@ -45,7 +46,7 @@ impl Engine {
     pub fn resolve(&self, image: &ImageRef, progress: &SharedProgress) -> Result<Resolved> {
         let name = image.to_string();
         if let ImageRef::Path(path) = image {
-            return local(name, path);
+            return local(name, path, &self.config().scratch.value);
         }
         let policy = self.config().pull.value;
         if policy != PullPolicy::Always
@@ -82,8 +83,8 @@ impl Engine {
     }
 }
 
-/// A directory or squashfs file of the person's own.
-fn local(name: String, path: &Path) -> Result<Resolved> {
+/// A directory or image file of the person's own.
+fn local(name: String, path: &Path, scratch: &Path) -> Result<Resolved> {
     let failed = |source| Error::OpenImage { path: path.to_owned(), source };
     let meta = std::fs::metadata(path).map_err(failed)?;
     let absolute: PathBuf = std::path::absolute(path).map_err(failed)?;
@@ -91,12 +92,14 @@ fn local(name: String, path: &Path) -> Result<Resolved> {
     let mut scripts = true;
     let root = if meta.is_dir() {
         RootSource::Directory { path: absolute }
-    } else if meta.is_file() && sif_image::is_sif(path).map_err(failed)? {
-        let found = sif_image::find(path)?;
-        (config, scripts) = (found.config, found.scripts);
-        RootSource::Squashfs { path: absolute, offset: found.offset }
     } else if meta.is_file() {
-        RootSource::Squashfs { path: absolute, offset: 0 }
+        let found = image_file::in_file(path)?;
+        (config, scripts) = (found.config, found.scripts);
+        let part = |part: &Part| match part.form {
+            Form::Squashfs => Ok(ImagePart { path: absolute.clone(), offset: part.offset }),
+            Form::Ext(top) => unpack::from_ext(&absolute, part.offset, part.size, top, scratch),
+        };
+        RootSource::Squashfs { parts: found.parts.iter().map(part).collect::<Result<_>>()? }
     } else {
         return Err(Error::NotAnImage { path: path.to_owned() });
     };
@@ -173,11 +176,15 @@ mod tests {
     #[test]
     fn a_bare_directory_is_run_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
-        let resolved = local("x".into(), dir.path()).unwrap();
+        let scratch = dir.path();
+        let resolved = local("x".into(), dir.path(), scratch).unwrap();
         assert_eq!(resolved.root, RootSource::Directory { path: dir.path().to_owned() });
         assert_eq!(resolved.config, ImageConfig::default());
-        let missing = local("x".into(), &dir.path().join("no")).unwrap_err();
+        let missing = local("x".into(), &dir.path().join("no"), scratch).unwrap_err();
         assert_eq!(missing.exit_code(), crate::exit::NOT_FOUND);
-        assert!(matches!(local("x".into(), Path::new("/dev/null")), Err(Error::NotAnImage { .. })));
+        assert!(matches!(
+            local("x".into(), Path::new("/dev/null"), scratch),
+            Err(Error::NotAnImage { .. })
+        ));
     }
 }

@@ -3,9 +3,8 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::path::Path;
 
-use plan::IdMap;
+use plan::{IdMap, ImagePart};
 use runtime::Share;
 
 use crate::{Config, Result, unpack};
@@ -28,8 +27,8 @@ const JOB: [&str; 9] = [
 ///
 /// # Errors
 /// When the scratch directory is not the user's own.
-pub(crate) fn share(config: &Config, path: &Path, offset: u64, ids: IdMap) -> Result<Share> {
-    let file = unpack::file_key(path, offset)?;
+pub(crate) fn share(config: &Config, parts: &[ImagePart], ids: IdMap) -> Result<Share> {
+    let file = unpack::files_key(parts)?;
     let dir = unpack::own_directory(&unpack::cache(&config.scratch.value))?;
     let dir = unpack::own_directory(&dir.join(unpack::RUN))?;
     let mut hash = DefaultHasher::new();

@@ -19,8 +19,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use ::image::TreeSource;
+use plan::ImagePart;
 use rustix::fs::{CWD, Mode, OFlags, fchmod, mkdirat, openat, symlinkat};
+use sha2::Digest as _;
 use squashfs::{Image, Inode, InodeKind, ReaderOptions};
+use types::Digest;
 
 use crate::{Error, Result};
 
@@ -32,17 +36,27 @@ pub(crate) fn cache(scratch: &Path) -> PathBuf {
 }
 
 /// What changes when an image file does: device, inode, size, time of change.
-pub(crate) fn file_key(path: &Path, offset: u64) -> Result<String> {
+pub(crate) fn file_key(part: &ImagePart) -> Result<String> {
+    let ImagePart { path, offset } = part;
     let meta = std::fs::metadata(path)
-        .map_err(|source| Error::OpenImage { path: path.to_owned(), source })?;
+        .map_err(|source| Error::OpenImage { path: path.clone(), source })?;
     Ok(format!("{:x}-{:x}-{:x}-{:x}", meta.dev(), meta.ino(), meta.size(), meta.ctime_nsec())
         + &format!("-{:x}-{offset:x}", meta.ctime()))
 }
 
+/// What changes when one of the files does.
+pub(crate) fn files_key(parts: &[ImagePart]) -> Result<String> {
+    let keys = parts.iter().map(file_key).collect::<Result<Vec<_>>>()?;
+    Ok(match &keys[..] {
+        [key] => key.clone(),
+        // A name has no room for all.
+        _ => Digest::sha256(&sha2::Sha256::digest(keys.join(" ")).into()).hex().to_owned(),
+    })
+}
+
 /// The directory with the tree of an image; makes it if it is not there.
 pub(crate) fn unpacked(
-    path: &Path,
-    offset: u64,
+    parts: &[ImagePart],
     key: Option<String>,
     scratch: &Path,
 ) -> Result<PathBuf> {
@@ -52,14 +66,14 @@ pub(crate) fn unpacked(
     };
     let key = match key {
         Some(key) => key,
-        None => file_key(path, offset)?,
+        None => files_key(parts)?,
     };
     let cache = own_directory(&cache(scratch))?;
     let done = cache.join(key);
     if done.is_dir() {
         return Ok(done);
     }
-    let image = open(path, offset)?;
+    let image = flat(parts, &done)?;
     let temporary = cache.join(format!(".{}.new", std::process::id()));
     remove(&temporary).map_err(cannot(&temporary))?;
     std::fs::create_dir(&temporary).map_err(cannot(&temporary))?;
@@ -73,6 +87,41 @@ pub(crate) fn unpacked(
     made?;
     removed?;
     Ok(done)
+}
+
+/// A file system of ext2, ext3 or ext4 as squashfs, in a file beside unpacked
+/// images; makes it if it is not there. An ordinary user can mount no other.
+pub(crate) fn from_ext(
+    path: &Path,
+    offset: u64,
+    size: u64,
+    top: &str,
+    scratch: &Path,
+) -> Result<ImagePart> {
+    let part = ImagePart { path: path.to_owned(), offset };
+    let cache = own_directory(&cache(scratch))?;
+    let done = cache.join(format!("{}.sqfs", file_key(&part)?));
+    if done.is_file() {
+        return Ok(ImagePart { path: done, offset: 0 });
+    }
+    let failed = |source| Error::OpenImage { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let unread = |source| Error::ReadExt { path: path.to_owned(), offset, source };
+    let fs = ext::FileSystem::open(file, offset, size).map_err(unread)?;
+    let cannot = |source| Error::Unpack { path: done.clone(), source };
+    let temporary = cache.join(format!(".{}.sqfs", std::process::id()));
+    remove(&temporary).map_err(cannot)?;
+    let file = File::options().read(true).write(true).create_new(true).open(&temporary);
+    let copied = |source| Error::Copy { path: done.clone(), source };
+    let options = ::image::ConvertOptions::default();
+    let made = ::image::copy(TreeSource::Ext(&fs, top), file.map_err(cannot)?, &options, &[])
+        .map_err(copied)
+        .and_then(|_| std::fs::rename(&temporary, &done).map_err(cannot));
+    // Gone after the rename; else this is what is left of a failure.
+    let removed = remove(&temporary).map_err(cannot);
+    made?;
+    removed?;
+    Ok(ImagePart { path: done, offset: 0 })
 }
 
 /// Where the sockets and the log of image servers are, beside unpacked images.
@@ -131,19 +180,47 @@ fn remove(path: &Path) -> io::Result<()> {
     std::fs::remove_dir(path)
 }
 
-/// Opens an image to read it as a tree.
-pub(crate) fn open(path: &Path, offset: u64) -> Result<Image> {
-    let file =
-        File::open(path).map_err(|source| Error::OpenImage { path: path.to_owned(), source })?;
-    let unread = |source| Error::UnpackRead { path: path.to_owned(), source };
-    Image::open(file, offset, ReaderOptions::default()).map_err(unread)
+/// Opens images to read them as trees.
+pub(crate) fn open(parts: &[ImagePart]) -> Result<Vec<Image>> {
+    let open = |ImagePart { path, offset }: &ImagePart| {
+        let file =
+            File::open(path).map_err(|source| Error::OpenImage { path: path.clone(), source })?;
+        let unread = |source| Error::UnpackRead { path: path.clone(), source };
+        Image::open(file, *offset, ReaderOptions::default()).map_err(unread)
+    };
+    parts.iter().map(open).collect()
+}
+
+/// One image of several: itself, or a copy without a name on the file system
+/// of `near`.
+fn flat(parts: &[ImagePart], near: &Path) -> Result<Image> {
+    let mut images = open(parts)?;
+    if images.len() == 1 {
+        return Ok(images.remove(0));
+    }
+    let cannot = |source| Error::Unpack { path: near.to_owned(), source };
+    let temporary = near.with_extension(format!("{}.flat", std::process::id()));
+    let mut options = File::options();
+    let file = options.read(true).write(true).create_new(true).open(&temporary);
+    let file = file.map_err(cannot)?;
+    // From here on it goes with its descriptor.
+    std::fs::remove_file(&temporary).map_err(cannot)?;
+    let copy = file.try_clone().map_err(cannot)?;
+    let options = ::image::ConvertOptions {
+        compression: squashfs::Compression::None,
+        ..image::ConvertOptions::default()
+    };
+    let failed = |source| Error::Copy { path: near.to_owned(), source };
+    ::image::copy(TreeSource::Images(&images), copy, &options, &[]).map_err(failed)?;
+    let unread = |source| Error::UnpackRead { path: near.to_owned(), source };
+    Image::open(file, 0, ReaderOptions::default()).map_err(unread)
 }
 
 /// Unpacks an image into a new directory. Owners and modes that a person
 /// cannot give are noted as extended attributes, as other tools do.
-pub(crate) fn with_owners(path: &Path, offset: u64, to: &Path) -> Result<()> {
+pub(crate) fn with_owners(parts: &[ImagePart], to: &Path) -> Result<()> {
     let cannot = |source| Error::Unpack { path: to.to_owned(), source };
-    let image = open(path, offset)?;
+    let image = flat(parts, to)?;
     let name = to.file_name().unwrap_or_default().to_string_lossy();
     let temporary = to.with_file_name(format!(".{name}.{}.new", std::process::id()));
     std::fs::create_dir(&temporary).map_err(cannot)?;
@@ -161,7 +238,7 @@ pub(crate) fn with_owners(path: &Path, offset: u64, to: &Path) -> Result<()> {
 fn note_owner(fd: impl AsFd, inode: &Inode) {
     let value = format!("{}:{}:0{:o}", inode.uid, inode.gid, inode.mode);
     let flags = rustix::fs::XattrFlags::empty();
-    if let Err(error) = rustix::fs::fsetxattr(fd, image::OVERRIDE, value.as_bytes(), flags) {
+    if let Err(error) = rustix::fs::fsetxattr(fd, ::image::OVERRIDE, value.as_bytes(), flags) {
         tracing::debug!("the owner of inode {} is lost: {error}", inode.number);
     }
 }
@@ -258,6 +335,10 @@ mod tests {
         Meta { mode, uid: 0, gid: 0, mtime: 0, xattrs: Vec::new() }
     }
 
+    fn parts(path: &Path) -> Vec<ImagePart> {
+        vec![ImagePart { path: path.to_owned(), offset: 0 }]
+    }
+
     /// A small image with a link that leads out, beside a file.
     fn image(path: &Path) {
         let file =
@@ -281,13 +362,13 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let file = scratch.path().join("x.sqfs");
         image(&file);
-        let dir = unpacked(&file, 0, None, scratch.path()).unwrap();
+        let dir = unpacked(&parts(&file), None, scratch.path()).unwrap();
         assert_eq!(std::fs::read(dir.join("dir/file")).unwrap(), b"hello");
         let mode = |name: &str| std::fs::symlink_metadata(dir.join(name)).unwrap().mode() & 0o7777;
         assert_eq!((mode("dir"), mode("dir/file")), (0o555, 0o750));
         assert_eq!(std::fs::read_link(dir.join("out")).unwrap(), Path::new("/etc"));
         let first = std::fs::metadata(&dir).unwrap().ino();
-        let again = unpacked(&file, 0, None, scratch.path()).unwrap();
+        let again = unpacked(&parts(&file), None, scratch.path()).unwrap();
         assert_eq!(std::fs::metadata(&again).unwrap().ino(), first);
         let names = std::fs::read_dir(cache(scratch.path())).unwrap().count();
         assert_eq!(names, 1, "something temporary is left");
@@ -316,7 +397,7 @@ mod tests {
         let file = scratch.path().join("x.sqfs");
         image(&file);
         std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(200).unwrap();
-        assert!(unpacked(&file, 0, Some("k".into()), scratch.path()).is_err());
+        assert!(unpacked(&parts(&file), Some("k".into()), scratch.path()).is_err());
         assert_eq!(std::fs::read_dir(cache(scratch.path())).unwrap().count(), 0);
     }
 }

@@ -386,6 +386,15 @@ impl Server {
         if !inode.has_xattrs() {
             return Ok(Reply::Errno(Errno::NODATA));
         }
+        if name == OPAQUE {
+            // Layers made by root's tools have it under the other name.
+            let opaque = self.image.is_opaque(&inode)?;
+            return Ok(if opaque {
+                sized(answer, size, b"y")
+            } else {
+                Reply::Errno(Errno::NODATA)
+            });
+        }
         let found = self.image.xattrs(&inode)?.into_iter().find(|(full, _)| full == name);
         Ok(match found {
             Some((_, value)) => sized(answer, size, &value),
@@ -408,6 +417,9 @@ impl Server {
         Ok(sized(answer, size, &names))
     }
 }
+
+/// What overlayfs asks of each directory that it merges, in a user namespace.
+const OPAQUE: &[u8] = b"user.overlay.opaque";
 
 /// The node of an inode: 1 is the root by protocol.
 fn node(image: &Image, reference: InodeRef) -> u64 {

@@ -8,19 +8,23 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use squashfs::{
-    Image, Inode, InodeKind, Meta, Node, NodeId, NodeKind, Tree, Writer, WriterOptions,
-};
+use ext::{FileSystem, Kind};
+use squashfs::{Image, Inode, InodeKind, Meta, Node, NodeId, NodeKind, Writer, WriterOptions};
 
+use crate::merge::{Depth, Merge};
 use crate::{Conversion, ConvertOptions};
 
 /// Where a tree comes from.
 #[derive(Clone, Copy)]
 pub enum TreeSource<'a> {
-    /// A squashfs image.
-    Image(&'a Image),
+    /// Squashfs images, bottom first; those above the first one are layers in
+    /// the form of overlayfs.
+    Images(&'a [Image]),
     /// A directory of the host.
     Directory(&'a Path),
+    /// A file system of ext2, ext3 or ext4, from one of its directories on.
+    /// Whiteouts stay what they are.
+    Ext(&'a FileSystem, &'a str),
 }
 
 /// A file to add, with the directories above it.
@@ -45,8 +49,19 @@ pub enum CopyError {
         /// Why.
         source: squashfs::Error,
     },
+    /// The file system cannot be read.
+    #[error("cannot read {path:?} of the file system")]
+    Ext {
+        /// Path in the file system.
+        path: PathBuf,
+        /// Why.
+        source: ext::Error,
+    },
+    /// The file system has no such directory.
+    #[error("the file system has no directory {0:?}")]
+    NoDirectory(String),
     /// The image's directories form a loop.
-    #[error("{0:?} of the image is one of the directories above it")]
+    #[error("{0:?} is one of the directories above it")]
     Loop(PathBuf),
     /// The directory cannot be read.
     #[error("cannot read {path:?}")]
@@ -93,24 +108,29 @@ pub fn copy(
         WriterOptions { compression: options.compression, ..WriterOptions::default() };
     let mut copier = Copier {
         writer: Writer::new(out, writer_options)?,
-        tree: Tree::new(Meta { mode: 0o755, ..Meta::default() }),
+        merge: Merge::new(),
         left: options.size_limit,
         limit: options.size_limit,
     };
     match source {
-        TreeSource::Image(image) => copier.image(image)?,
+        TreeSource::Images(images) => {
+            for (depth, image) in images.iter().rev().enumerate() {
+                copier.image(image, depth as Depth)?;
+            }
+        }
         TreeSource::Directory(path) => copier.directory(path)?,
+        TreeSource::Ext(fs, top) => copier.ext(fs, top)?,
     }
     for extra in extras {
         copier.extra(extra)?;
     }
-    let summary = copier.writer.finish(&copier.tree)?;
+    let summary = copier.writer.finish(&copier.merge.tree)?;
     Ok(Conversion { bytes: summary.bytes, inodes: summary.inodes })
 }
 
 struct Copier {
     writer: Writer,
-    tree: Tree,
+    merge: Merge,
     left: u64,
     limit: u64,
 }
@@ -137,63 +157,88 @@ impl Copier {
         }
     }
 
-    fn image(&mut self, image: &Image) -> Result<(), CopyError> {
+    /// One layer. Those above it have been here before.
+    fn image(&mut self, image: &Image, depth: Depth) -> Result<(), CopyError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| CopyError::Image { path, source }
         };
-        let root = image.inode(image.root()).map_err(failed(Path::new("/")))?;
-        let root_id = self.tree.root();
-        self.tree.get_mut(root_id).meta =
-            image_meta(image, &root).map_err(failed(Path::new("/")))?;
+        let top = Path::new("/");
+        let root = image.inode(image.root()).map_err(failed(top))?;
+        self.merge.place_dir(&[], image_meta(image, &root).map_err(failed(top))?, depth);
         let mut links: HashMap<u32, NodeId> = HashMap::new();
         let mut seen = HashSet::from([root.reference]);
-        let mut todo = vec![(root, root_id, PathBuf::from("/"))];
-        while let Some((dir, id, path)) = todo.pop() {
-            for entry in image.read_dir(&dir, 0).map_err(failed(&path))? {
-                let entry = entry.map_err(failed(&path))?;
-                let below = path.join(std::ffi::OsStr::from_bytes(&entry.name));
+        let mut todo = vec![(root, Vec::new())];
+        while let Some((dir, path)) = todo.pop() {
+            // What a layer above hides is passed over, with all below it.
+            let Some(id) = self.merge.parent(&path, depth) else { continue };
+            if image.is_opaque(&dir).map_err(failed(&joined(&path)))? {
+                self.merge.opaque(id, depth);
+            }
+            for entry in image.read_dir(&dir, 0).map_err(failed(&joined(&path)))? {
+                let entry = entry.map_err(failed(&joined(&path)))?;
+                let mut words = path.clone();
+                words.push(entry.name.clone());
+                let below = joined(&words);
                 let inode = image.inode(entry.inode).map_err(failed(&below))?;
-                let is_dir = matches!(inode.kind, InodeKind::Directory { .. });
-                if let (false, Some(known)) = (is_dir, links.get(&inode.number)) {
-                    self.tree.link(id, &entry.name, *known);
+                if inode.is_whiteout() {
+                    self.merge.whiteout(id, &entry.name, depth);
                     continue;
                 }
+                if let InodeKind::Directory { .. } = inode.kind {
+                    // A directory has one name; another is a loop or damage.
+                    if !seen.insert(inode.reference) {
+                        return Err(CopyError::Loop(below));
+                    }
+                    let meta = image_meta(image, &inode).map_err(failed(&below))?;
+                    self.merge.place_dir(&words, meta, depth);
+                    todo.push((inode, words));
+                    continue;
+                }
+                if !self.merge.free(id, &entry.name, depth) {
+                    continue;
+                }
+                if let Some(known) = links.get(&inode.number) {
+                    self.merge.place_link(id, &entry.name, *known);
+                    continue;
+                }
+                let kind = self.kind(image, &inode, &below)?;
                 let meta = image_meta(image, &inode).map_err(failed(&below))?;
-                let kind = match &inode.kind {
-                    InodeKind::Directory { .. } => {
-                        // A directory has one name; another is a loop or damage.
-                        if !seen.insert(inode.reference) {
-                            return Err(CopyError::Loop(below));
-                        }
-                        NodeKind::Directory(BTreeMap::new())
-                    }
-                    InodeKind::File { size, .. } => {
-                        let mut data = FileReader { image, inode: Arc::clone(&inode), at: 0 };
-                        self.file(&mut data, *size, &below)?
-                    }
-                    InodeKind::Symlink { .. } => {
-                        NodeKind::Symlink(image.read_link(&inode).map_err(failed(&below))?)
-                    }
-                    InodeKind::BlockDevice { major, minor } => {
-                        NodeKind::BlockDevice { major: *major, minor: *minor }
-                    }
-                    InodeKind::CharDevice { major, minor } => {
-                        NodeKind::CharDevice { major: *major, minor: *minor }
-                    }
-                    InodeKind::Fifo => NodeKind::Fifo,
-                    InodeKind::Socket => NodeKind::Socket,
-                };
-                let node = self.tree.add(Node { meta, kind });
-                self.tree.link(id, &entry.name, node);
-                if is_dir {
-                    todo.push((inode, node, below));
-                } else if inode.nlink > 1 {
+                let node = self.merge.place(id, &entry.name, Node { meta, kind }, depth);
+                if inode.nlink > 1 {
                     links.insert(inode.number, node);
                 }
             }
         }
         Ok(())
+    }
+
+    /// What is no directory.
+    fn kind(
+        &mut self,
+        image: &Image,
+        inode: &Arc<Inode>,
+        path: &Path,
+    ) -> Result<NodeKind, CopyError> {
+        Ok(match &inode.kind {
+            InodeKind::File { size, .. } => {
+                let mut data = FileReader { image, inode: Arc::clone(inode), at: 0 };
+                self.file(&mut data, *size, path)?
+            }
+            InodeKind::Symlink { .. } => {
+                let failed = |source| CopyError::Image { path: path.to_owned(), source };
+                NodeKind::Symlink(image.read_link(inode).map_err(failed)?)
+            }
+            InodeKind::BlockDevice { major, minor } => {
+                NodeKind::BlockDevice { major: *major, minor: *minor }
+            }
+            InodeKind::CharDevice { major, minor } => {
+                NodeKind::CharDevice { major: *major, minor: *minor }
+            }
+            InodeKind::Fifo => NodeKind::Fifo,
+            InodeKind::Socket => NodeKind::Socket,
+            InodeKind::Directory { .. } => NodeKind::Directory(BTreeMap::new()),
+        })
     }
 
     fn directory(&mut self, top: &Path) -> Result<(), CopyError> {
@@ -202,8 +247,8 @@ impl Copier {
             move |source| CopyError::Read { path, source }
         };
         let meta = std::fs::symlink_metadata(top).map_err(failed(top))?;
-        let root = self.tree.root();
-        self.tree.get_mut(root).meta = host_meta(top, &meta);
+        let root = self.merge.tree.root();
+        self.merge.tree.get_mut(root).meta = host_meta(top, &meta);
         let mut links: HashMap<(u64, u64), NodeId> = HashMap::new();
         let mut todo = vec![(top.to_owned(), root)];
         while let Some((dir, id)) = todo.pop() {
@@ -220,7 +265,7 @@ impl Copier {
                 let kind = meta.file_type();
                 let key = (meta.dev(), meta.ino());
                 if let (false, Some(known)) = (kind.is_dir(), links.get(&key)) {
-                    self.tree.link(id, name.as_bytes(), *known);
+                    self.merge.tree.link(id, name.as_bytes(), *known);
                     continue;
                 }
                 let device = || (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
@@ -244,8 +289,8 @@ impl Copier {
                 } else {
                     NodeKind::Socket
                 };
-                let node = self.tree.add(Node { meta: host_meta(&path, &meta), kind: node });
-                self.tree.link(id, name.as_bytes(), node);
+                let node = self.merge.tree.add(Node { meta: host_meta(&path, &meta), kind: node });
+                self.merge.tree.link(id, name.as_bytes(), node);
                 if kind.is_dir() {
                     todo.push((path, node));
                 } else if meta.nlink() > 1 {
@@ -256,18 +301,88 @@ impl Copier {
         Ok(())
     }
 
+    fn ext(&mut self, fs: &FileSystem, top: &str) -> Result<(), CopyError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| CopyError::Ext { path, source }
+        };
+        let mut dir = fs.inode(ext::ROOT).map_err(failed(Path::new("/")))?;
+        let missing = || CopyError::NoDirectory(top.to_owned());
+        for word in top.split('/').filter(|word| !word.is_empty()) {
+            let entries = fs.entries(&dir).map_err(failed(Path::new(top)))?;
+            let found = entries.into_iter().find(|entry| entry.name == word.as_bytes());
+            let inode = found.ok_or_else(missing)?.inode;
+            dir = fs.inode(inode).map_err(failed(Path::new(top)))?;
+        }
+        if dir.kind != Kind::Directory {
+            return Err(missing());
+        }
+        let meta = |inode: &ext::Inode| {
+            let xattrs = fs.xattrs(inode)?;
+            let mtime = u32::try_from(inode.mtime.max(0)).unwrap_or(u32::MAX);
+            let ext::Inode { mode, uid, gid, .. } = *inode;
+            Ok(Meta { mode, uid, gid, mtime, xattrs })
+        };
+        let root = self.merge.tree.root();
+        self.merge.tree.get_mut(root).meta = meta(&dir).map_err(failed(Path::new("/")))?;
+        let mut links: HashMap<u32, NodeId> = HashMap::new();
+        let mut seen = HashSet::from([dir.number]);
+        let mut todo = vec![(dir, root, PathBuf::from("/"))];
+        while let Some((dir, id, path)) = todo.pop() {
+            for entry in fs.entries(&dir).map_err(failed(&path))? {
+                let below = path.join(std::ffi::OsStr::from_bytes(&entry.name));
+                if let Some(known) = links.get(&entry.inode) {
+                    self.merge.tree.link(id, &entry.name, *known);
+                    continue;
+                }
+                let inode = fs.inode(entry.inode).map_err(failed(&below))?;
+                let kind = match inode.kind {
+                    // A directory has one name; another is a loop or damage.
+                    Kind::Directory if !seen.insert(inode.number) => {
+                        return Err(CopyError::Loop(below));
+                    }
+                    Kind::Directory => NodeKind::Directory(BTreeMap::new()),
+                    Kind::File => {
+                        let mut data = ExtReader { fs, inode: &inode, at: 0 };
+                        self.file(&mut data, inode.size, &below)?
+                    }
+                    Kind::Symlink => {
+                        NodeKind::Symlink(fs.read_link(&inode).map_err(failed(&below))?)
+                    }
+                    Kind::BlockDevice(major, minor) => NodeKind::BlockDevice { major, minor },
+                    Kind::CharDevice(major, minor) => NodeKind::CharDevice { major, minor },
+                    Kind::Fifo => NodeKind::Fifo,
+                    Kind::Socket => NodeKind::Socket,
+                };
+                let node = Node { meta: meta(&inode).map_err(failed(&below))?, kind };
+                let node = self.merge.tree.add(node);
+                self.merge.tree.link(id, &entry.name, node);
+                if inode.kind == Kind::Directory {
+                    todo.push((inode, node, below));
+                } else if inode.nlink > 1 {
+                    links.insert(entry.inode, node);
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn extra(&mut self, extra: &Extra) -> Result<(), CopyError> {
-        let mut dir = self.tree.root();
+        let mut dir = self.merge.tree.root();
         let mut words: Vec<&str> = extra.path.split('/').collect();
         let Some(name) = words.pop() else { return Ok(()) };
         for word in words {
-            dir = match self.tree.child(dir, word.as_bytes()) {
-                Some(known) if matches!(self.tree.get(known).kind, NodeKind::Directory(_)) => known,
+            dir = match self.merge.tree.child(dir, word.as_bytes()) {
+                Some(known)
+                    if matches!(self.merge.tree.get(known).kind, NodeKind::Directory(_)) =>
+                {
+                    known
+                }
                 _ => {
                     let meta = Meta { mode: 0o755, ..Meta::default() };
                     let kind = NodeKind::Directory(BTreeMap::new());
-                    let made = self.tree.add(Node { meta, kind });
-                    self.tree.link(dir, word.as_bytes(), made);
+                    let made = self.merge.tree.add(Node { meta, kind });
+                    self.merge.tree.link(dir, word.as_bytes(), made);
                     made
                 }
             };
@@ -275,10 +390,16 @@ impl Copier {
         let size = extra.bytes.len() as u64;
         let kind = self.file(&mut &extra.bytes[..], size, Path::new(&extra.path))?;
         let meta = Meta { mode: extra.mode, ..Meta::default() };
-        let node = self.tree.add(Node { meta, kind });
-        self.tree.link(dir, name.as_bytes(), node);
+        let node = self.merge.tree.add(Node { meta, kind });
+        self.merge.tree.link(dir, name.as_bytes(), node);
         Ok(())
     }
+}
+
+/// The path of words.
+fn joined(words: &[Vec<u8>]) -> PathBuf {
+    let words = words.iter().map(|word| std::ffi::OsStr::from_bytes(word));
+    Path::new("/").join(words.collect::<PathBuf>())
 }
 
 /// The data of a file of an image.
@@ -296,13 +417,33 @@ impl Read for FileReader<'_> {
     }
 }
 
+/// Whether an attribute is overlayfs's own; the merged tree needs none.
+fn of_overlay(name: &[u8]) -> bool {
+    name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
+}
+
+/// The data of a file of a file system.
+struct ExtReader<'a> {
+    fs: &'a FileSystem,
+    inode: &'a ext::Inode,
+    at: u64,
+}
+
+impl Read for ExtReader<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let got = self.fs.read(self.inode, self.at, buf).map_err(io::Error::other)?;
+        self.at += got as u64;
+        Ok(got)
+    }
+}
+
 fn image_meta(image: &Image, inode: &Inode) -> Result<Meta, squashfs::Error> {
     Ok(Meta {
         mode: inode.mode,
         uid: inode.uid,
         gid: inode.gid,
         mtime: inode.mtime,
-        xattrs: image.xattrs(inode)?,
+        xattrs: image.xattrs(inode)?.into_iter().filter(|(name, _)| !of_overlay(name)).collect(),
     })
 }
 
@@ -389,11 +530,11 @@ mod tests {
         copy(TreeSource::Directory(&tree), first, &options, &[]).unwrap();
         let image = Image::open(File::open(&path).unwrap(), 0, Default::default()).unwrap();
         let (second, again) = create("second");
-        copy(TreeSource::Image(&image), second, &options, &[]).unwrap();
+        copy(TreeSource::Images(std::slice::from_ref(&image)), second, &options, &[]).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&again).unwrap());
         let (third, with) = create("third");
         let extra = Extra { path: "new/x".into(), mode: 0o755, bytes: b"hi".to_vec() };
-        copy(TreeSource::Image(&image), third, &options, &[extra]).unwrap();
+        copy(TreeSource::Images(std::slice::from_ref(&image)), third, &options, &[extra]).unwrap();
         let image = Image::open(File::open(&with).unwrap(), 0, Default::default()).unwrap();
         let root = image.inode(image.root()).unwrap();
         let new = image.lookup(&root, b"new").unwrap().unwrap();

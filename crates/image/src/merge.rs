@@ -110,6 +110,12 @@ impl Merge {
         id
     }
 
+    /// Gives a node of the same layer another name, as
+    /// [`place`](Self::place) gives the first.
+    pub(crate) fn place_link(&mut self, dir: NodeId, name: &[u8], node: NodeId) {
+        self.tree.link(dir, name, node);
+    }
+
     /// Places a directory: its attributes are those of the topmost layer that
     /// has an entry of its own for it.
     pub(crate) fn place_dir(&mut self, path: &[Vec<u8>], meta: Meta, depth: Depth) {

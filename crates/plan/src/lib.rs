@@ -35,8 +35,8 @@ pub use facts::{HostFacts, KernelCaps, NamedUser};
 pub use mounts::{DeviceNode, MINIMAL_DEVICES};
 pub use render::render_text;
 pub use request::{
-    Command, HomeChoice, Identity, Isolation, MountFlags, MountRequest, MountSource, RootSource,
-    RunRequest, Skip, UserSpec, UserSpecError, Writable,
+    Command, HomeChoice, Identity, ImagePart, Isolation, MountFlags, MountRequest, MountSource,
+    RootSource, RunRequest, Skip, UserSpec, UserSpecError, Writable,
 };
 pub use scripts::SCRIPTS;
 pub use tree::{Entry, EntryKind, RootTree, TreeError, resolve};
@@ -118,8 +118,12 @@ impl Rootfs {
     /// Whether an overlay is needed at all.
     #[must_use]
     pub fn overlay(&self) -> bool {
+        let layered = matches!(&self.source, RootSource::Squashfs { parts } if parts.len() > 1);
         !self.in_place
-            && (!self.skeleton.is_empty() || !self.lowers.is_empty() || self.upper != Upper::None)
+            && (layered
+                || !self.skeleton.is_empty()
+                || !self.lowers.is_empty()
+                || self.upper != Upper::None)
     }
 }
 

@@ -67,15 +67,14 @@ fn rootfs(plan: &Plan) -> Vec<(String, String)> {
         ImageMount::KernelSquashfs => "mounted by the kernel",
         ImageMount::Bind => "bound",
     };
-    let what = match &root.source {
-        RootSource::Directory { path } => format!("directory {}", path.display()),
-        RootSource::Squashfs { path, offset: 0 } => format!("squashfs {}", path.display()),
-        RootSource::Squashfs { path, offset } => {
-            format!("squashfs {} at byte {offset}", path.display())
-        }
-    };
     let mode = if root.in_place { "writable" } else { "read-only" };
-    list.push((format!("{what}, {mode}"), how.to_owned()));
+    let mut add = |what: String| list.push((format!("{what}, {mode}"), how.to_owned()));
+    match &root.source {
+        RootSource::Directory { path } => add(format!("directory {}", path.display())),
+        RootSource::Squashfs { parts } => {
+            parts.iter().rev().for_each(|part| add(format!("squashfs {part}")));
+        }
+    }
     for dir in &root.lowers {
         list.push((format!("overlay {}, read-only", dir.display()), "--overlay".to_owned()));
     }

@@ -1,6 +1,7 @@
 //! What was asked for, free of any command line.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -16,13 +17,38 @@ pub enum RootSource {
         /// Its path, absolute.
         path: PathBuf,
     },
-    /// A squashfs image in a file.
+    /// Squashfs images in files.
     Squashfs {
-        /// The file's path, absolute.
-        path: PathBuf,
-        /// Where in the file the image starts, in bytes.
-        offset: u64,
+        /// The images, bottom first. Those above the first one are layers in
+        /// the form of overlayfs.
+        parts: Vec<ImagePart>,
     },
+}
+
+impl RootSource {
+    /// One squashfs image.
+    #[must_use]
+    pub fn squashfs(path: PathBuf, offset: u64) -> Self {
+        Self::Squashfs { parts: vec![ImagePart { path, offset }] }
+    }
+}
+
+/// A squashfs image in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ImagePart {
+    /// The file's path, absolute.
+    pub path: PathBuf,
+    /// Where in the file the image starts, in bytes.
+    pub offset: u64,
+}
+
+impl fmt::Display for ImagePart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.offset {
+            0 => write!(f, "{}", self.path.display()),
+            offset => write!(f, "{} at byte {offset}", self.path.display()),
+        }
+    }
 }
 
 /// Which of the image's words make the process.

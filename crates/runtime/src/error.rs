@@ -17,6 +17,14 @@ pub enum RuntimeError {
     /// The plan asks for a server and there is no image to serve.
     #[error("no open image was given for a root file system that a FUSE server is to serve")]
     NoImage,
+    /// More layers than can be stacked.
+    #[error("the image has {count} layers, and at most {most} can be stacked")]
+    Layers {
+        /// How many it has.
+        count: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// The image file could not be opened as squashfs.
     #[error("cannot read the image {path:?}")]
     Image {
@@ -191,6 +199,7 @@ impl RuntimeError {
             Self::Source { source, .. } if errno(source) == Some(Errno::NOENT) => {
                 "the path to mount must exist on this host"
             }
+            Self::Layers { .. } => "make one layer of them with: sampan convert IMAGE NEW.sif",
             Self::Exec(ExecError::NotFound { .. }) => {
                 "look into the image with: sampan exec IMAGE ls /usr/bin"
             }

@@ -44,7 +44,7 @@ use share::Way;
 
 pub use error::{ExecError, RuntimeError};
 pub use probe::probe;
-pub use server::{ImageFile, Keeper};
+pub use server::{ImageFile, Keeper, MOST_PARTS};
 pub use share::{LOG, Share};
 pub use tree::{DirectoryTree, ImageTree};
 
@@ -74,7 +74,7 @@ pub fn launch(
                 let log = share.map(Share::log);
                 server::start(image, plan.id_map, keeper, ahead, listener, log).map(Served::New)
             };
-            Some(match share.map_or(Way::Alone, share::find) {
+            Some(match share.map_or(Way::Alone, |share| share::find(share, image.parts())) {
                 Way::Joined(joined) => Served::Joined(joined),
                 Way::First(listener) => new(Some(listener))?,
                 Way::Alone => new(None)?,

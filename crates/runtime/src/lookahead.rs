@@ -14,19 +14,19 @@ use std::path::{Path, PathBuf};
 
 use plan::{EntryKind, Op, Plan, Upper, resolve};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, openat, statat};
-use squashfs::{Inode, InodeRef};
+use squashfs::InodeRef;
 
 use crate::elf;
 use crate::exec::Program;
 use crate::server::ImageFile;
-use crate::tree::ImageTree;
+use crate::tree::{Found, ImageTree};
 
 /// Files in the order in which they are needed.
 #[derive(Debug, Default)]
 pub(crate) struct Lookahead {
     /// Real paths in the image, relative to its root.
     pub(crate) paths: Vec<PathBuf>,
-    /// The same files.
+    /// The same files, in the one image; of no use with several.
     pub(crate) files: Vec<InodeRef>,
     bytes: u64,
 }
@@ -43,7 +43,7 @@ impl Lookahead {
     /// Finds the program, drops from its search path what cannot hold it, and
     /// lists what it needs.
     pub(crate) fn new(plan: &Plan, image: &ImageFile, program: &mut Program) -> Self {
-        let tree = ImageTree(std::sync::Arc::clone(&image.image));
+        let tree = image.tree();
         let mut ahead = Self::default();
         let command = PathBuf::from(OsStr::from_bytes(program.command()));
         let path = if program.command().contains(&b'/') {
@@ -67,8 +67,8 @@ impl Lookahead {
 
     /// A program, or the interpreter of a script.
     fn program(&mut self, tree: &ImageTree, path: &Path) {
-        let Some(inode) = self.add(tree, path) else { return };
-        let read = |at, len| bytes(tree, &inode, at, len);
+        let Some(file) = self.add(tree, path) else { return };
+        let read = |at, len| bytes(&file, at, len);
         let needs = elf::needs(&read).unwrap_or_default();
         if let Some(interpreter) = &needs.interpreter {
             self.add(tree, Path::new(interpreter));
@@ -82,21 +82,21 @@ impl Lookahead {
         }
     }
 
-    fn add(&mut self, tree: &ImageTree, path: &Path) -> Option<std::sync::Arc<Inode>> {
+    fn add(&mut self, tree: &ImageTree, path: &Path) -> Option<Found> {
         let (real, entry) = resolve(tree, path).ok()?;
         entry.filter(|e| e.kind == EntryKind::File)?;
-        let inode = tree.find(&real).ok()??;
-        let bytes = self.bytes.checked_add(inode.size()).filter(|sum| *sum <= MOST_BYTES)?;
+        let found = tree.find(&real).ok()??;
+        let bytes = self.bytes.checked_add(found.inode.size()).filter(|sum| *sum <= MOST_BYTES)?;
         self.bytes = bytes;
         self.paths.push(real.strip_prefix("/").unwrap_or(&real).to_owned());
-        self.files.push(inode.reference);
-        Some(inode)
+        self.files.push(found.inode.reference);
+        Some(found)
     }
 }
 
-fn bytes(tree: &ImageTree, inode: &Inode, at: u64, len: usize) -> Option<Vec<u8>> {
+fn bytes(file: &Found, at: u64, len: usize) -> Option<Vec<u8>> {
     let mut buf = vec![0; len];
-    let got = tree.0.read(inode, at, &mut buf).ok()?;
+    let got = file.image.read(&file.inode, at, &mut buf).ok()?;
     buf.truncate(got);
     Some(buf)
 }

@@ -9,8 +9,11 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-/// Most descriptors in one message.
-const MOST: usize = 3;
+/// Most descriptors in one message: a connection and a mount for each image,
+/// the user namespace, the finished root file system.
+const MOST: usize = 2 * MOST_PARTS + 2;
+
+use crate::server::MOST_PARTS;
 
 /// Sends a number and descriptors.
 pub(crate) fn send(socket: impl AsFd, number: u64, fds: &[BorrowedFd<'_>]) -> io::Result<()> {

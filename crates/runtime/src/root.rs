@@ -6,7 +6,7 @@
 //! anything, so a bind of the very directory that the stage covers works.
 //!
 //! ```text
-//! stage/image        the image, when an overlay lies over it
+//! stage/image0 …     the images, when an overlay lies over them
 //! stage/lower        what the engine adds, in memory
 //! stage/over0 …      read-only overlay directories
 //! stage/upper, work  the writable layer, in memory or bound from the host
@@ -52,7 +52,10 @@ pub(crate) fn enter(plan: &Plan, served: Option<Served>) -> Result<(), RuntimeEr
     };
     let root = match joined {
         // The kernel's caches of the overlay are those of the first container.
-        Some(root) => plain(root)?,
+        Some(root) => {
+            on_stage(&root)?;
+            root
+        }
         None => made(plan, served, additions)?,
     };
     ops::apply(plan, sources, &root)?;
@@ -67,19 +70,22 @@ fn made(
     mut served: Option<Served>,
     additions: Option<u64>,
 ) -> Result<OwnedFd, RuntimeError> {
-    let image = image(&plan.rootfs, plan.id_map, served.as_mut())?;
+    let mut images = images(&plan.rootfs, plan.id_map, served.as_mut())?;
     let server = match &served {
         Some(Served::New(server)) => Some(server),
         _ => None,
     };
     let ahead = server.map_or(&[][..], |server| &server.ahead);
-    if !plan.rootfs.overlay() {
-        lookahead::touch(&image, ahead);
-        return plain(image);
+    if let (false, [image]) = (plan.rootfs.overlay(), &images[..]) {
+        lookahead::touch(image, ahead);
+        on_stage(image)?;
+        return Ok(images.remove(0));
     }
-    let stage = stage(&plan.rootfs, &image)?;
-    // By now the server is up; the overlay asks it next in any case.
-    lookahead::touch(&image, ahead);
+    let stage = stage(&plan.rootfs, &images)?;
+    if let [image] = &images[..] {
+        // By now the server is up; the overlay asks it next in any case.
+        lookahead::touch(image, ahead);
+    }
     let root = stage.overlay(&plan.rootfs)?;
     if let (Some(server), Some(additions)) = (server, additions) {
         server.offer(additions, &root);
@@ -88,8 +94,12 @@ fn made(
     Ok(root)
 }
 
-/// The image as a detached mount.
-fn image(root: &Rootfs, ids: IdMap, served: Option<&mut Served>) -> Result<OwnedFd, RuntimeError> {
+/// The images as detached mounts, bottom first.
+fn images(
+    root: &Rootfs,
+    ids: IdMap,
+    served: Option<&mut Served>,
+) -> Result<Vec<OwnedFd>, RuntimeError> {
     match (&root.source, root.mount, served) {
         (RootSource::Directory { path }, ..) => {
             let opened = clone_tree(path, true);
@@ -99,24 +109,32 @@ fn image(root: &Rootfs, ids: IdMap, served: Option<&mut Served>) -> Result<Owned
                 sys::mount::set_attributes(&mount, sys::mount::RDONLY, false)
                     .map_err(step("making the image read-only"))?;
             }
-            Ok(mount)
+            Ok(vec![mount])
         }
-        (RootSource::Squashfs { .. }, ImageMount::Fuse, Some(Served::New(server))) => {
-            connected(ids, server)
+        (RootSource::Squashfs { parts }, ImageMount::Fuse, Some(Served::New(server))) => {
+            connected(ids, server, parts.len())
         }
         (RootSource::Squashfs { .. }, ImageMount::Fuse, Some(Served::Joined(joined))) => {
-            joined.mount().map_err(step("cloning the mount of the image"))
+            joined.mounts().map_err(step("cloning the mount of the image"))
         }
-        (RootSource::Squashfs { path, offset }, ImageMount::KernelSquashfs, _) => {
-            kernel(path, *offset)
+        (RootSource::Squashfs { parts }, ImageMount::KernelSquashfs, _) => {
+            parts.iter().map(|part| kernel(&part.path, part.offset)).collect()
         }
         (RootSource::Squashfs { .. }, ..) => Err(RuntimeError::NoImage),
     }
 }
 
-/// Mounts what the image server serves. The connection has to be opened in
-/// the user namespace that mounts it (fs/fuse/inode.c, `fuse_fill_super`).
-fn connected(ids: IdMap, server: &mut Server) -> Result<OwnedFd, RuntimeError> {
+/// Mounts what the image server serves.
+fn connected(ids: IdMap, server: &mut Server, count: usize) -> Result<Vec<OwnedFd>, RuntimeError> {
+    let both: Vec<_> = (0..count).map(|_| connection(ids)).collect::<Result<_, _>>()?;
+    let (devices, mounts): (Vec<_>, Vec<_>) = both.into_iter().unzip();
+    server.connect(&devices, &mounts)?;
+    Ok(mounts)
+}
+
+/// A connection and its mount. The connection has to be opened in the user
+/// namespace that mounts it (fs/fuse/inode.c, `fuse_fill_super`).
+fn connection(ids: IdMap) -> Result<(OwnedFd, OwnedFd), RuntimeError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let device =
         openat(CWD, "/dev/fuse", flags, Mode::empty()).map_err(step("opening /dev/fuse"))?;
@@ -138,8 +156,7 @@ fn connected(ids: IdMap, server: &mut Server) -> Result<OwnedFd, RuntimeError> {
         mount_of(&fs, MountAttrFlags::MOUNT_ATTR_RDONLY | NO_PRIVILEGE)
     };
     let mount = mount().map_err(step("mounting the image through /dev/fuse"))?;
-    server.connect(device.as_fd(), &mount)?;
-    Ok(mount)
+    Ok((device, mount))
 }
 
 const NO_PRIVILEGE: MountAttrFlags =
@@ -204,12 +221,6 @@ fn on_stage(mount: &OwnedFd) -> Result<(), RuntimeError> {
     Err(step("attaching the stage")(last))
 }
 
-/// The root is the image itself.
-fn plain(image: OwnedFd) -> Result<OwnedFd, RuntimeError> {
-    on_stage(&image)?;
-    Ok(image)
-}
-
 /// The layers of an overlay, in their places.
 struct Stage {
     dir: OwnedFd,
@@ -250,7 +261,7 @@ fn additions(root: &Rootfs) -> Option<u64> {
 }
 
 /// Puts the layers of an overlay over the image in their places.
-fn stage(root: &Rootfs, image: &OwnedFd) -> Result<Stage, RuntimeError> {
+fn stage(root: &Rootfs, images: &[OwnedFd]) -> Result<Stage, RuntimeError> {
     let lowers: Vec<OwnedFd> = root
         .lowers
         .iter()
@@ -263,10 +274,9 @@ fn stage(root: &Rootfs, image: &OwnedFd) -> Result<Stage, RuntimeError> {
     let stage = tmpfs(None, 0o755).map_err(step("making the stage"))?;
     on_stage(&stage)?;
     let dir = |name: &str| mkdirat(&stage, name, Mode::from_raw_mode(0o755));
-    for name in ["image", "lower", "root"] {
+    for name in ["lower", "root"] {
         dir(name).map_err(step("making the stage's directories"))?;
     }
-    attach(image, stage.as_fd(), "image").map_err(step("attaching the image"))?;
     let mut layers = Vec::new();
     let in_upper = root.upper == Upper::Tmpfs;
     if in_upper {
@@ -291,7 +301,12 @@ fn stage(root: &Rootfs, image: &OwnedFd) -> Result<Stage, RuntimeError> {
         attach(mount, stage.as_fd(), &name).map_err(step("attaching an overlay"))?;
         layers.push(name);
     }
-    layers.push("image".to_owned());
+    for (index, mount) in images.iter().enumerate().rev() {
+        let name = format!("image{index}");
+        dir(&name).map_err(step("making the stage's directories"))?;
+        attach(mount, stage.as_fd(), &name).map_err(step("attaching the image"))?;
+        layers.push(name);
+    }
     Ok(Stage { dir: stage, layers })
 }
 

@@ -8,18 +8,19 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use plan::IdMap;
+use plan::{IdMap, ImagePart};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
-use squashfs::InodeRef;
+use squashfs::{Image, InodeRef};
 use sys::process::{Fork, fork};
 
 use crate::lookahead::Lookahead;
 use crate::share::{Host, Listener, Over};
+use crate::tree::ImageTree;
 use crate::{RuntimeError, pass, share};
 
 /// What lives as long as containers of the image do, in the server: a lease,
@@ -43,26 +44,53 @@ impl Keeper for NoKeeper {
     fn end(&mut self) {}
 }
 
-/// An open squashfs image, and the descriptor that has to stay open for it.
+/// Most images that are stacked: their descriptors travel in one message, of
+/// at most 253 (unix(7)).
+pub const MOST_PARTS: usize = 100;
+
+/// The open squashfs images of a root file system, bottom first.
 pub struct ImageFile {
-    /// The image.
-    pub image: Arc<squashfs::Image>,
+    parts: Vec<OpenPart>,
+}
+
+/// An open image, and the descriptor that has to stay open for it.
+struct OpenPart {
+    image: Arc<squashfs::Image>,
     fd: RawFd,
     path: PathBuf,
 }
 
 impl ImageFile {
-    /// Opens the image that starts at byte `offset` of a file.
+    /// Opens the images.
     ///
     /// # Errors
-    /// When the file cannot be opened or is no sound squashfs image.
-    pub fn open(path: &Path, offset: u64) -> Result<Self, RuntimeError> {
-        let file = File::open(path)
-            .map_err(|source| RuntimeError::OpenImage { path: path.to_owned(), source })?;
-        let fd = file.as_raw_fd();
-        let image = squashfs::Image::open(file, offset, squashfs::ReaderOptions::default())
-            .map_err(|source| RuntimeError::Image { path: path.to_owned(), source })?;
-        Ok(Self { image: Arc::new(image), fd, path: path.to_owned() })
+    /// When a file cannot be opened or is no sound squashfs image, or there
+    /// are more than [`MOST_PARTS`].
+    pub fn open(parts: &[ImagePart]) -> Result<Self, RuntimeError> {
+        if parts.len() > MOST_PARTS {
+            return Err(RuntimeError::Layers { count: parts.len(), most: MOST_PARTS });
+        }
+        let open = |part: &ImagePart| {
+            let path = &part.path;
+            let file = File::open(path)
+                .map_err(|source| RuntimeError::OpenImage { path: path.clone(), source })?;
+            let fd = file.as_raw_fd();
+            let image = Image::open(file, part.offset, squashfs::ReaderOptions::default())
+                .map_err(|source| RuntimeError::Image { path: path.clone(), source })?;
+            Ok::<_, RuntimeError>(OpenPart { image: Arc::new(image), fd, path: path.clone() })
+        };
+        Ok(Self { parts: parts.iter().map(open).collect::<Result<_, _>>()? })
+    }
+
+    /// How many there are.
+    pub(crate) fn parts(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// What the images hold together.
+    #[must_use]
+    pub fn tree(&self) -> ImageTree {
+        ImageTree::new(self.parts.iter().map(|part| Arc::clone(&part.image)).collect())
     }
 }
 
@@ -114,18 +142,21 @@ pub(crate) fn start(
 }
 
 impl Server {
-    /// Gives the server its connection, and what others need to join.
+    /// Gives the server its connections, one for each image, and what others
+    /// need to join.
     pub(crate) fn connect(
         &mut self,
-        connection: BorrowedFd<'_>,
-        mount: &OwnedFd,
+        connections: &[OwnedFd],
+        mounts: &[OwnedFd],
     ) -> Result<(), RuntimeError> {
-        // Where the mount cannot be cloned, nobody joins.
-        let copy = self.shared.then(|| share::clone(mount).ok()).flatten();
-        let namespace = copy.as_ref().and_then(|_| File::open("/proc/self/ns/user").ok());
-        let mut fds = vec![connection];
-        if let (Some(copy), Some(namespace)) = (&copy, &namespace) {
-            fds.extend([copy.as_fd(), namespace.as_fd()]);
+        let mut fds: Vec<BorrowedFd<'_>> = connections.iter().map(AsFd::as_fd).collect();
+        // Where a mount cannot be cloned, nobody joins.
+        let clones = || mounts.iter().map(share::clone).collect::<Result<Vec<_>, _>>().ok();
+        let copies = self.shared.then(clones).flatten();
+        let namespace = copies.as_ref().and_then(|_| File::open("/proc/self/ns/user").ok());
+        if let (Some(copies), Some(namespace)) = (&copies, &namespace) {
+            fds.push(namespace.as_fd());
+            fds.extend(copies.iter().map(AsFd::as_fd));
         }
         pass::send(&self.socket, 0, &fds).map_err(failed("send"))?;
         self.reap()
@@ -164,31 +195,36 @@ struct Life {
 
 impl Life {
     fn run(self, image: &ImageFile, ahead: &[InodeRef]) -> Result<(), RuntimeError> {
-        let mut keep = vec![image.fd, self.socket.as_raw_fd()];
+        let mut keep = vec![self.socket.as_raw_fd()];
+        keep.extend(image.parts.iter().map(|part| part.fd));
         keep.extend(self.listener.iter().flat_map(Listener::fds));
         detach(&keep).map_err(failed("detach"))?;
-        let preload = fuse::Preload::start(Arc::clone(&image.image), ahead);
+        let preload = match &image.parts[..] {
+            [part] => fuse::Preload::start(Arc::clone(&part.image), ahead),
+            _ => fuse::Preload::default(),
+        };
         // As many as the cgroup's cpuset has, now that nothing is pinned; a
         // quota is left to the scheduler.
         let cpus = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count());
         let threads = std::num::NonZero::new(cpus as usize);
         let (_, fds) = pass::receive(&self.socket).map_err(failed("receive"))?;
         let mut fds = fds.into_iter();
-        let device = fds.next();
-        let host = match (self.listener, fds.next(), fds.next()) {
-            (Some(listener), Some(mount), Some(user_namespace)) => {
+        let devices: Vec<OwnedFd> = fds.by_ref().take(image.parts.len()).collect();
+        let host = match (self.listener, fds.next()) {
+            (Some(listener), Some(user_namespace)) => {
                 let member = pidfd_open(self.container, PidfdFlags::empty()).ok();
                 let members = member.into_iter().collect();
-                let first = Some(self.socket);
-                Some(Host { listener, mount, user_namespace, first, root: None, members })
+                let (mounts, first) = (fds.collect(), Some(self.socket));
+                Some(Host { listener, mounts, user_namespace, first, root: None, members })
             }
-            (listener, ..) => {
+            (listener, _) => {
                 listener.into_iter().for_each(Listener::close);
                 None
             }
         };
-        // Without a connection the parent failed before it mounted anything.
-        let Some(device) = device else { return Ok(()) };
+        // Without connections the parent failed before it mounted anything.
+        let mut all = image.parts.iter().zip(devices);
+        let Some((bottom, device)) = all.next() else { return Ok(()) };
         let end =
             Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| failed("event")(e.into()))?);
         let (told, keeper) = (Arc::clone(&end), self.keeper);
@@ -197,8 +233,17 @@ impl Life {
         // writable layer could not take over files of owners it cannot express.
         let owner = Some((self.ids.uid, self.ids.gid));
         let options = fuse::ServerOptions { owner, threads };
-        let report = report(self.log, image.path.clone());
-        let served = fuse::serve(device, Arc::clone(&image.image), options, preload, report);
+        let log = &self.log;
+        let serve = move |part: &OpenPart, device, preload| {
+            let report = report(log.clone(), part.path.clone());
+            fuse::serve(device, Arc::clone(&part.image), options, preload, report)
+        };
+        let served = std::thread::scope(|scope| {
+            for (part, device) in all {
+                scope.spawn(move || serve(part, device, fuse::Preload::default()));
+            }
+            serve(bottom, device, preload)
+        });
         // The other thread ends by it, and has nothing left to do if it panicked.
         let _ = rustix::io::write(&*end, &1_u64.to_ne_bytes());
         let _ = keeping.join();
@@ -240,7 +285,7 @@ fn keep_while_served(host: Option<Host>, mut keeper: Box<dyn Keeper>, end: Borro
         host.listener.close();
         // What was held is let go of: without containers the kernel unmounts
         // the image now, and the connection dies.
-        drop((host.mount, host.user_namespace, host.root, host.first));
+        drop((host.mounts, host.user_namespace, host.root, host.first));
         if over == Over::Dead || share::dead(end, std::time::Duration::from_millis(100)) {
             keeper.end();
             return;

@@ -73,7 +73,7 @@ pub(crate) enum Way {
 
 /// What a server gives to those who join.
 pub(crate) struct Joined {
-    mount: OwnedFd,
+    mounts: Vec<OwnedFd>,
     /// The finished root file system of the first container, and what tells
     /// its additions from others.
     root: Option<(u64, OwnedFd)>,
@@ -81,14 +81,12 @@ pub(crate) struct Joined {
 }
 
 impl Joined {
-    /// The image as a detached mount of one's own. The caller is in the user
+    /// The images as detached mounts of one's own. The caller is in the user
     /// namespace by now.
-    pub(crate) fn mount(&self) -> rustix::io::Result<OwnedFd> {
-        clone(&self.mount)
+    pub(crate) fn mounts(&self) -> rustix::io::Result<Vec<OwnedFd>> {
+        self.mounts.iter().map(clone).collect()
     }
-}
 
-impl Joined {
     /// The first container's root file system, where it has the same additions.
     pub(crate) fn root(&self, additions: u64) -> Option<OwnedFd> {
         let (_, root) = self.root.as_ref().filter(|(theirs, _)| *theirs == additions)?;
@@ -111,9 +109,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Connections that wait for the server's accept.
 const BACKLOG: i32 = 4096;
 
-/// Finds a server, or a place for one.
-pub(crate) fn find(share: &Share) -> Way {
-    match search(share) {
+/// Finds a server of so many images, or a place for one.
+pub(crate) fn find(share: &Share, parts: usize) -> Way {
+    match search(share, parts) {
         Ok(way) => way,
         Err(error) => {
             tracing::debug!("no shared image server: {error}");
@@ -122,13 +120,13 @@ pub(crate) fn find(share: &Share) -> Way {
     }
 }
 
-fn search(share: &Share) -> io::Result<Way> {
+fn search(share: &Share, parts: usize) -> io::Result<Way> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let dir = openat(CWD, &share.dir, flags, Mode::empty())?;
     let place = Place { dir, name: format!("{}.sock", share.key) };
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
-        if let Some(joined) = place.join()? {
+        if let Some(joined) = place.join(parts)? {
             return Ok(Way::Joined(joined));
         }
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -136,7 +134,7 @@ fn search(share: &Share) -> io::Result<Way> {
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
                 // Somebody may have been faster.
-                if let Some(joined) = place.join()? {
+                if let Some(joined) = place.join(parts)? {
                     return Ok(Way::Joined(joined));
                 }
                 return place.listen(share.linger).map(Way::First);
@@ -166,7 +164,7 @@ impl Place {
     }
 
     /// Joins the server that listens here; None when there is none.
-    fn join(&self) -> io::Result<Option<Joined>> {
+    fn join(&self, parts: usize) -> io::Result<Option<Joined>> {
         let socket = socket()?;
         set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
         match connect(&socket, &self.address(&self.name)?) {
@@ -186,9 +184,10 @@ impl Place {
             Err(e) if Errno::from_io_error(&e) == Some(Errno::PIPE) => return Ok(None),
             Err(e) => return Err(e),
         };
-        let both = fds.next().zip(fds.next());
+        let Some(user_namespace) = fds.next() else { return Ok(None) };
+        let mounts: Vec<OwnedFd> = fds.by_ref().take(parts).collect();
         let root = fds.next().map(|root| (additions, root));
-        Ok(both.map(|(mount, user_namespace)| Joined { mount, root, user_namespace }))
+        Ok((mounts.len() == parts).then_some(Joined { mounts, root, user_namespace }))
     }
 
     /// Listens here; whatever has the name is replaced.
@@ -241,7 +240,8 @@ impl Listener {
 /// A server that others may join.
 pub(crate) struct Host {
     pub(crate) listener: Listener,
-    pub(crate) mount: OwnedFd,
+    /// Of the images, bottom first.
+    pub(crate) mounts: Vec<OwnedFd>,
     pub(crate) user_namespace: OwnedFd,
     /// Where the first container sends its root file system.
     pub(crate) first: Option<OwnedFd>,
@@ -345,7 +345,8 @@ impl Host {
         }
         let (_, fds) = pass::receive(&client).ok()?;
         let member = fds.into_iter().next()?;
-        let mut fds = vec![self.mount.as_fd(), self.user_namespace.as_fd()];
+        let mut fds = vec![self.user_namespace.as_fd()];
+        fds.extend(self.mounts.iter().map(AsFd::as_fd));
         fds.extend(self.root.iter().map(|(_, root)| root.as_fd()));
         pass::send(&client, self.root.as_ref().map_or(0, |root| root.0), &fds).ok()?;
         Some(member)

@@ -75,34 +75,70 @@ impl RootTree for DirectoryTree {
     }
 }
 
-/// A root file system in a squashfs image.
-pub struct ImageTree(pub Arc<Image>);
+/// A root file system in squashfs images, those above the first being layers
+/// in the form of overlayfs.
+pub struct ImageTree {
+    /// Top first.
+    images: Vec<Arc<Image>>,
+}
+
+/// An entry, in the image that has it.
+#[derive(Clone)]
+pub(crate) struct Found {
+    pub(crate) image: Arc<Image>,
+    pub(crate) inode: Arc<Inode>,
+}
 
 impl ImageTree {
-    pub(crate) fn find(&self, path: &Path) -> Result<Option<Arc<Inode>>, squashfs::Error> {
-        let mut inode = self.0.inode(self.0.root())?;
+    /// The tree of images, bottom first.
+    #[must_use]
+    pub fn new(mut images: Vec<Arc<Image>>) -> Self {
+        images.reverse();
+        Self { images }
+    }
+
+    pub(crate) fn find(&self, path: &Path) -> Result<Option<Found>, squashfs::Error> {
+        let root = |image: &Arc<Image>| {
+            Ok(Found { image: Arc::clone(image), inode: image.inode(image.root())? })
+        };
+        let mut found: Vec<Found> = self.images.iter().map(root).collect::<Result<_, _>>()?;
         for part in path.components() {
             let Component::Normal(name) = part else { continue };
-            if !matches!(inode.kind, InodeKind::Directory { .. }) {
-                return Ok(None);
-            }
-            match self.0.lookup(&inode, name.as_bytes())? {
-                Some(entry) => inode = self.0.inode(entry.inode)?,
-                None => return Ok(None),
-            }
+            found = below(&found, name.as_bytes())?;
         }
-        Ok(Some(inode))
+        Ok(found.into_iter().next())
     }
+}
+
+/// What lies under a name in directories that overlayfs merges, top first: one
+/// entry that is no directory, or directories that are merged in turn.
+fn below(dirs: &[Found], name: &[u8]) -> Result<Vec<Found>, squashfs::Error> {
+    let mut all = Vec::new();
+    for Found { image, inode } in dirs {
+        let Some(entry) = image.lookup(inode, name)? else { continue };
+        let inode = image.inode(entry.inode)?;
+        let directory = matches!(inode.kind, InodeKind::Directory { .. });
+        if inode.is_whiteout() || (!directory && !all.is_empty()) {
+            break;
+        }
+        let last = !directory || image.is_opaque(&inode)?;
+        all.push(Found { image: Arc::clone(image), inode });
+        if last {
+            break;
+        }
+    }
+    Ok(all)
 }
 
 impl RootTree for ImageTree {
     fn entry(&self, path: &Path) -> Result<Option<Entry>, TreeError> {
-        let Some(inode) = self.find(path).map_err(failed(path))? else { return Ok(None) };
+        let Some(found) = self.find(path).map_err(failed(path))? else { return Ok(None) };
+        let Found { image, inode } = found;
         let kind = match &inode.kind {
             InodeKind::Directory { .. } => EntryKind::Directory,
             InodeKind::File { .. } => EntryKind::File,
             InodeKind::Symlink { .. } => {
-                let to = self.0.read_link(&inode).map_err(failed(path))?;
+                let to = image.read_link(&inode).map_err(failed(path))?;
                 EntryKind::Symlink(PathBuf::from(std::ffi::OsStr::from_bytes(&to)))
             }
             _ => EntryKind::Other,
@@ -111,16 +147,15 @@ impl RootTree for ImageTree {
     }
 
     fn read(&self, path: &Path, limit: usize) -> Result<Option<Vec<u8>>, TreeError> {
-        let Some(inode) = self.find(path).map_err(failed(path))? else { return Ok(None) };
+        let Some(found) = self.find(path).map_err(failed(path))? else { return Ok(None) };
+        let Found { image, inode } = found;
         let InodeKind::File { .. } = inode.kind else { return Ok(None) };
         let mut bytes = Vec::new();
         let mut chunk = vec![0; 1 << 16];
         while bytes.len() < limit {
             let want = chunk.len().min(limit - bytes.len());
-            let got = self
-                .0
-                .read(&inode, bytes.len() as u64, &mut chunk[..want])
-                .map_err(failed(path))?;
+            let got =
+                image.read(&inode, bytes.len() as u64, &mut chunk[..want]).map_err(failed(path))?;
             if got == 0 {
                 break;
             }

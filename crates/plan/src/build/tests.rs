@@ -39,7 +39,7 @@ fn host() -> HostFacts {
 
 fn request(args: &[&str]) -> RunRequest {
     let args = args.iter().map(Into::into).collect();
-    let root = RootSource::Squashfs { path: "/i.sqfs".into(), offset: 0 };
+    let root = RootSource::squashfs("/i.sqfs".into(), 0);
     let config = ImageConfig::default();
     RunRequest::new("i", root, config, Command::Run { entrypoint: None, args })
 }

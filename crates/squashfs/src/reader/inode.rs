@@ -123,6 +123,13 @@ impl Inode {
         self.xattr != NONE
     }
 
+    /// Whether it is a whiteout of overlayfs: a character device 0:0, which
+    /// hides the name in the layers below.
+    #[must_use]
+    pub fn is_whiteout(&self) -> bool {
+        matches!(self.kind, InodeKind::CharDevice { major: 0, minor: 0 })
+    }
+
     pub(super) fn tail(&self) -> (u64, usize) {
         self.tail
     }

@@ -12,7 +12,20 @@ const COUNT: u32 = 65_536 / 2;
 /// A name with its prefix, and its value.
 pub type Xattr = (Vec<u8>, Vec<u8>);
 
+/// What marks an opaque directory in a layer of overlayfs, as root's mounts
+/// and as those of others name it (Documentation/filesystems/overlayfs.rst).
+const OPAQUE: [&[u8]; 2] = [b"trusted.overlay.opaque", b"user.overlay.opaque"];
+
 impl Image {
+    /// Whether a directory hides what the layers of overlayfs below have in it.
+    ///
+    /// # Errors
+    /// When the image is corrupt there.
+    pub fn is_opaque(&self, inode: &Inode) -> Result<bool, Error> {
+        let marked = |(name, value): &Xattr| OPAQUE.contains(&&name[..]) && value == b"y";
+        Ok(inode.has_xattrs() && self.xattrs(inode)?.iter().any(marked))
+    }
+
     /// The extended attributes of an inode, with full names.
     ///
     /// # Errors

@@ -1,0 +1,171 @@
+//! The root file system inside a file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use sif::{FsKind, Kind, Object, PartKind, Partition, Sif};
+use types::{ImageConfig, Platform};
+
+use crate::{Error, Result};
+
+/// Longest JSON object that is read.
+const MOST_JSON: u64 = 16 << 20;
+
+/// Where the root file system is, and what the image says of its process.
+pub(crate) struct Found {
+    /// Bottom first.
+    pub(crate) parts: Vec<Part>,
+    pub(crate) config: ImageConfig,
+    /// Whether it is an image of Apptainer's own form, with scripts.
+    pub(crate) scripts: bool,
+}
+
+/// A file system inside a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) offset: u64,
+    pub(crate) size: u64,
+    pub(crate) form: Form,
+}
+
+/// What it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Squashfs,
+    /// ext3, and the directory that counts: `upper` of an overlay.
+    Ext(&'static str),
+}
+
+fn refused(path: &Path, reason: &'static str, hint: &'static str) -> Error {
+    Error::Sif { path: path.to_owned(), reason, hint }
+}
+
+/// What Singularity 2 wrote before its images, to make them programs.
+const LAUNCHER: &[u8] = b"#!/usr/bin/env run-singularity\n";
+/// Where the magic number of ext2 and its successors is, and what it is.
+const EXT_MAGIC: (usize, [u8; 2]) = (1080, [0x53, 0xef]);
+
+/// Finds the root file system in a file: SIF, squashfs, or ext3 as
+/// Singularity 2 made them.
+pub(crate) fn in_file(path: &Path) -> Result<Found> {
+    use std::io::Read;
+    let failed = |source| Error::OpenImage { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let len = file.metadata().map_err(failed)?.len();
+    let mut head = Vec::new();
+    file.take(2048).read_to_end(&mut head).map_err(failed)?;
+    if sif::is_sif(&head) {
+        return find(path);
+    }
+    let start = if head.starts_with(LAUNCHER) { LAUNCHER.len() } else { 0 };
+    let (at, magic) = EXT_MAGIC;
+    let is_ext = head.get(start + at..).is_some_and(|rest| rest.starts_with(&magic));
+    let form = if is_ext { Form::Ext("/") } else { Form::Squashfs };
+    let part = Part { offset: start as u64, size: len.saturating_sub(start as u64), form };
+    Ok(Found { parts: vec![part], config: ImageConfig::default(), scripts: true })
+}
+
+/// Finds the root file system of a SIF file.
+fn find(path: &Path) -> Result<Found> {
+    let sif = Sif::open(path)?;
+    if let Some(index) = sif.objects().iter().find(|object| object.kind == Kind::OciRootIndex) {
+        return oci(path, &sif, index);
+    }
+    let primary = sif.primary();
+    let Some((object, partition)) = primary else {
+        let hint = "sampan sif list shows what it holds, sampan sif setprim chooses a partition";
+        return Err(refused(path, "it has no primary system partition", hint));
+    };
+    let host = Platform::host();
+    if partition.arch.name().is_some_and(|arch| arch != host.architecture()) {
+        let hint = "take an image for this machine's architecture";
+        return Err(refused(path, "its programs are for another architecture", hint));
+    }
+    let mut parts = vec![part(path, object, partition, "/")?];
+    for (object, partition) in sif.partitions().filter(|(_, p)| p.part == PartKind::Overlay) {
+        // Overlays that are directories of a writable file system have the
+        // working directory of overlayfs beside them.
+        parts.push(part(path, object, partition, "upper")?);
+    }
+    Ok(Found { parts, config: ImageConfig::default(), scripts: true })
+}
+
+/// A partition that can be part of the root file system.
+fn part(path: &Path, object: &Object, partition: Partition, top: &'static str) -> Result<Part> {
+    let form = match partition.fs {
+        FsKind::Squashfs => Form::Squashfs,
+        FsKind::Ext3 => Form::Ext(top),
+        FsKind::EncryptedSquashfs | FsKind::Gocryptfs => {
+            let hint = "decrypt it with the tool that made it, for example apptainer build";
+            return Err(refused(path, "its root file system is encrypted", hint));
+        }
+        _ => {
+            let hint = "sampan sif list shows what it holds";
+            return Err(refused(path, "a file system in it is neither squashfs nor ext3", hint));
+        }
+    };
+    Ok(Part { offset: object.offset, size: object.size, form })
+}
+
+#[derive(Deserialize)]
+struct Descriptor {
+    digest: String,
+    #[serde(default, rename = "mediaType")]
+    media_type: String,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    manifests: Vec<Descriptor>,
+}
+
+#[derive(Deserialize)]
+struct Manifest {
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
+/// An OCI image whose layers are squashfs: SingularityCE's OCI-SIF. Its
+/// overlays are layers too.
+fn oci(path: &Path, sif: &Sif, index: &Object) -> Result<Found> {
+    let blobs: BTreeMap<String, &Object> = sif
+        .objects()
+        .iter()
+        .filter_map(|object| object.digest().map(|digest| (digest, object)))
+        .collect();
+    let hint = "sampan sif list shows what it holds";
+    let blob = |digest: &str| {
+        let missing = || refused(path, "its OCI index names a blob that it lacks", hint);
+        blobs.get(digest).copied().ok_or_else(missing)
+    };
+    let read = |object: &Object| sif.read(object, MOST_JSON);
+    let malformed = |_| refused(path, "its OCI index or manifest is malformed", hint);
+    let index: Index = serde_json::from_slice(&read(index)?).map_err(malformed)?;
+    let [manifest] = &index.manifests[..] else {
+        return Err(refused(path, "its OCI index does not name one image", hint));
+    };
+    let manifest = read(blob(&manifest.digest)?)?;
+    let manifest: Manifest = serde_json::from_slice(&manifest).map_err(malformed)?;
+    let config = read(blob(&manifest.config.digest)?)?;
+    let config = types::parse_image_config(&config)
+        .map_err(|_| refused(path, "its OCI configuration is malformed", hint))?;
+    let mut parts = Vec::new();
+    for layer in &manifest.layers {
+        let form = match layer.media_type.rsplit('.').next() {
+            Some("squashfs") => Form::Squashfs,
+            // A writable overlay, which is the last one.
+            Some("ext3") => Form::Ext("upper"),
+            _ => {
+                let hint = "singularity pull --oci makes one that can be run";
+                return Err(refused(path, "it has a layer that is no file system", hint));
+            }
+        };
+        let object = blob(&layer.digest)?;
+        parts.push(Part { offset: object.offset, size: object.size, form });
+    }
+    if parts.is_empty() {
+        return Err(refused(path, "it has no layer", hint));
+    }
+    Ok(Found { parts, config, scripts: false })
+}
