@@ -71,7 +71,7 @@ pub(crate) fn sif() -> Vec<Vec<u8>> {
         let out = tempfile::NamedTempFile::new().expect("a temporary file");
         let file = out.reopen().expect("a descriptor");
         let arch = Arch::from_name("amd64");
-        let options = CreateOptions { arch, time: Some(1), uuid: [1; 16] };
+        let options = CreateOptions { arch, time: Some(1), uuid: [1; 16], launch: true };
         let mut sif = sif::create(file, out.path(), &options).expect("a SIF file");
         for index in 0..count {
             let system = Partition { fs: FsKind::Squashfs, part: PartKind::Primary, arch };

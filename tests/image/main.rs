@@ -2,6 +2,7 @@
 //! say and nothing else, or an error that names the culprit.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
+mod convert;
 mod faults;
 mod hostile;
 mod layered;

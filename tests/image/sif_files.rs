@@ -106,7 +106,8 @@ pub(crate) fn object(kind: Kind) -> NewObject {
 /// Writes a SIF file of these objects.
 pub(crate) fn written(path: &Path, objects: Vec<(NewObject, Vec<u8>)>) {
     let file = File::options().read(true).write(true).create(true).truncate(true).open(path);
-    let options = CreateOptions { arch: Arch::from_name("amd64"), time: None, uuid: [0; 16] };
+    let options =
+        CreateOptions { arch: Arch::from_name("amd64"), time: None, uuid: [0; 16], launch: true };
     let mut sif = sif::create(file.unwrap(), path, &options).unwrap();
     for (object, bytes) in objects {
         sif.add(object, &mut &bytes[..]).unwrap();

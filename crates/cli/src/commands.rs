@@ -101,10 +101,16 @@ fn pull(engine: &Engine, globals: &Globals, args: &PullArgs) -> Result<(), CliEr
 
 fn convert(engine: &Engine, globals: &Globals, args: &ConvertArgs) -> Result<(), CliError> {
     let to = Destination::parse(&args.destination)?;
-    let resolved = run::resolve(engine, globals, &args.image)?;
     let options = ExportOptions { force: args.force, deterministic: args.deterministic };
-    engine.export(&resolved, &to, options)?;
-    say(globals, &format!("{}\n", to.path().display()))
+    let image = args.image.parse().map_err(engine::Error::from)?;
+    let progress = bars::progress(globals);
+    let exported = engine.convert(&image, &to, options, &progress)?;
+    drop(progress);
+    if args.json {
+        return output::json(&exported);
+    }
+    let digest = exported.digest.map_or_else(String::new, |digest| format!("@{digest}"));
+    say(globals, &format!("{}{digest}\n", exported.destination))
 }
 
 fn images(engine: &Engine, globals: &Globals, args: &ImagesArgs) -> Result<(), CliError> {

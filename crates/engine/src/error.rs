@@ -193,6 +193,14 @@ pub enum Error {
         /// What was typed.
         text: String,
     },
+    /// An image that cannot be written in a form of OCI.
+    #[error("cannot write the image to {to}")]
+    Put {
+        /// Where to.
+        to: String,
+        /// Why.
+        source: image::PutError,
+    },
     /// Something is there already.
     #[error("{path:?} is there already")]
     Exists {
@@ -396,7 +404,9 @@ impl Error {
             Self::Plan(error) => error.hint().map(str::to_owned),
             Self::Runtime(error) => error.hint().map(str::to_owned),
             Self::Destination { .. } => Some(
-                "end it in .sif, .sqfs or /, or put sif:, squashfs: or dir: before it".to_owned(),
+                "end it in .sif, .oci.sif, .sqfs or /, or say what it is: sif:, oci-sif:, \
+                 squashfs:, dir:, oci:, oci-archive:, docker-archive: or docker://"
+                    .to_owned(),
             ),
             Self::Exists { .. } => Some("remove it, or replace a file with --force".to_owned()),
             Self::NothingToConvert { .. } => {

@@ -7,54 +7,10 @@ use image::{Extra, TreeSource};
 use plan::{RootSource, RootTree, SCRIPTS};
 use runtime::{DirectoryTree, ImageTree};
 use sif::{Arch, CreateOptions, FsKind, Kind, NewObject, PartKind, Partition};
-use types::{ImageConfig, Platform};
+use squashfs::{Image, ReaderOptions};
+use types::{Digest, ImageConfig, ImageRef, Platform};
 
-use crate::{Engine, Error, Resolved, Result, unpack};
-
-/// What an image is written as.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// A squashfs file.
-    Squashfs(PathBuf),
-    /// A SIF file.
-    Sif(PathBuf),
-    /// A directory.
-    Directory(PathBuf),
-}
-
-impl Destination {
-    /// From what a person typed: `sif:PATH`, `squashfs:PATH`, `dir:PATH`, or a
-    /// path whose ending or slash tells.
-    ///
-    /// # Errors
-    /// When it does not tell.
-    pub fn parse(text: &str) -> Result<Self> {
-        for (prefix, make) in [
-            ("sif:", Self::Sif as fn(PathBuf) -> Self),
-            ("squashfs:", Self::Squashfs),
-            ("dir:", Self::Directory),
-        ] {
-            if let Some(path) = text.strip_prefix(prefix) {
-                return Ok(make(path.into()));
-            }
-        }
-        let extension = Path::new(text).extension().and_then(|e| e.to_str()).unwrap_or_default();
-        match extension {
-            _ if text.ends_with('/') => Ok(Self::Directory(text.into())),
-            "sif" => Ok(Self::Sif(text.into())),
-            "sqfs" | "sqsh" | "squashfs" => Ok(Self::Squashfs(text.into())),
-            _ => Err(Error::Destination { text: text.to_owned() }),
-        }
-    }
-
-    /// Where it is.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        match self {
-            Self::Squashfs(path) | Self::Sif(path) | Self::Directory(path) => path,
-        }
-    }
-}
+use crate::{Destination, Engine, Error, Resolved, Result, SharedProgress, unpack};
 
 /// How an image is written.
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,14 +22,31 @@ pub struct ExportOptions {
     pub deterministic: bool,
 }
 
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Exported {
+    /// Where.
+    pub destination: String,
+    /// The digest of its manifest, where it has one.
+    pub digest: Option<Digest>,
+}
+
 /// A file under a temporary name, removed unless it gets its own.
-struct Fresh {
-    temporary: PathBuf,
+pub(crate) struct Fresh {
+    pub(crate) temporary: PathBuf,
     path: PathBuf,
 }
 
 impl Fresh {
-    fn create(path: &Path, suffix: &str) -> Result<(Self, File)> {
+    /// One that may replace what is there only by `force`.
+    pub(crate) fn replacing(path: &Path, force: bool) -> Result<(Self, File)> {
+        if !force && path.symlink_metadata().is_ok() {
+            return Err(Error::Exists { path: path.to_owned() });
+        }
+        Self::create(path, "new")
+    }
+
+    pub(crate) fn create(path: &Path, suffix: &str) -> Result<(Self, File)> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let temporary = path.with_file_name(format!(".{name}.{}.{suffix}", std::process::id()));
         let open = File::options().read(true).write(true).create_new(true).open(&temporary);
@@ -82,7 +55,7 @@ impl Fresh {
         Ok((Self { temporary, path: path.to_owned() }, file))
     }
 
-    fn keep(self) -> Result<()> {
+    pub(crate) fn keep(self) -> Result<()> {
         let failed = |source| Error::Export { path: self.path.clone(), source };
         std::fs::rename(&self.temporary, &self.path).map_err(failed)
     }
@@ -102,32 +75,73 @@ impl Engine {
     /// # Errors
     /// When something is there already, the image cannot be read, or the
     /// destination cannot be written.
-    pub fn export(&self, image: &Resolved, to: &Destination, options: ExportOptions) -> Result<()> {
-        let path = to.path();
-        let occupied = path.symlink_metadata().is_ok();
-        if occupied && (!options.force || matches!(to, Destination::Directory(_))) {
-            return Err(Error::Exists { path: path.to_owned() });
-        }
-        match (to, &image.root) {
-            (Destination::Directory(_), RootSource::Squashfs { parts }) => {
-                unpack::with_owners(parts, path)
+    pub fn convert(
+        &self,
+        image: &ImageRef,
+        to: &Destination,
+        options: ExportOptions,
+        progress: &SharedProgress,
+    ) -> Result<Exported> {
+        let exported = |digest| Exported { destination: to.to_string(), digest };
+        match to {
+            Destination::OciLayout(..)
+            | Destination::OciArchive(..)
+            | Destination::DockerArchive(..)
+            | Destination::Registry(_) => {
+                self.export_oci(image, to, options.force, progress).map(|d| exported(Some(d)))
             }
-            (Destination::Directory(_), RootSource::Directory { path: from }) => {
-                Err(Error::NothingToConvert { path: from.clone() })
+            Destination::Directory(path) => {
+                let image = self.resolve(image, progress)?;
+                if path.symlink_metadata().is_ok() {
+                    return Err(Error::Exists { path: path.clone() });
+                }
+                match &image.root {
+                    RootSource::Squashfs { parts } => unpack::with_owners(parts, path)?,
+                    RootSource::Directory { path } => {
+                        return Err(Error::NothingToConvert { path: path.clone() });
+                    }
+                }
+                Ok(exported(None))
             }
-            (Destination::Squashfs(_), _) => {
+            Destination::Squashfs(path) => {
+                let image = self.resolve(image, progress)?;
                 // A bare file has no other place for what the image says.
                 let silent = image.config == ImageConfig::default();
-                let extras = if silent { Vec::new() } else { scripts_for(image)? };
-                let (fresh, file) = Fresh::create(path, "new")?;
-                self.write_squashfs(image, file, &extras, path)?;
-                fresh.keep()
+                let extras = if silent { Vec::new() } else { scripts_for(&image)? };
+                let (fresh, file) = Fresh::replacing(path, options.force)?;
+                self.write_squashfs(&image, file, &extras, path)?;
+                fresh.keep().map(|()| exported(None))
             }
-            (Destination::Sif(_), _) => self.write_sif(image, path, options),
+            Destination::Sif(path) | Destination::OciSif(path) => {
+                let image = self.resolve(image, progress)?;
+                if !options.force && path.symlink_metadata().is_ok() {
+                    return Err(Error::Exists { path: path.clone() });
+                }
+                if let Destination::OciSif(_) = to {
+                    return self.write_oci_sif(&image, path).map(|d| exported(Some(d)));
+                }
+                self.write_sif(&image, path, options).map(|()| exported(None))
+            }
         }
     }
 
-    fn write_squashfs(
+    /// A root file system as one squashfs image; a directory is copied to a
+    /// file without a name beside `near`.
+    pub(crate) fn as_image(&self, image: &Resolved, near: &Path) -> Result<Image> {
+        match &image.root {
+            RootSource::Squashfs { parts } => unpack::flat(parts, near),
+            RootSource::Directory { .. } => {
+                let cannot = |source| Error::Export { path: near.to_owned(), source };
+                let file = unpack::nameless(near).map_err(cannot)?;
+                let copy = file.try_clone().map_err(cannot)?;
+                self.write_squashfs(image, copy, &[], near)?;
+                let unread = |source| Error::UnpackRead { path: near.to_owned(), source };
+                Image::open(file, 0, ReaderOptions::default()).map_err(unread)
+            }
+        }
+    }
+
+    pub(crate) fn write_squashfs(
         &self,
         image: &Resolved,
         file: File,
@@ -167,7 +181,7 @@ impl Engine {
         }
         let arch = Arch::from_name(Platform::host().architecture());
         let (fresh, file) = Fresh::create(path, "new")?;
-        let create = CreateOptions { arch, time, uuid };
+        let create = CreateOptions { arch, time, uuid, launch: true };
         let mut sif = sif::create(file, &fresh.temporary, &create)?;
         let object = |kind, name: &str| NewObject {
             kind,
@@ -202,22 +216,26 @@ fn make_executable(path: &Path) -> std::io::Result<()> {
 
 /// The scripts to add; none where the image has its own.
 fn scripts_for(image: &Resolved) -> Result<Vec<Extra>> {
+    Ok(if has(image, SCRIPTS)? { Vec::new() } else { scripts(&image.config) })
+}
+
+/// Whether an image has something at a path.
+pub(crate) fn has(image: &Resolved, path: &str) -> Result<bool> {
     let found = match &image.root {
-        RootSource::Directory { path } => {
-            let failed = |source| Error::OpenImage { path: path.clone(), source };
-            DirectoryTree::open(path).map_err(failed)?.entry(Path::new(SCRIPTS))
+        RootSource::Directory { path: top } => {
+            let failed = |source| Error::OpenImage { path: top.clone(), source };
+            DirectoryTree::open(top).map_err(failed)?.entry(Path::new(path))
         }
         RootSource::Squashfs { parts } => {
             let images = unpack::open(parts)?.into_iter().map(Into::into).collect();
-            ImageTree::new(images).entry(Path::new(SCRIPTS))
+            ImageTree::new(images).entry(Path::new(path))
         }
     };
-    let own = found.map_err(plan::PlanError::from)?.is_some();
-    Ok(if own { Vec::new() } else { scripts(&image.config) })
+    Ok(found.map_err(plan::PlanError::from)?.is_some())
 }
 
 /// The `config` object in the spelling of OCI.
-fn oci_config(config: &ImageConfig) -> serde_json::Value {
+pub(crate) fn oci_config(config: &ImageConfig) -> serde_json::Value {
     let mut object = serde_json::Map::new();
     let mut put = |name: &str, value: serde_json::Value| {
         if !value.is_null() && value != serde_json::json!([]) && value != serde_json::json!({}) {
@@ -283,16 +301,6 @@ fn scripts(config: &ImageConfig) -> Vec<Extra> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_destination_tells_the_form() {
-        let parse = |text| Destination::parse(text).unwrap();
-        assert_eq!(parse("a/b.sif"), Destination::Sif("a/b.sif".into()));
-        assert_eq!(parse("b.sqsh"), Destination::Squashfs("b.sqsh".into()));
-        assert_eq!(parse("out/"), Destination::Directory("out/".into()));
-        assert_eq!(parse("dir:b.sif"), Destination::Directory("b.sif".into()));
-        assert!(matches!(Destination::parse("b.img"), Err(Error::Destination { .. })));
-    }
 
     #[test]
     fn scripts_quote_what_the_image_says() {

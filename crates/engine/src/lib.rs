@@ -17,12 +17,14 @@
 pub mod bind;
 pub mod config;
 mod container;
+mod destination;
 mod doctor;
 mod error;
 mod export;
 mod image_file;
 mod inspect;
 mod layers;
+mod oci;
 mod progress;
 mod pull;
 mod resolve;
@@ -39,9 +41,10 @@ use types::{ImageRef, Platform};
 
 pub use config::{Config, ConfigError, Origin, Override, PullPolicy, Setting, Shown};
 pub use container::{Container, mount_source};
+pub use destination::Destination;
 pub use doctor::{Check, Status};
 pub use error::{Error, Result, exit};
-pub use export::{Destination, ExportOptions};
+pub use export::{ExportOptions, Exported};
 pub use inspect::Inspected;
 pub use progress::{Event, LayerInfo, Progress, SharedProgress, Silent};
 pub use pull::Pulled;

@@ -66,7 +66,7 @@ impl Engine {
             let layers = image::layers(&candidate.manifest, &parsed);
             let source = RegistryLayers { client: &client, name: &full, layers };
             let source = Watched { inner: &source, progress };
-            self.convert(&shown, ticket, &candidate, (parsed, bytes), &source)
+            self.build(&shown, ticket, &candidate, (parsed, bytes), &source)
         })
     }
 
@@ -81,7 +81,7 @@ impl Engine {
         self.finish(&shown, begin, &candidate, progress, |ticket| {
             let parsed = self.parse_config(&shown, &image.config_bytes)?;
             let source = Watched { inner: &image, progress };
-            self.convert(&shown, ticket, &candidate, (parsed, image.config_bytes.clone()), &source)
+            self.build(&shown, ticket, &candidate, (parsed, image.config_bytes.clone()), &source)
         })
     }
 
@@ -122,14 +122,14 @@ impl Engine {
         Ok(Pulled { reference, image, converted })
     }
 
-    fn parse_config(&self, name: &str, bytes: &[u8]) -> Result<ImageConfig> {
+    pub(crate) fn parse_config(&self, name: &str, bytes: &[u8]) -> Result<ImageConfig> {
         let config = parse_image_config(bytes)
             .map_err(|source| Error::ImageConfig { name: name.to_owned(), source })?;
         check_platform(name, &self.config().platform.value, &config)?;
         Ok(config)
     }
 
-    fn convert(
+    fn build(
         &self,
         name: &str,
         mut ticket: Ticket,
@@ -185,7 +185,7 @@ fn check_platform(name: &str, wanted: &Platform, config: &ImageConfig) -> Result
 
 /// The manifest for a platform, through at most one index, and the full name
 /// that has it.
-fn find_manifest(
+pub(crate) fn find_manifest(
     client: &Client,
     name: &RegistryRef,
     platform: &Platform,
@@ -219,7 +219,7 @@ fn find_manifest(
     Ok((Candidate { id, reference, manifest, manifest_bytes, local: false }, full))
 }
 
-fn fetch_config(
+pub(crate) fn fetch_config(
     client: &Client,
     full: &RegistryRef,
     name: &str,

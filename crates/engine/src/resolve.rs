@@ -126,7 +126,7 @@ pub(crate) fn store_references(image: &ImageRef, config: &Config) -> Result<Vec<
 
 /// The digest, or the beginning of one, that a name may be: `sha256:3f2a…`
 /// reads as a repository with a tag, `3f2a9c…` as a repository.
-fn id_prefix(name: &RegistryRef) -> Option<String> {
+pub(crate) fn id_prefix(name: &RegistryRef) -> Option<String> {
     let hex = |text: &str, least: usize| {
         text.len() >= least
             && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))

@@ -191,20 +191,25 @@ pub(crate) fn open(parts: &[ImagePart]) -> Result<Vec<Image>> {
     parts.iter().map(open).collect()
 }
 
+/// A file without a name beside another.
+pub(crate) fn nameless(near: &Path) -> io::Result<File> {
+    let name = near.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = near.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+    let file = File::options().read(true).write(true).create_new(true).open(&temporary)?;
+    // From here on it goes with its descriptor.
+    std::fs::remove_file(&temporary)?;
+    Ok(file)
+}
+
 /// One image of several: itself, or a copy without a name on the file system
 /// of `near`.
-fn flat(parts: &[ImagePart], near: &Path) -> Result<Image> {
+pub(crate) fn flat(parts: &[ImagePart], near: &Path) -> Result<Image> {
     let mut images = open(parts)?;
     if images.len() == 1 {
         return Ok(images.remove(0));
     }
     let cannot = |source| Error::Unpack { path: near.to_owned(), source };
-    let temporary = near.with_extension(format!("{}.flat", std::process::id()));
-    let mut options = File::options();
-    let file = options.read(true).write(true).create_new(true).open(&temporary);
-    let file = file.map_err(cannot)?;
-    // From here on it goes with its descriptor.
-    std::fs::remove_file(&temporary).map_err(cannot)?;
+    let file = nameless(near).map_err(cannot)?;
     let copy = file.try_clone().map_err(cannot)?;
     let options = ::image::ConvertOptions {
         compression: squashfs::Compression::None,

@@ -17,6 +17,7 @@ use types::{
     parse_document, parse_image_config,
 };
 
+use crate::layer::WrittenLayer;
 use crate::stream::{Layer, LayerSource};
 
 /// Why an image in a directory or tar file cannot be opened.
@@ -195,6 +196,33 @@ fn of(like: &Digest, bytes: &[u8]) -> Digest {
     }
 }
 
+/// An image's only layer, in a file of its own.
+pub struct OneLayer {
+    layer: [Layer; 1],
+    file: Arc<File>,
+}
+
+impl OneLayer {
+    /// A layer that was written to a file from its first byte on.
+    #[must_use]
+    pub fn new(file: File, written: WrittenLayer) -> Self {
+        let Descriptor { digest, size, .. } = written.descriptor;
+        let layer = Layer { digest, size, diff_id: Some(written.diff_id) };
+        Self { layer: [layer], file: Arc::new(file) }
+    }
+}
+
+impl LayerSource for OneLayer {
+    fn layers(&self) -> &[Layer] {
+        &self.layer
+    }
+
+    fn open(&self, index: usize) -> io::Result<Box<dyn Read + Send + '_>> {
+        let layer = self.layer.get(index).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Box::new(Member { file: Arc::clone(&self.file), at: 0, end: layer.size }))
+    }
+}
+
 /// A member of a tar file.
 struct Member {
     file: Arc<File>,
@@ -358,7 +386,7 @@ impl LocalImage {
         for (name, diff_id) in saved.layers.iter().zip(&parsed.diff_ids) {
             let missing = |_| ArchiveError::Missing { path: file.to_owned(), name: name.clone() };
             let (_, size) = files.open(name).map_err(missing)?;
-            layers.push(descriptor(
+            layers.push(Descriptor::new(
                 "application/vnd.oci.image.layer.v1.tar",
                 diff_id.clone(),
                 size,
@@ -366,7 +394,8 @@ impl LocalImage {
         }
         let digest = Digest::sha256(&sha2::Sha256::digest(&config).into());
         let media = "application/vnd.oci.image.config.v1+json";
-        let manifest = Manifest { config: descriptor(media, digest, config.len() as u64), layers };
+        let manifest =
+            Manifest { config: Descriptor::new(media, digest, config.len() as u64), layers };
         let bytes = serde_json::to_vec(&manifest).map_err(|source| ArchiveError::Json {
             path: file.to_owned(),
             name: "manifest".to_owned(),
@@ -399,14 +428,4 @@ pub fn layers(manifest: &Manifest, config: &types::ImageConfig) -> Vec<Layer> {
         diff_id,
     };
     manifest.layers.iter().zip(diff_ids).map(layer).collect()
-}
-
-fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
-    Descriptor {
-        media_type: media_type.to_owned(),
-        digest,
-        size,
-        platform: None,
-        annotations: None,
-    }
 }

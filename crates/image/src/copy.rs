@@ -71,6 +71,9 @@ pub enum CopyError {
         /// Why.
         source: io::Error,
     },
+    /// The layer cannot be written.
+    #[error("cannot write the layer")]
+    Layer(#[source] io::Error),
     /// The new image cannot be written.
     #[error("cannot write the new image")]
     Write(#[from] squashfs::WriteError),
@@ -403,10 +406,10 @@ fn joined(words: &[Vec<u8>]) -> PathBuf {
 }
 
 /// The data of a file of an image.
-struct FileReader<'a> {
-    image: &'a Image,
-    inode: Arc<Inode>,
-    at: u64,
+pub(crate) struct FileReader<'a> {
+    pub(crate) image: &'a Image,
+    pub(crate) inode: Arc<Inode>,
+    pub(crate) at: u64,
 }
 
 impl Read for FileReader<'_> {

@@ -1,4 +1,5 @@
-//! OCI layers, images and directories to one squashfs file.
+//! OCI layers, images and directories to one squashfs file, and back to layers,
+//! layouts and archives.
 //!
 //! Layers stream from their source through inflation and digest check into the
 //! squashfs writer: no unpacked tree is ever on disk. The top layer comes
@@ -11,12 +12,16 @@ mod archive;
 mod convert;
 mod copy;
 mod error;
+mod layer;
 mod merge;
+mod put;
 mod sparse;
 mod stream;
 
-pub use archive::{ArchiveError, LocalImage, layers};
+pub use archive::{ArchiveError, LocalImage, OneLayer, layers};
 pub use convert::{Conversion, ConvertOptions, convert};
 pub use copy::{CopyError, Extra, OVERRIDE, TreeSource, copy};
 pub use error::ConvertError;
+pub use layer::{LayerForm, WrittenLayer, digest, write_layer};
+pub use put::{OciImage, PutError, manifest};
 pub use stream::{Layer, LayerSource};

@@ -131,8 +131,7 @@ fn pump(
     index: usize,
     sender: &SyncSender<Piece>,
 ) -> io::Result<Option<Digest>> {
-    let blob = BufReader::with_capacity(1 << 16, source.open(index)?);
-    let mut tar = inflate(blob)?;
+    let mut tar = inflate(source.open(index)?)?;
     let mut hash = sha2::Sha256::new();
     loop {
         let mut piece = vec![0; PIECE];
@@ -157,9 +156,10 @@ fn pump(
 }
 
 /// The magic bytes decide: media types lie, and Docker's do not tell.
-fn inflate<'a>(
-    mut blob: BufReader<Box<dyn Read + Send + 'a>>,
+pub(crate) fn inflate<'a>(
+    blob: Box<dyn Read + Send + 'a>,
 ) -> io::Result<Box<dyn Read + Send + 'a>> {
+    let mut blob = BufReader::with_capacity(1 << 16, blob);
     let head = blob.fill_buf()?;
     if head.starts_with(&[0x1f, 0x8b]) {
         Ok(Box::new(flate2::bufread::MultiGzDecoder::new(blob)))

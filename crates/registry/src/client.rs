@@ -20,7 +20,7 @@ use crate::http::{Answer, Get, Http, Limits, explain_body, may_be_plain_http, sa
 use crate::proxy::is_loopback;
 use crate::retry::RetryPolicy;
 use crate::status::{Asked, status_error};
-use crate::token::{Applicant, Authorization, TokenCache, answer_challenge};
+use crate::token::{Applicant, TokenCache, answer_challenge};
 
 /// The most bytes of an image manifest, as the distribution specification
 /// asks registries to accept.
@@ -396,7 +396,7 @@ impl Client {
         true
     }
 
-    fn allows_insecure(&self, endpoint: &Endpoint) -> bool {
+    pub(crate) fn allows_insecure(&self, endpoint: &Endpoint) -> bool {
         self.inner.options.insecure || endpoint.insecure
     }
 
@@ -450,34 +450,65 @@ impl Client {
         accept: Option<&str>,
         from: u64,
     ) -> Result<Answer, Error> {
-        let url = format!("{}/v2/{}/{path}", self.base(endpoint)?, endpoint.repository);
+        let url = self.url(endpoint, path)?;
+        let insecure = self.allows_insecure(endpoint);
+        self.authorized(endpoint, &url, what, &[200, 206], |authorization| {
+            self.inner.http.get(Get { url: &url, accept, authorization, from, insecure })
+        })
+    }
+
+    /// The address of something below `/v2/REPOSITORY/`.
+    pub(crate) fn url(&self, endpoint: &Endpoint, path: &str) -> Result<String, Error> {
+        Ok(format!("{}/v2/{}/{path}", self.base(endpoint)?, endpoint.repository))
+    }
+
+    /// One request, sent again with what its challenge asks for. Any status
+    /// but the good ones is an error.
+    pub(crate) fn authorized(
+        &self,
+        endpoint: &Endpoint,
+        url: &str,
+        what: &str,
+        good: &[u16],
+        mut send: impl FnMut(Option<&str>) -> Result<Answer, Error>,
+    ) -> Result<Answer, Error> {
         let (registry, repository) = (endpoint.registry.as_str(), endpoint.repository.as_str());
         let insecure = self.allows_insecure(endpoint);
-        let send = |authorization: Option<&Authorization>| {
-            let authorization = authorization.map(|a| a.value.as_str());
-            self.inner.http.get(Get { url: &url, accept, authorization, from, insecure })
-        };
         let cached = self.inner.tokens.get(registry, repository);
         let mut with_credentials = cached.as_ref().is_some_and(|a| a.with_credentials);
-        let mut answer = send(cached.as_ref())?;
+        let mut answer = send(cached.as_ref().map(|a| a.value.as_str()))?;
         // A redirect's target has no business with the registry's challenge.
-        if answer.status() == 401 && same_origin(&answer.url, &url) {
+        if answer.status() == 401 && same_origin(&answer.url, url) {
             let credentials = self.credentials_for(endpoint)?;
             let scope = format!("repository:{repository}:pull");
             let applicant =
                 Applicant { registry, scope: &scope, credentials: credentials.as_ref(), insecure };
             let authorization = answer_challenge(&self.inner.http, &answer, applicant)?;
             with_credentials = authorization.with_credentials;
-            answer = send(Some(&authorization))?;
+            answer = send(Some(&authorization.value))?;
             if answer.status() != 401 {
                 self.inner.tokens.put(registry, repository, authorization);
             }
         }
-        if matches!(answer.status(), 200 | 206) {
+        if good.contains(&answer.status()) {
             return Ok(answer);
         }
         let stall = self.inner.options.stall_timeout;
         Err(status_error(answer, &Asked { what, registry, with_credentials, stall }))
+    }
+
+    pub(crate) fn http(&self) -> &Http {
+        &self.inner.http
+    }
+
+    /// Where a name is written to: the registry itself, never a mirror.
+    pub(crate) fn home(&self, name: &RegistryRef) -> Result<Endpoint, Error> {
+        let names = self.inner.conf.qualify(name)?;
+        let [full] = &names[..] else {
+            return Err(Error::ShortName { name: name.to_string() });
+        };
+        let endpoint = self.inner.conf.endpoints(full, By::Tag)?.pop();
+        endpoint.ok_or_else(|| Error::ShortName { name: name.to_string() })
     }
 
     fn credentials_for(&self, endpoint: &Endpoint) -> Result<Option<Credentials>, Error> {

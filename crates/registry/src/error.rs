@@ -145,6 +145,12 @@ pub enum Error {
         /// What it sent instead.
         why: String,
     },
+    /// What is to be sent cannot be read.
+    #[error("cannot read what is to be sent")]
+    Content {
+        /// Why.
+        source: io::Error,
+    },
     /// The TLS handshake failed, or the certificate is not trusted.
     #[error("no trusted TLS connection to {url}")]
     Tls {
@@ -326,6 +332,7 @@ impl Error {
                  mirror, and tell its operator"
                     .to_owned()
             }
+            Self::Content { .. } => return None,
             Self::TooLarge { .. } => "the image is damaged or hostile".to_owned(),
             Self::Tls { url, .. } => format!(
                 "put the registry's CA certificate in ~/.config/containers/certs.d/{}/ca.crt, or \

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
-use std::io;
+use std::io::{self, Read};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
-use ureq::http::{Request, Response, StatusCode, Uri, header};
+use ureq::http::header::HeaderName;
+use ureq::http::{Method, Request, Response, StatusCode, Uri, header};
 use ureq::{Agent, Body, Timeout};
 
 use crate::certs;
@@ -43,6 +44,17 @@ pub(crate) struct Get<'a> {
     pub(crate) authorization: Option<&'a str>,
     /// The first byte wanted; 0 asks for all.
     pub(crate) from: u64,
+    pub(crate) insecure: bool,
+}
+
+/// A request that may change something, as far as callers choose.
+pub(crate) struct Change<'a> {
+    pub(crate) method: Method,
+    pub(crate) url: &'a str,
+    pub(crate) headers: &'a [(HeaderName, String)],
+    pub(crate) authorization: Option<&'a str>,
+    /// Bytes to send, and how many there are.
+    pub(crate) body: Option<(&'a mut dyn Read, u64)>,
     pub(crate) insecure: bool,
 }
 
@@ -208,6 +220,31 @@ impl Http {
         Ok(Answer { response, url: url.to_owned() })
     }
 
+    /// One request that may change something; no redirects.
+    pub(crate) fn change(&self, change: Change<'_>) -> Result<Answer, Error> {
+        let invalid = || Error::Url { url: change.url.to_owned() };
+        let uri: Uri = change.url.parse().map_err(|_| invalid())?;
+        let mut request = Request::builder().method(change.method).uri(change.url);
+        for (name, value) in change.headers {
+            request = request.header(name, value);
+        }
+        if let Some(authorization) = change.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let agent = self.agent(&uri, change.insecure)?;
+        let ran = match change.body {
+            Some((body, length)) => {
+                let request = request.header(header::CONTENT_LENGTH, length);
+                let mut body = body.take(length);
+                let body = ureq::SendBody::from_reader(&mut body);
+                agent.run(request.body(body).map_err(|_| invalid())?)
+            }
+            None => agent.run(request.body(()).map_err(|_| invalid())?),
+        };
+        let response = ran.map_err(|e| self.explain(change.url, e, &agent))?;
+        Ok(Answer { response, url: change.url.to_owned() })
+    }
+
     /// Sorts a failure before the body.
     fn explain(&self, url: &str, error: ureq::Error, agent: &Agent) -> Error {
         let url = url.to_owned();
@@ -313,7 +350,7 @@ pub(crate) fn same_origin(a: &str, b: &str) -> bool {
 }
 
 /// The address that a Location header means.
-fn join(base: &str, location: &str) -> Option<String> {
+pub(crate) fn join(base: &str, location: &str) -> Option<String> {
     let location = location.split('#').next().unwrap_or("").trim();
     let lower = location.get(..8).unwrap_or(location).to_ascii_lowercase();
     let next = if lower.starts_with("http://") || lower.starts_with("https://") {

@@ -1,4 +1,4 @@
-//! A client for OCI distribution registries: the pull side.
+//! A client for OCI distribution registries: pull and push.
 //!
 //! Blocking, no global state. A [`Client`] knows where a name leads
 //! (registries.conf), whom to trust (certs.d), who asks (auth.json, docker's
@@ -8,7 +8,7 @@
 //!
 //! | module | what it does | source |
 //! |---|---|---|
-//! | `client`, `blob` | manifests, blobs, login | OCI distribution-spec 1.1 |
+//! | `client`, `blob`, `push` | manifests, blobs, login | OCI distribution-spec 1.1 |
 //! | `config` | short names, mirrors, rewrites, blocks | containers-registries.conf(5) |
 //! | `auth`, `token` | credentials and tokens | containers-auth.json(5), distribution's token specification |
 //! | `certs` | authorities and client certificates | containers-certs.d(5) |
@@ -25,6 +25,7 @@ mod environment;
 mod error;
 mod http;
 mod proxy;
+mod push;
 mod resolver;
 mod retry;
 mod status;
@@ -36,6 +37,7 @@ pub use client::{Client, ClientOptions, Manifest, Notice, NoticeSink};
 pub use config::{By, Endpoint, RegistriesConf, configuration_files};
 pub use environment::Environment;
 pub use error::{ConfigError, CredentialError, EndpointFailure, Error, Source};
+pub use push::{Content, Open, Pushed};
 pub use retry::RetryPolicy;
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use registry::{BlobReader, Client, Credentials, Error, Notice};
+use registry::{BlobReader, Client, Content, Credentials, Error, Notice, Pushed};
 use sha2::{Digest as _, Sha256};
 use support::{Reply, Request, Server, client, options, raw, reply, write};
 use types::{Digest, RegistryRef, media};
@@ -527,4 +527,75 @@ fn clients_move_between_threads() {
             scope.spawn(|| assert!(blob(&client, &server.host, &bytes).unwrap() == bytes));
         }
     });
+}
+
+/// A registry that breaks the first upload of a blob after its first 1000
+/// bytes, and remembers them only if `keeps`.
+fn breaking(keeps: bool) -> Server {
+    let place = [("Location", "/v2/a/b/blobs/uploads/1?s=x")];
+    Server::start(move |request, _| match request.method.as_str() {
+        "HEAD" => reply("404 Not Found", &[], b""),
+        "POST" => reply("202 Accepted", &place, b""),
+        "PATCH" if request.header("content-range").is_none() => {
+            reply("500 Internal Server Error", &[], b"")
+        }
+        "GET" if keeps => reply(
+            "204 No Content",
+            &[("Location", "/v2/a/b/blobs/uploads/1?s=y"), ("Range", "0-999")],
+            b"",
+        ),
+        "GET" => reply("404 Not Found", &[], b""),
+        "PATCH" => reply("202 Accepted", &place, b""),
+        "PUT" => reply("201 Created", &[], b""),
+        _ => reply("405 Method Not Allowed", &[], b""),
+    })
+}
+
+fn push(server: &Server, home: &std::path::Path, bytes: &[u8]) -> Result<Pushed, Error> {
+    let (client, _) = client(home);
+    let digest = digest(bytes);
+    let mut open = || Ok(Box::new(bytes) as Box<dyn Read + Send + '_>);
+    let content = Content { digest: &digest, size: bytes.len() as u64, open: &mut open };
+    client.push_blob(&name(&server.host, "a/b:v1"), content, None)
+}
+
+#[test]
+fn a_broken_upload_goes_on_where_it_broke() {
+    let home = tempfile::tempdir().unwrap();
+    let bytes: Vec<u8> = (0..5000).map(|i| b'a' + (i % 26) as u8).collect();
+    let server = breaking(true);
+    assert_eq!(push(&server, home.path(), &bytes).unwrap(), Pushed::Sent);
+    let requests = server.requests();
+    let methods: Vec<&str> = requests.iter().map(|r| r.method.as_str()).collect();
+    assert_eq!(methods, ["HEAD", "POST", "PATCH", "GET", "PATCH", "PUT"]);
+    assert_eq!(requests[4].header("content-range"), Some("1000-4999"));
+    assert_eq!(requests[4].body.as_bytes(), &bytes[1000..]);
+    assert!(requests[4].target.ends_with("?s=y"));
+    assert_eq!(
+        requests[5].target,
+        format!("/v2/a/b/blobs/uploads/1?s=x&digest={}", digest(&bytes))
+    );
+}
+
+#[test]
+fn a_forgotten_upload_begins_again_but_not_for_ever() {
+    let home = tempfile::tempdir().unwrap();
+    let server = breaking(false);
+    let error = push(&server, home.path(), &[b'x'; 5000]).unwrap_err();
+    assert!(matches!(error, Error::Server { status: 500, .. }), "{error}");
+    let begun = server.requests().iter().filter(|r| r.method == "POST").count();
+    assert_eq!(begun, 4, "{:?}", server.requests());
+}
+
+#[test]
+fn what_the_registry_has_is_not_sent() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(|_, _| reply("200 OK", &[], b""));
+    assert_eq!(push(&server, home.path(), b"bytes").unwrap(), Pushed::Present);
+    let server = Server::start(|request, _| match request.method.as_str() {
+        "HEAD" => reply("404 Not Found", &[], b""),
+        _ => reply("202 Accepted", &[], b""),
+    });
+    let error = push(&server, home.path(), b"bytes").unwrap_err();
+    assert!(matches!(error, Error::NotARegistry { .. }), "{error}");
 }

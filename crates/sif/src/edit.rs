@@ -42,6 +42,8 @@ pub struct CreateOptions {
     pub time: Option<i64>,
     /// Identity; zero in a deterministic file.
     pub uuid: [u8; 16],
+    /// Whether the file is a program that starts itself by Apptainer.
+    pub launch: bool,
 }
 
 /// The time of deterministic files: Go's zero, in year 1.
@@ -55,7 +57,11 @@ pub fn create(file: File, path: &Path, options: &CreateOptions) -> Result<Sif, E
     let time = options.time.unwrap_or(NO_TIME);
     let uuid = if options.time.is_some() { options.uuid } else { [0; 16] };
     let header = Header {
-        launch: String::from_utf8_lossy(LAUNCH).trim_end().to_owned(),
+        launch: if options.launch {
+            String::from_utf8_lossy(LAUNCH).trim_end().to_owned()
+        } else {
+            String::new()
+        },
         version: "01".to_owned(),
         arch: options.arch,
         uuid: uuid.iter().map(|byte| format!("{byte:02x}")).collect(),

@@ -5,7 +5,8 @@ use super::*;
 fn empty(dir: &Path, time: Option<i64>) -> Sif {
     let path = dir.join("image.sif");
     let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
-    let options = CreateOptions { arch: Arch::from_name("amd64"), time, uuid: [7; 16] };
+    let options =
+        CreateOptions { arch: Arch::from_name("amd64"), time, uuid: [7; 16], launch: true };
     create(file.unwrap(), &path, &options).unwrap()
 }
 

@@ -59,6 +59,13 @@ pub struct DescriptorPlatform {
 }
 
 impl Descriptor {
+    /// Of content, without more.
+    #[must_use]
+    pub fn new(media_type: &str, digest: Digest, size: u64) -> Self {
+        let media_type = media_type.to_owned();
+        Self { media_type, digest, size, platform: None, annotations: None }
+    }
+
     /// The platform in sampan's form.
     #[must_use]
     pub fn platform(&self) -> Option<Platform> {

@@ -73,14 +73,26 @@ pub struct RemoveArgs {
 
 /// `convert`.
 #[derive(Args, Debug)]
-#[command(after_long_help = "The destination's ending tells its form: .sif, .sqfs (or .sqsh, \
-    .squashfs), or a slash for a directory; or write sif:, squashfs: or dir: before it. Owners \
-    that you cannot give to files of a directory are noted in the attribute \
+#[command(after_long_help = "Destinations:
+  NAME.sif, sif:PATH             a SIF file, which Apptainer runs too
+  NAME.oci.sif, oci-sif:PATH     a SIF file of SingularityCE's OCI form
+  NAME.sqfs, squashfs:PATH       a squashfs file
+  NAME/, dir:PATH                a directory
+  oci:PATH[:TAG]                 an OCI layout; other images in it stay
+  oci-archive:PATH[:TAG]         an OCI layout in a tar file
+  docker-archive:PATH[:NAME]     what docker load reads
+  docker://REGISTRY/NAME[:TAG]   a repository of a registry (sampan login first)
+
+An image from a registry, a layout or an archive keeps its layers and its digest in the last \
+    four. Any other becomes one layer there: gzip, or zstd with --compression zstd. Owners that \
+    you cannot give to files of a directory are noted in the attribute \
     user.containers.override_stat, and read from there again. Variables and command of an OCI \
-    image become scripts under /.singularity.d, which sampan and Apptainer honour. Examples:
+    image become scripts under /.singularity.d in the first and the third, which sampan and \
+    Apptainer honour. Examples:
   sampan convert docker://debian:12 debian.sif
   sampan convert --compression gzip ./rootfs image.sqfs
-  sampan convert image.sif rootfs/")]
+  sampan convert image.sif docker://registry.example/team/image:1
+  sampan convert docker://debian:12 docker-archive:debian.tar:debian:12")]
 pub struct ConvertArgs {
     /// Replace a file that is there
     #[arg(short, long)]
@@ -94,6 +106,9 @@ pub struct ConvertArgs {
     /// Platform of the image, os/architecture[/variant]
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
     /// The image
     #[arg(value_name = "IMAGE")]
     pub image: String,
