@@ -35,7 +35,7 @@ exec unshare --mount --propagation private bash -euo pipefail -c '
   echo ready; exec sleep infinity' "$ROOT"
 "#;
 
-fn root() -> PathBuf {
+pub(super) fn root() -> PathBuf {
     target().join("apptainer")
 }
 

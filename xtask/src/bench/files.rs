@@ -1,14 +1,14 @@
 //! The image's file system against the kernel's own and squashfuse.
 //!
-//! All three serve the same file and run the image's own programs: the kernel
+//! All serve the same file and run the image's own programs: the kernel
 //! and squashfuse_ll as root by chroot(8) into their mount, sampan as the
 //! ordinary user in a container that joins one that is there. *Cold* means
 //! that caches were dropped and the file mounted afresh right before.
 
 use std::path::PathBuf;
 
-use super::Job;
-use super::peers::{Bar, Tool, Work};
+use super::peers::{Bar, Measure, Tool, Work};
+use super::{Job, apptainer};
 use crate::error::Result;
 use crate::run::{root_shell, run};
 use crate::setup::USER;
@@ -46,9 +46,18 @@ const WORKS: [(&str, &str, &str, f64, f64); 5] = [
 
 /// Ends what a run has left mounted.
 const CLEAN: &str = r#"
-umount -l "$M/kernel" "$M/fuse" 2>/dev/null || true
+umount -l "$M/kernel" "$M/fuse" "$M/fuse5" 2>/dev/null || true
 pkill -KILL -u "$USER" -xf "sleep 98765" || true; pkill -KILL -u "$USER" -x sampan-serve || true
-mkdir -p "$M/kernel" "$M/fuse"
+mkdir -p "$M/kernel" "$M/fuse" "$M/fuse5"
+"#;
+
+/// What a server has used since it began: fields 14 and 15 of proc_pid_stat(5)
+/// in ticks of 10 ms, and its peak memory.
+const USED: &str = r#"
+for pid in $(pgrep -f "$SERVER"); do
+  awk '{print "server_cpu_ms", ($14+$15)*10}' /proc/$pid/stat
+  awk '/^VmHWM/{print "server_kb", $2}' /proc/$pid/status
+done
 "#;
 
 fn clean(job: &Job) -> String {
@@ -60,69 +69,118 @@ pub(super) fn end(job: &Job) -> Result<()> {
     run(&mut root_shell(&clean(job)))
 }
 
-/// The rows, cold and warm.
-pub(super) fn works(job: &Job, image: &str) -> Vec<Work> {
-    let dir = job.dir.join("mounts");
-    let (mounts, sampan) = (dir.display(), job.sampan.display());
-    let store = job.dir.join("store");
-    let file = format!("$(ls {}/images/*.sqfs | head -1)", store.display());
-    let drop = format!("setpriv --reuid={USER} --regid={USER} --init-groups");
-    let clean = clean(job);
-    let enter = format!("{sampan} --store {} exec {image}", store.display());
-    let home = format!("HOME=/home/{USER} SAMPAN_SCRATCH=/home/{USER}");
-    let start = [
-        ("kernel squashfs", format!("mount -o loop,ro {file} {mounts}/kernel")),
-        ("squashfuse_ll", format!("squashfuse_ll -o allow_other {file} {mounts}/fuse")),
-        (
-            "sampan",
-            format!(
-                "env {home} {drop} {enter} sleep 98765 & while ! pgrep -xf 'sleep 98765' >/dev/null; do sleep 0.01; done; sleep 0.2"
-            ),
-        ),
-    ];
-    let command = |name: &str, work: &str| -> Vec<String> {
-        let shell = match name {
-            "kernel squashfs" => format!("exec chroot {mounts}/kernel /bin/sh -c \"$0\""),
-            "squashfuse_ll" => format!("exec chroot {mounts}/fuse /bin/sh -c \"$0\""),
-            _ => format!("exec env {home} {drop} {enter} /bin/sh -c \"$0\""),
-        };
-        ["bash", "-c", &shell, work].map(str::to_owned).to_vec()
-    };
+/// The images that are served: how a key begins, what a title says, and the
+/// file, in the shell's words.
+const IMAGES: [(&str, &str, &str); 2] =
+    [("", "", "$(ls $DIR/store/images/*.sqfs | head -1)"), ("gzip-", "gzip: ", "$DIR/image.sqfs")];
+
+/// The rows, cold and warm, of both images.
+pub(super) fn works(job: &Job) -> Vec<Work> {
     let mut rows = Vec::new();
-    for (key, title, work, cold, warm) in WORKS {
-        for (state, most) in [("cold", cold), ("warm", warm)] {
-            let tool = |(name, start): &(&'static str, String)| {
-                let fresh = format!("{clean}sync; echo 3 >/proc/sys/vm/drop_caches\n{start}");
-                // Warm: mounted and read once, then left as it is.
-                let argv = command(name, work);
-                let quoted: Vec<String> =
-                    argv.iter().map(|w| format!("'{}'", w.replace('\'', r"'\''"))).collect();
-                let before = match state {
-                    "cold" => fresh,
-                    _ => format!("{fresh}\n{} >/dev/null", quoted.join(" ")),
-                };
-                Tool {
-                    name,
-                    user: "root",
-                    argv,
-                    env: vec![(
-                        "PATH".to_owned(),
-                        "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".to_owned(),
-                    )],
-                    cwd: PathBuf::from("/"),
-                    before: Some(before),
+    for (prefix, of, file) in IMAGES {
+        for (key, title, work, cold, warm) in WORKS {
+            for (state, most) in [("cold", cold), ("warm", warm)] {
+                let mut bars = vec![Bar::time("sampan", most, "kernel squashfs")];
+                for peer in ["squashfuse_ll", "squashfuse_ll of sid"] {
+                    bars.push(Bar::time("sampan", 1.0, peer));
+                    if (key, state) == ("cat", "cold") {
+                        bars.push(Bar { ours: "sampan", most: 0.8, peer, of: Measure::ServerCpu });
+                    }
                 }
-            };
-            rows.push(Work {
-                key: format!("{key}-{state}"),
-                title: format!("{title}, {state}"),
-                tools: start.iter().map(tool).collect(),
-                bars: vec![
-                    Bar { ours: "sampan", most, peer: "kernel squashfs" },
-                    Bar { ours: "sampan", most: 1.0, peer: "squashfuse_ll" },
-                ],
-            });
+                rows.push(Work {
+                    key: format!("{prefix}{key}-{state}"),
+                    title: format!("{of}{title}, {state}"),
+                    tools: servers(job, file).iter().map(|s| s.tool(job, work, state)).collect(),
+                    bars,
+                });
+            }
         }
     }
     rows
+}
+
+/// One way to serve an image.
+struct Server {
+    name: &'static str,
+    /// Mounts it.
+    start: String,
+    /// Runs a script, `$0`, in it.
+    run: String,
+    /// What pgrep(1) finds its process by; none in the kernel.
+    process: Option<String>,
+}
+
+fn servers(job: &Job, file: &str) -> Vec<Server> {
+    let (mounts, sampan) = (job.dir.join("mounts"), job.sampan.display());
+    let mounts = mounts.display();
+    let file = file.replace("$DIR", &job.dir.display().to_string());
+    let drop = format!("setpriv --reuid={USER} --regid={USER} --init-groups");
+    let home = format!("HOME=/home/{USER} SAMPAN_SCRATCH=/home/{USER}");
+    let enter = format!("env {home} {drop} {sampan} exec {file}");
+    let chroot = |mount: &str| format!("exec chroot {mounts}/{mount} /bin/sh -c \"$0\"");
+    let mut all = vec![
+        Server {
+            name: "kernel squashfs",
+            start: format!("mount -o loop,ro {file} {mounts}/kernel"),
+            run: chroot("kernel"),
+            process: None,
+        },
+        Server {
+            name: "squashfuse_ll",
+            start: format!("squashfuse_ll -o allow_other {file} {mounts}/fuse"),
+            run: chroot("fuse"),
+            process: Some(format!("^squashfuse_ll .*{mounts}/fuse$")),
+        },
+        Server {
+            name: "sampan",
+            start: format!(
+                "{enter} sleep 98765 & while ! pgrep -xf 'sleep 98765' >/dev/null; do \
+                 sleep 0.01; done; sleep 0.2"
+            ),
+            run: format!("exec {enter} /bin/sh -c \"$0\""),
+            process: Some(format!("^{sampan} exec .* sleep 98765$")),
+        },
+    ];
+    // A newer one, in the root that Apptainer is installed in.
+    let sid = apptainer::root();
+    if sid.join("usr/bin/squashfuse_ll").exists() {
+        let sid = sid.display();
+        let loader = format!(
+            "{sid}/lib64/ld-linux-x86-64.so.2 --library-path {sid}/usr/lib/x86_64-linux-gnu"
+        );
+        all.push(Server {
+            name: "squashfuse_ll of sid",
+            start: format!(
+                "{loader} {sid}/usr/bin/squashfuse_ll -o allow_other {file} {mounts}/fuse5"
+            ),
+            run: chroot("fuse5"),
+            process: Some(format!("squashfuse_ll .*{mounts}/fuse5$")),
+        });
+    }
+    all
+}
+
+impl Server {
+    fn tool(&self, job: &Job, work: &str, state: &str) -> Tool {
+        let argv = ["bash", "-c", &self.run, work].map(str::to_owned).to_vec();
+        let clean = clean(job);
+        let fresh = format!("{clean}sync; echo 3 >/proc/sys/vm/drop_caches\n{}", self.start);
+        // Warm: mounted and read once, then left as it is.
+        let quoted: Vec<String> =
+            argv.iter().map(|w| format!("'{}'", w.replace('\'', r"'\''"))).collect();
+        let before = match state {
+            "cold" => fresh,
+            _ => format!("{fresh}\n{} >/dev/null", quoted.join(" ")),
+        };
+        let path = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
+        Tool {
+            name: self.name,
+            user: "root",
+            argv,
+            env: vec![("PATH".to_owned(), path.to_owned())],
+            cwd: PathBuf::from("/"),
+            before: Some(before),
+            after: self.process.as_ref().map(|process| format!("SERVER='{process}'\n{USED}")),
+        }
+    }
 }

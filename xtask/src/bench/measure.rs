@@ -1,20 +1,24 @@
 //! Rounds of a row.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 
-use super::peers::{Tool, Work};
+use super::peers::{Measure, Tool, Work};
 use super::{Entry, LeftOut, Row, Verdict, ids};
 use crate::error::{Result, file};
+use crate::run::output;
 
 /// What one tool has shown so far.
 #[derive(Default)]
 struct Samples {
     ms: Vec<f64>,
     resident_kb: u64,
+    /// What the scripts afterwards said, by word.
+    said: BTreeMap<String, Vec<f64>>,
     failed: Option<String>,
 }
 
@@ -32,9 +36,12 @@ pub(super) fn row(work: &Work, runs: usize, scratch: &Path) -> Result<Row> {
                 continue;
             }
             match once(tool, *ids, scratch)? {
-                Ok((ms, resident)) if round > 0 => {
-                    sample.ms.push(ms);
-                    sample.resident_kb = sample.resident_kb.max(resident);
+                Ok(run) if round > 0 => {
+                    sample.ms.push(run.ms);
+                    sample.resident_kb = sample.resident_kb.max(run.resident_kb);
+                    for (word, number) in run.said {
+                        sample.said.entry(word).or_default().push(number);
+                    }
                 }
                 Ok(_) => {}
                 Err(why) => {
@@ -54,7 +61,12 @@ fn evaluate(work: &Work, runs: usize, samples: Vec<Samples>) -> Row {
             left_out.push(LeftOut { tool: tool.name.to_owned(), why });
             continue;
         }
-        let mut ms = sample.ms;
+        let said = |word: &str| {
+            let mut all = sample.said.get(word)?.clone();
+            all.sort_by(f64::total_cmp);
+            Some(median(&all))
+        };
+        let mut ms = sample.ms.clone();
         ms.sort_by(f64::total_cmp);
         entries.push(Entry {
             tool: tool.name.to_owned(),
@@ -63,24 +75,44 @@ fn evaluate(work: &Work, runs: usize, samples: Vec<Samples>) -> Row {
             min_ms: ms.first().copied().unwrap_or_default(),
             max_ms: ms.last().copied().unwrap_or_default(),
             resident_mb: (sample.resident_kb > 0).then(|| sample.resident_kb as f64 / 1024.0),
+            bytes: said("bytes"),
+            server_cpu_ms: said("server_cpu_ms"),
+            server_mb: said("server_kb").map(|kb| kb / 1024.0),
         });
     }
-    let of = |name: &str| entries.iter().find(|e| e.tool == name).map(|e| e.median_ms);
+    let of = |name: &str, what: Measure| {
+        let entry = entries.iter().find(|e| e.tool == name)?;
+        match what {
+            Measure::Time => Some(entry.median_ms),
+            Measure::Memory => entry.resident_mb,
+            Measure::Size => entry.bytes,
+            Measure::ServerCpu => entry.server_cpu_ms,
+        }
+    };
     let bars = work.bars.iter().filter_map(|bar| {
-        let measured = of(bar.ours)? / of(bar.peer)?;
-        let text = format!("{} at most {:.2} of {}", bar.ours, bar.most, bar.peer);
+        let measured = of(bar.ours, bar.of)? / of(bar.peer, bar.of)?;
+        let what = match bar.of {
+            Measure::Time => "",
+            Measure::Memory => "memory of ",
+            Measure::Size => "size of ",
+            Measure::ServerCpu => "server's processor time of ",
+        };
+        let text = format!("{what}{} at most {:.2} of {}", bar.ours, bar.most, bar.peer);
         Some(Verdict { bar: text, measured, reached: measured <= bar.most })
     });
     let bars = bars.collect();
     Row { key: work.key.clone(), title: work.title.clone(), runs, entries, left_out, bars }
 }
 
-/// One run: milliseconds, and kilobytes where they are measured; or why not.
-fn once(
-    tool: &Tool,
-    ids: (u32, u32),
-    scratch: &Path,
-) -> Result<std::result::Result<(f64, u64), String>> {
+/// What one run has shown.
+struct Run {
+    ms: f64,
+    resident_kb: u64,
+    said: Vec<(String, f64)>,
+}
+
+/// One run, or why there is none.
+fn once(tool: &Tool, ids: (u32, u32), scratch: &Path) -> Result<std::result::Result<Run, String>> {
     if let Some(script) = &tool.before {
         let argv = ["bash", "-euc", script].map(str::to_owned);
         let (status, errors, _) = execute(&argv, tool, ids, scratch)?;
@@ -92,7 +124,20 @@ fn once(
     if !status.success() {
         return Ok(Err(format!("{status}: {}", last_lines(&errors))));
     }
-    Ok(Ok((ms, resident(&errors))))
+    let said = match &tool.after {
+        Some(script) => {
+            let text = output(std::process::Command::new("bash").args(["-euc", script]))?;
+            text.lines().filter_map(number).collect()
+        }
+        None => Vec::new(),
+    };
+    Ok(Ok(Run { ms, resident_kb: resident(&errors), said }))
+}
+
+/// A word and its number.
+fn number(line: &str) -> Option<(String, f64)> {
+    let (word, number) = line.split_once(' ')?;
+    Some((word.to_owned(), number.trim().parse().ok()?))
 }
 
 fn last_lines(errors: &str) -> String {

@@ -12,6 +12,7 @@ mod files;
 mod measure;
 mod peers;
 mod report;
+mod writing;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -64,6 +65,15 @@ struct Entry {
     /// Of the largest single process, where it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     resident_mb: Option<f64>,
+    /// Length of what it wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bytes: Option<f64>,
+    /// Processor time of its file system's server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    server_cpu_ms: Option<f64>,
+    /// Largest resident memory of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    server_mb: Option<f64>,
 }
 
 /// A tool that could not do the work here.

@@ -23,6 +23,9 @@ pub(super) struct Tool {
     pub(super) cwd: PathBuf,
     /// Run before each time, not counted.
     pub(super) before: Option<String>,
+    /// Run after each time, not counted; what it prints is read, lines of a
+    /// word and a number: `bytes`, `server_cpu_ms`, `server_kb`.
+    pub(super) after: Option<String>,
 }
 
 /// A row of the bench.
@@ -33,11 +36,29 @@ pub(super) struct Work {
     pub(super) bars: Vec<Bar>,
 }
 
-/// `ours` takes at most `most` times as long as `peer`.
+/// `ours` takes at most `most` times as much as `peer`.
 pub(super) struct Bar {
     pub(super) ours: &'static str,
     pub(super) most: f64,
     pub(super) peer: &'static str,
+    /// Of what.
+    pub(super) of: Measure,
+}
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Measure {
+    Time,
+    Memory,
+    Size,
+    ServerCpu,
+}
+
+impl Bar {
+    /// Of time.
+    pub(super) fn time(ours: &'static str, most: f64, peer: &'static str) -> Self {
+        Self { ours, most, peer, of: Measure::Time }
+    }
 }
 
 /// Brings the image into every tool's own form, unless it is there.
@@ -112,6 +133,7 @@ impl As {
             ],
             cwd: PathBuf::from(&self.home),
             before: None,
+            after: None,
         }
     }
 
@@ -183,27 +205,31 @@ pub(super) fn works(job: &Job, apptainer: Option<&Apptainer>) -> Result<Vec<Work
             title: "start `true`".to_owned(),
             tools: start,
             bars: vec![
-                Bar { ours: "sampan directory", most: 1.0, peer: "bwrap directory" },
-                Bar { ours: "sampan one file", most: 1.0 / 3.0, peer: "ch-run squashfs" },
+                Bar::time("sampan directory", 1.0, "bwrap directory"),
+                Bar::time("sampan one file", 1.0 / 3.0, "ch-run squashfs"),
             ],
         },
         Work {
             key: "numpy".to_owned(),
             title: "`import numpy`, fresh mount".to_owned(),
             tools: numpy,
-            bars: vec![Bar { ours: "sampan one file", most: 0.5, peer: "ch-run squashfs" }],
+            bars: vec![
+                Bar::time("sampan one file", 0.5, "ch-run squashfs"),
+                Bar::time("sampan one file, joined", 1.05, "sampan directory"),
+            ],
         },
         Work {
             key: "pull".to_owned(),
             title: "pull to runnable, empty store".to_owned(),
             tools: pulls(job, &ordinary, &subid, &podman, &image, apptainer),
             bars: vec![
-                Bar { ours: "sampan", most: 0.7, peer: "podman overlay" },
-                Bar { ours: "sampan", most: 0.125, peer: "Apptainer SIF" },
+                Bar::time("sampan", 0.7, "podman overlay"),
+                Bar::time("sampan", 0.125, "Apptainer SIF"),
             ],
         },
     ];
-    works.extend(super::files::works(job, &image));
+    works.extend(super::files::works(job));
+    works.extend(super::writing::works(job, &ordinary.home));
     Ok(works)
 }
 
@@ -216,6 +242,7 @@ fn entered(apptainer: &Apptainer, name: &'static str, rest: &[&str]) -> Tool {
         env: vec![("PATH".to_owned(), format!("{PATH}:/usr/sbin:/sbin"))],
         cwd: PathBuf::from("/"),
         before: None,
+        after: None,
     }
 }
 

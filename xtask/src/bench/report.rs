@@ -41,7 +41,16 @@ fn table(rows: &[Row]) -> String {
         let _ = writeln!(out, "\n{} (median of {} rounds)", row.title, row.runs);
         let unit = ours(row).unwrap_or(1.0);
         for entry in &row.entries {
-            let memory = entry.resident_mb.map_or(String::new(), |mb| format!("{mb:>8.0} MB"));
+            let shown = |what: &str, number: Option<f64>| {
+                number.map_or_else(String::new, |number| format!("  {what} {number:.0}"))
+            };
+            let memory = [
+                shown("MB", entry.resident_mb),
+                shown("bytes", entry.bytes),
+                shown("server: ms", entry.server_cpu_ms),
+                shown("server: MB", entry.server_mb),
+            ]
+            .concat();
             let _ = writeln!(
                 out,
                 "  {:<24} {:>8.2} of sampan   {:>9.2} ms  ({:.2} to {:.2}){memory}",
