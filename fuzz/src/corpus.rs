@@ -1,4 +1,5 @@
-//! Small valid inputs, made on the spot, so that they follow the formats.
+//! Small valid inputs: some made on the spot, so that they follow our writers,
+//! some that other tools wrote, in `fuzz/corpus`.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -51,10 +52,25 @@ fn image(compression: Compression, files: usize) -> Vec<u8> {
     bytes_of(kept)
 }
 
+/// What other tools wrote: mksquashfs 4.5, GNU tar 1.34, mke2fs 1.47.
+macro_rules! foreign {
+    ($($path:literal),* $(,)?) => {
+        [$(include_bytes!(concat!("../corpus/", $path)).to_vec()),*]
+    };
+}
+
 /// Images of every compression; without compression, damage reaches the
 /// structures themselves.
 pub(crate) fn squashfs() -> Vec<Vec<u8>> {
-    vec![
+    let mut all = foreign![
+        "squashfs/mksquashfs-gzip.sqfs",
+        "squashfs/mksquashfs-lz4.sqfs",
+        "squashfs/mksquashfs-stored.sqfs",
+        "squashfs/mksquashfs-xz.sqfs",
+        "squashfs/mksquashfs-zstd.sqfs",
+    ]
+    .to_vec();
+    all.extend([
         image(Compression::None, 3),
         image(Compression::None, 12),
         image(Compression::None, 300),
@@ -62,7 +78,13 @@ pub(crate) fn squashfs() -> Vec<Vec<u8>> {
         image(Compression::Gzip(6), 12),
         image(Compression::Lz4, 12),
         image(Compression::Xz, 5),
-    ]
+    ]);
+    all
+}
+
+/// File systems with lists of blocks and with extents.
+pub(crate) fn ext() -> Vec<Vec<u8>> {
+    foreign!["ext/ext2.img", "ext/ext4.img"].to_vec()
 }
 
 /// SIF files with one and with several objects.
@@ -121,5 +143,7 @@ pub(crate) fn tar() -> Vec<Vec<u8>> {
     builder
         .append_data(&mut header(tar::EntryType::Regular, 4), "holes", &b"abcd"[..])
         .expect("entry");
-    vec![builder.into_inner().expect("an archive")]
+    let mut all = foreign!["tar/gnu.tar", "tar/posix.tar"].to_vec();
+    all.push(builder.into_inner().expect("an archive"));
+    all
 }

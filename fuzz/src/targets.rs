@@ -21,6 +21,7 @@ pub(crate) fn all() -> Vec<Target> {
         Target { name: "squashfs", corpus: corpus::squashfs(), run: squashfs },
         Target { name: "sif", corpus: corpus::sif(), run: sif },
         Target { name: "tar", corpus: corpus::tar(), run: tar },
+        Target { name: "ext", corpus: corpus::ext(), run: ext },
     ]
 }
 
@@ -96,6 +97,42 @@ fn sif(input: &[u8]) -> bool {
         }
         good
     })
+}
+
+fn ext(input: &[u8]) -> bool {
+    FILE.with(|file| {
+        std::fs::write(file.path(), input).expect("a temporary file is written");
+        let file = file.reopen().expect("a descriptor");
+        ext::FileSystem::open(file, 0, input.len() as u64).is_ok_and(|fs| walk(&fs).is_ok())
+    })
+}
+
+fn walk(fs: &ext::FileSystem) -> Result<(), ext::Error> {
+    let mut buffer = vec![0; 8192];
+    let mut todo = vec![fs.inode(ext::ROOT)?];
+    let mut inodes = 0;
+    while let Some(inode) = todo.pop() {
+        inodes += 1;
+        if inodes > MOST_INODES {
+            break;
+        }
+        fs.xattrs(&inode)?;
+        match inode.kind {
+            ext::Kind::Directory => {
+                for entry in fs.entries(&inode)?.into_iter().take(MOST_INODES) {
+                    todo.push(fs.inode(entry.inode)?);
+                }
+            }
+            ext::Kind::File => {
+                for offset in [0, inode.size / 2, inode.size.saturating_sub(100)] {
+                    fs.read(&inode, offset, &mut buffer)?;
+                }
+            }
+            ext::Kind::Symlink => drop(fs.read_link(&inode)?),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 struct Memory<'a> {

@@ -23,7 +23,7 @@ cargo xtask COMMAND
              [--runs N] [--rows start,numpy,pull,find,cat,cat4,import,random] [--tools NAME,NAME]
              [--with apptainer]
   fuzz       feed damaged bytes to the readers, for 30 seconds each:
-             [--seconds N] [--seed N] [--target squashfs|sif|tar]
+             [--seconds N] [--seed N] [--target squashfs|sif|tar|ext]
   fixtures   make the images that the other commands use (kept under target/)
   layers     check which crate may depend on which
 
