@@ -89,6 +89,12 @@ pub fn request(
     let workdir = args.workdir.as_deref().map(|dir| inside("--workdir", dir)).transpose()?;
     Ok(RunRequest {
         identity: identity(args)?,
+        // clap has checked the word.
+        root_emulation: args
+            .root_emulation
+            .as_deref()
+            .and_then(|m| m.parse().ok())
+            .unwrap_or_default(),
         isolation: isolation(args),
         writable: writable(args),
         overlays: args.overlay.iter().map(|text| overlay(text)).collect::<Result<_, _>>()?,

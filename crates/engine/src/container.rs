@@ -77,7 +77,7 @@ impl Engine {
         let share = match (&request.root, &image) {
             (RootSource::Squashfs { parts }, Some(_)) => {
                 // Without one the container has a server of its own.
-                let found = share::share(self.config(), parts, plan.id_map);
+                let found = share::share(self.config(), parts, &plan);
                 found.inspect_err(|error| tracing::debug!("no shared server: {error}")).ok()
             }
             _ => None,

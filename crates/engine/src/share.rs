@@ -4,7 +4,7 @@
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
-use plan::{IdMap, ImagePart};
+use plan::{ImagePart, Plan, RootEmulation};
 use runtime::Share;
 
 use crate::{Config, Result, unpack};
@@ -27,13 +27,16 @@ const JOB: [&str; 9] = [
 ///
 /// # Errors
 /// When the scratch directory is not the user's own.
-pub(crate) fn share(config: &Config, parts: &[ImagePart], ids: IdMap) -> Result<Share> {
+pub(crate) fn share(config: &Config, parts: &[ImagePart], plan: &Plan) -> Result<Share> {
+    let ids = plan.id_map;
     let file = unpack::files_key(parts)?;
     let dir = unpack::own_directory(&unpack::cache(&config.scratch.value))?;
     let dir = unpack::own_directory(&dir.join(unpack::RUN))?;
     let mut hash = DefaultHasher::new();
     // Another version may speak another language.
     env!("CARGO_PKG_VERSION").hash(&mut hash);
+    // Its server shows what others hide.
+    (plan.root_emulation == RootEmulation::Consistent).hash(&mut hash);
     rustix::system::uname().nodename().to_bytes().hash(&mut hash);
     // A namespace can be joined from its parent only.
     std::fs::read_link("/proc/self/ns/user").ok().hash(&mut hash);

@@ -36,6 +36,9 @@ pub struct ServerOptions {
     /// mounts: a namespace with one id can express no other. None shows the
     /// image's own.
     pub owner: Option<(u32, u32)>,
+    /// Whether the image's own owners are shown as the extended attribute
+    /// `user.containers.override_stat`.
+    pub noted: bool,
 }
 
 /// Why serving ended early.
@@ -79,6 +82,7 @@ pub fn serve(
         device,
         image,
         owner: options.owner,
+        noted: options.noted,
         most: options.threads.map_or_else(processors, usize::from).min(MOST_THREADS),
         preload,
         report,
@@ -98,6 +102,7 @@ struct Server {
     preload: Preload,
     image: Arc<Image>,
     owner: Option<(u32, u32)>,
+    noted: bool,
     most: usize,
     threads: AtomicUsize,
     idle: AtomicUsize,
@@ -378,11 +383,17 @@ impl Server {
         let (Some(size), Some(name)) = (request.u32(0), request.name(8)) else {
             return Ok(Reply::Errno(Errno::INVAL));
         };
-        if self.image.superblock().xattr_table == squashfs::format::ABSENT {
+        if !self.noted && self.image.superblock().xattr_table == squashfs::format::ABSENT {
             // The kernel stops asking: overlayfs asks at every lookup.
             return Ok(Reply::Errno(Errno::NOSYS));
         }
         let inode = self.inode(request.node)?;
+        if self.noted && name == NOTED {
+            return Ok(match owner_of(&inode) {
+                Some(value) => sized(answer, size, value.as_bytes()),
+                None => Reply::Errno(Errno::NODATA),
+            });
+        }
         if !inode.has_xattrs() {
             return Ok(Reply::Errno(Errno::NODATA));
         }
@@ -410,12 +421,25 @@ impl Server {
         let Some(size) = request.u32(0) else { return Ok(Reply::Errno(Errno::INVAL)) };
         let inode = self.inode(request.node)?;
         let mut names = Vec::new();
+        if self.noted && owner_of(&inode).is_some() {
+            names.extend_from_slice(NOTED);
+            names.push(0);
+        }
         for (name, _) in self.image.xattrs(&inode)? {
             names.extend(name);
             names.push(0);
         }
         Ok(sized(answer, size, &names))
     }
+}
+
+/// Where true owners are noted, as `rootemu` reads it.
+const NOTED: &[u8] = b"user.containers.override_stat";
+
+/// What is noted of an inode; nothing of root's own.
+fn owner_of(inode: &Inode) -> Option<String> {
+    let Inode { uid, gid, mode, .. } = *inode;
+    ((uid, gid) != (0, 0)).then(|| format!("{uid}:{gid}:0{:o}", mode & 0o7777))
 }
 
 /// What overlayfs asks of each directory that it merges, in a user namespace.

@@ -10,8 +10,9 @@ use crate::process::{argv, find_shell, image_workdir, process};
 use crate::scripts::Scripts;
 use crate::{
     Command, Contribution, Entry, EntryKind, HostFacts, IdMap, Identity, ImageMount, MountFlags,
-    MountSource, MountSpec, Namespaces, Op, Plan, PlanError, PlanOp, Rank, RootSource, RootTree,
-    Rootfs, RunRequest, Skeleton, SkeletonKind, Upper, Writable, merge, resolve,
+    MountSource, MountSpec, Namespaces, Op, Plan, PlanError, PlanOp, Rank, RootEmulation,
+    RootSource, RootTree, Rootfs, RunRequest, Skeleton, SkeletonKind, Upper, Writable, merge,
+    resolve,
 };
 
 /// Decides a container.
@@ -24,6 +25,12 @@ pub fn build(
     tree: &dyn RootTree,
     contributions: Vec<Contribution>,
 ) -> Result<Plan, PlanError> {
+    if request.root_emulation == RootEmulation::Consistent && !request.isolation.pid {
+        // Its supervisor has to outlive the command, and to see every process.
+        let mut with_pid = request.clone();
+        with_pid.isolation.pid = true;
+        return build(&with_pid, host, tree, contributions);
+    }
     let accounts = Accounts::read(tree)?;
     let (ids, is_caller) = identity(request, host, &accounts)?;
     let image_home = accounts.home(ids.uid);
@@ -58,6 +65,8 @@ pub fn build(
     let facts = EnvFacts { home: &home.path, shell: &shell_path, image: &image };
     let env = environment(request, host, &merged, &facts)?;
     let process = process(request, host, argv, &home.path);
+    // Real root needs none.
+    let root_emulation = if host.real_root { RootEmulation::None } else { request.root_emulation };
     let rootfs = rootfs(request, host, layout.skeleton.into_values().collect())?;
     Ok(Plan {
         rootfs,
@@ -69,6 +78,7 @@ pub fn build(
             net: request.isolation.no_net,
         },
         id_map: ids,
+        root_emulation,
         ops: layout.ops,
         env,
         process,

@@ -36,7 +36,7 @@ pub use mounts::{DeviceNode, MINIMAL_DEVICES};
 pub use render::render_text;
 pub use request::{
     Command, HomeChoice, Identity, ImagePart, Isolation, MountFlags, MountRequest, MountSource,
-    RootSource, RunRequest, Skip, UserSpec, UserSpecError, Writable,
+    RootEmulation, RootSource, RunRequest, Skip, UserSpec, UserSpecError, Writable,
 };
 pub use scripts::SCRIPTS;
 pub use tree::{Entry, EntryKind, RootTree, TreeError, resolve};
@@ -287,6 +287,8 @@ pub struct Plan {
     pub namespaces: Namespaces,
     /// The identity.
     pub id_map: IdMap,
+    /// How root is emulated.
+    pub root_emulation: RootEmulation,
     /// The steps, in order.
     pub ops: Vec<PlanOp>,
     /// The environment, in the order of names.

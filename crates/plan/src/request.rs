@@ -161,6 +161,32 @@ impl Isolation {
     }
 }
 
+/// How root is emulated for processes that have one user id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RootEmulation {
+    /// Not at all.
+    #[default]
+    None,
+    /// Changes of owner and identity succeed and do nothing.
+    Fast,
+    /// They are recorded, and shown to who asks.
+    Consistent,
+}
+
+impl FromStr for RootEmulation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "fast" => Ok(Self::Fast),
+            "consistent" => Ok(Self::Consistent),
+            _ => Err(format!("{text:?} is none of consistent, fast and none")),
+        }
+    }
+}
+
 /// What takes writes to the root file system.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Writable {
@@ -270,6 +296,8 @@ pub struct RunRequest {
     pub command: Command,
     /// Who.
     pub identity: Identity,
+    /// How root is emulated; the consistent way makes a PID namespace.
+    pub root_emulation: RootEmulation,
     /// How much is shared.
     pub isolation: Isolation,
     /// What takes writes.
@@ -304,6 +332,7 @@ impl RunRequest {
             config,
             command,
             identity: Identity::Default,
+            root_emulation: RootEmulation::None,
             isolation: Isolation::default(),
             writable: Writable::No,
             overlays: Vec::new(),

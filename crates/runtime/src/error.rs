@@ -17,6 +17,14 @@ pub enum RuntimeError {
     /// The plan asks for a server and there is no image to serve.
     #[error("no open image was given for a root file system that a FUSE server is to serve")]
     NoImage,
+    /// Root cannot be emulated.
+    #[error("cannot emulate root: {step}")]
+    Emulation {
+        /// What was tried.
+        step: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
     /// More layers than can be stacked.
     #[error("the image has {count} layers, and at most {most} can be stacked")]
     Layers {
@@ -198,6 +206,9 @@ impl RuntimeError {
             },
             Self::Source { source, .. } if errno(source) == Some(Errno::NOENT) => {
                 "the path to mount must exist on this host"
+            }
+            Self::Emulation { .. } => {
+                "the kernel must allow seccomp filters with a listener: see sampan doctor"
             }
             Self::Layers { .. } => "make one layer of them with: sampan convert IMAGE NEW.sif",
             Self::Exec(ExecError::NotFound { .. }) => {

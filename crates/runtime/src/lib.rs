@@ -23,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 mod elf;
+mod emulation;
 mod error;
 mod exec;
 mod lookahead;
@@ -72,7 +73,7 @@ pub fn launch(
             let new = |listener| {
                 let ahead = Lookahead::new(plan, image, &mut program);
                 let log = share.map(Share::log);
-                server::start(image, plan.id_map, keeper, ahead, listener, log).map(Served::New)
+                server::start(image, plan, keeper, ahead, listener, log).map(Served::New)
             };
             Some(match share.map_or(Way::Alone, |share| share::find(share, image.parts())) {
                 Way::Joined(joined) => Served::Joined(joined),
@@ -105,5 +106,6 @@ fn enter(
     program: &exec::Program,
 ) -> Result<Infallible, RuntimeError> {
     root::enter(plan, served)?;
+    emulation::Emulation::prepare(plan.root_emulation)?.install()?;
     exec::run(plan, program)
 }

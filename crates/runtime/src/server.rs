@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use plan::{IdMap, ImagePart};
+use plan::{IdMap, ImagePart, Plan, RootEmulation};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
@@ -111,7 +111,7 @@ fn failed(step: &'static str) -> impl Fn(io::Error) -> RuntimeError {
 /// Forks the server of an image; with a listener, others may join it.
 pub(crate) fn start(
     image: &ImageFile,
-    ids: IdMap,
+    plan: &Plan,
     keeper: Option<Box<dyn Keeper>>,
     ahead: Lookahead,
     listener: Option<Listener>,
@@ -132,7 +132,8 @@ pub(crate) fn start(
         Fork::Child => match fork() {
             Ok(Fork::Child) => {
                 let keeper = keeper.unwrap_or_else(|| Box::new(NoKeeper));
-                let life = Life { ids, socket: theirs, keeper, listener, log, container };
+                let (ids, noted) = (plan.id_map, plan.root_emulation == RootEmulation::Consistent);
+                let life = Life { ids, noted, socket: theirs, keeper, listener, log, container };
                 sys::process::exit_now(i32::from(life.run(image, &ahead.files).is_err()))
             }
             Ok(Fork::Parent(_)) => sys::process::exit_now(0),
@@ -185,6 +186,8 @@ impl Server {
 /// What the server lives with.
 struct Life {
     ids: IdMap,
+    /// Whether true owners are shown as an attribute.
+    noted: bool,
     socket: OwnedFd,
     keeper: Box<dyn Keeper>,
     listener: Option<Listener>,
@@ -232,7 +235,7 @@ impl Life {
         // The namespace has one id, so every file is shown as the caller's: a
         // writable layer could not take over files of owners it cannot express.
         let owner = Some((self.ids.uid, self.ids.gid));
-        let options = fuse::ServerOptions { owner, threads };
+        let options = fuse::ServerOptions { owner, threads, noted: self.noted };
         let log = &self.log;
         let serve = move |part: &OpenPart, device, preload| {
             let report = report(log.clone(), part.path.clone());

@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, waitpid};
 use sys::process::{Fork, exit_now, fork};
 use sys::signal;
 
+use crate::emulation::Emulation;
 use crate::exec::{self, Program};
 use crate::{RuntimeError, Served, namespace, root};
 
@@ -48,9 +49,14 @@ pub(crate) fn run(
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
                 .map_err(failed("parent death signal"))?;
             root::enter(plan, served)?;
+            let emulation = Emulation::prepare(plan.root_emulation)?;
             match fork().map_err(failed("fork"))? {
-                Fork::Child => match exec::run(plan, program)? {},
+                Fork::Child => {
+                    emulation.install()?;
+                    match exec::run(plan, program)? {}
+                }
                 Fork::Parent(application) => {
+                    emulation.supervise()?;
                     let code = watch(application, &|number| number).unwrap_or(125);
                     exit_now(code)
                 }

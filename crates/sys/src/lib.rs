@@ -9,4 +9,5 @@
 pub mod device;
 pub mod mount;
 pub mod process;
+pub mod seccomp;
 pub mod signal;

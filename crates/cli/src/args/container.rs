@@ -100,6 +100,11 @@ pub struct ContainerArgs {
     /// Be root inside; files made are yours outside
     #[arg(long, visible_alias = "fakeroot", conflicts_with = "user", help_heading = "Identity")]
     pub root: bool,
+    /// With --root: what changes of owner and identity do. none: fail; fast: succeed and do
+    /// nothing; consistent: are recorded and shown, in a PID namespace
+    #[arg(long, value_name = "MODE", requires = "root", help_heading = "Identity")]
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(["none", "fast", "consistent"]))]
+    pub root_emulation: Option<String>,
     /// Be this user of the image, by name or number
     #[arg(short, long, value_name = "USER[:GROUP]", help_heading = "Identity")]
     pub user: Option<String>,

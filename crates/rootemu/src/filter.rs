@@ -1,0 +1,160 @@
+//! The seccomp program.
+
+use sys::seccomp::Instruction;
+
+use crate::Mode;
+use crate::calls::{Call, NATIVE, TABLES, Table};
+
+// linux/bpf_common.h.
+const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
+const EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+const JUMP: u16 = 0x05; // BPF_JMP | BPF_JA
+const AND: u16 = 0x54; // BPF_ALU | BPF_AND | BPF_K
+const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+
+// linux/seccomp.h.
+const ALLOW: u32 = 0x7fff_0000;
+const NOTIFY: u32 = 0x7fc0_0000;
+const ERRNO: u32 = 0x0005_0000;
+const SUCCESS: u32 = ERRNO;
+const NO_SUCH_CALL: u32 = ERRNO | 38;
+
+// Offsets in struct seccomp_data.
+const NUMBER: u32 = 0;
+const ARCH: u32 = 4;
+const ARGUMENTS: u32 = 16;
+
+/// File types of mknod(2).
+const TYPES: u32 = 0o170_000;
+const CHARACTER: u32 = 0o020_000;
+const BLOCK: u32 = 0o060_000;
+
+fn step(code: u16, k: u32) -> Instruction {
+    Instruction { code, jt: 0, jf: 0, k }
+}
+
+/// The low half of an argument.
+fn argument(index: u8) -> u32 {
+    let low = if cfg!(target_endian = "big") { 4 } else { 0 };
+    ARGUMENTS + u32::from(index) * 8 + low
+}
+
+/// The program of a mode. Calls that it lets pass without a look are so many
+/// table entries for the kernel, which runs no program for them.
+#[must_use]
+pub fn filter(mode: Mode) -> Vec<Instruction> {
+    let mut program = vec![step(LOAD, ARCH)];
+    if mode == Mode::None {
+        return vec![step(RETURN, ALLOW)];
+    }
+    for table in TABLES {
+        let block = calls(table, mode);
+        // A comparison skips at most 255 instructions, a jump any number.
+        program.push(Instruction { code: EQUAL, jt: 1, jf: 0, k: table.arch });
+        program.push(step(JUMP, block.len() as u32));
+        program.extend(block);
+    }
+    program.push(step(RETURN, NO_SUCH_CALL));
+    program
+}
+
+fn calls(table: &Table, mode: Mode) -> Vec<Instruction> {
+    let mut block = vec![step(LOAD, NUMBER)];
+    if table.mask != 0 {
+        block.push(step(AND, !table.mask));
+    }
+    let consistent = mode == Mode::Consistent && table.arch == NATIVE;
+    for (number, call) in table.calls {
+        let answer = answer(*call, consistent);
+        if answer.is_empty() {
+            continue;
+        }
+        block.push(Instruction { code: EQUAL, jt: 0, jf: answer.len() as u8, k: *number });
+        block.extend(answer);
+    }
+    block.push(step(RETURN, ALLOW));
+    block
+}
+
+/// What to do about a call; nothing for one that passes.
+fn answer(call: Call, consistent: bool) -> Vec<Instruction> {
+    if let Some(index) = call.mode_argument() {
+        let verdict = if consistent { NOTIFY } else { SUCCESS };
+        return vec![
+            step(LOAD, argument(index)),
+            step(AND, TYPES),
+            Instruction { code: EQUAL, jt: 1, jf: 0, k: CHARACTER },
+            Instruction { code: EQUAL, jt: 0, jf: 1, k: BLOCK },
+            step(RETURN, verdict),
+            // FIFOs, sockets and files are real.
+            step(RETURN, ALLOW),
+        ];
+    }
+    match call {
+        Call::Capset | Call::KexecLoad => vec![step(RETURN, SUCCESS)],
+        _ if consistent => vec![step(RETURN, NOTIFY)],
+        _ if call.privileged() => vec![step(RETURN, SUCCESS)],
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a program as the kernel does.
+    fn run(program: &[Instruction], arch: u32, number: u32, args: [u32; 6]) -> u32 {
+        let (mut at, mut a) = (0, 0);
+        loop {
+            let Instruction { code, jt, jf, k } = program[at];
+            at += 1;
+            match code {
+                LOAD if k == NUMBER => a = number,
+                LOAD if k == ARCH => a = arch,
+                LOAD => a = args[((k - ARGUMENTS) / 8) as usize],
+                AND => a &= k,
+                EQUAL => at += usize::from(if a == k { jt } else { jf }),
+                JUMP => at += k as usize,
+                RETURN => return k,
+                _ => panic!("unknown instruction {code:#x}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_call_of_every_architecture_gets_its_answer() {
+        for mode in [Mode::Fast, Mode::Consistent] {
+            let program = filter(mode);
+            assert!(program.len() < 4096, "{}", program.len());
+            for table in TABLES {
+                for (number, call) in table.calls {
+                    let consistent = mode == Mode::Consistent && table.arch == NATIVE;
+                    let got = run(&program, table.arch, *number, [CHARACTER | 0o600; 6]);
+                    let expected = match call {
+                        Call::Capset | Call::KexecLoad => SUCCESS,
+                        _ if consistent => NOTIFY,
+                        _ if call.privileged() || call.mode_argument().is_some() => SUCCESS,
+                        _ => ALLOW,
+                    };
+                    assert_eq!(got, expected, "{mode:?} {:#x} {number} {call:?}", table.arch);
+                    if table.mask != 0 {
+                        let marked = run(&program, table.arch, number | table.mask, [BLOCK; 6]);
+                        assert_eq!(marked, expected);
+                    }
+                }
+                // read(2) or another call that nobody looks at.
+                assert_eq!(run(&program, table.arch, 63_000, [0; 6]), ALLOW);
+            }
+            assert_eq!(run(&program, 0x1234, 92, [0; 6]), NO_SUCH_CALL);
+        }
+        assert_eq!(run(&filter(Mode::None), 0x1234, 92, [0; 6]), ALLOW);
+    }
+
+    #[test]
+    fn fifos_and_sockets_are_real() {
+        let program = filter(Mode::Consistent);
+        for real in [0o010_644, 0o140_644, 0o100_644, 0o644] {
+            assert_eq!(run(&program, NATIVE, 259, [0, 0, real, 0, 0, 0]), ALLOW, "{real:o}");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Root for a process tree that has one user id, through seccomp.
+//!
+//! In a user namespace with one id, chown(2) to another one fails, and so do
+//! setgroups(2) and mknod(2) of devices: package managers insist on all of
+//! them. Two answers:
+//!
+//! | mode | what happens |
+//! |---|---|
+//! | fast | the calls succeed and do nothing; no process looks at them |
+//! | consistent | a supervisor records what was asked for, and answers stat(2), getuid(2) and their like with it |
+//!
+//! Both work with any C library and without one, since they sit at the system
+//! call. Owners are recorded where the file is, in the extended attribute
+//! `user.containers.override_stat` that other tools use too: `UID:GID:MODE`, and
+//! `:char-MAJOR-MINOR` behind it for a device, whose place an empty file takes.
+//! So they travel with renames and hard links, overlayfs takes them along when
+//! it copies a file up, and whoever writes the image reads them. The image's
+//! server shows the owners of its files as the same attribute.
+//!
+//! What is real stays real: permission bits, file capabilities, FIFOs, sockets,
+//! mounts, chroot(2).
+#![forbid(unsafe_code)]
+
+mod calls;
+mod filter;
+mod identity;
+mod owner;
+mod supervisor;
+
+pub use filter::filter;
+pub use owner::{ATTRIBUTE, Device, Owner};
+pub use supervisor::supervise;
+
+/// How root is emulated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Not at all: calls fail as the kernel says.
+    #[default]
+    None,
+    /// Privileged calls succeed and do nothing.
+    Fast,
+    /// What they ask for is recorded and shown.
+    Consistent,
+}

@@ -1,0 +1,81 @@
+//! The attribute that says whose a file is.
+
+use std::fmt;
+
+/// Its name, as fuse-overlayfs and containers/storage have it.
+pub const ATTRIBUTE: &str = "user.containers.override_stat";
+
+/// A device that an empty file stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// A block device, or else a character device.
+    pub block: bool,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+}
+
+/// What the attribute says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// What it is, if no plain file.
+    pub device: Option<Device>,
+}
+
+impl Owner {
+    /// Reads a value: `UID:GID:MODE[:TYPE]`, the mode in octal.
+    #[must_use]
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(value).ok()?;
+        let mut words = text.trim_end_matches('\0').split(':');
+        let (uid, gid) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let mode = u32::from_str_radix(words.next()?, 8).ok()? & 0o7777;
+        let device = words.next().and_then(|kind| {
+            let mut parts = kind.split('-');
+            let block = match parts.next()? {
+                "block" => true,
+                "char" => false,
+                _ => return None,
+            };
+            let (major, minor) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+            Some(Device { block, major, minor })
+        });
+        Some(Self { uid, gid, mode, device })
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:0{:o}", self.uid, self.gid, self.mode)?;
+        match self.device {
+            Some(Device { block, major, minor }) => {
+                write!(f, ":{}-{major}-{minor}", if block { "block" } else { "char" })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_come_back() {
+        for text in ["0:42:0640", "7:8:04755:char-1-3", "0:0:0660:block-8-1"] {
+            assert_eq!(Owner::parse(text.as_bytes()).unwrap().to_string(), text);
+        }
+        assert_eq!(Owner::parse(b"1:2:644:file").unwrap().device, None);
+        assert_eq!(Owner::parse(b"1:2:0100644\0").unwrap().mode, 0o644);
+        for bad in [&b""[..], b"1:2", b"a:b:c", b"1:2:9z"] {
+            assert_eq!(Owner::parse(bad), None);
+        }
+    }
+}

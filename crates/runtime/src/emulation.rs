@@ -1,0 +1,69 @@
+//! Root for the processes of a container, through the filter of `rootemu`.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use plan::RootEmulation;
+use rootemu::Mode;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use crate::{RuntimeError, pass};
+
+fn failed<E: Into<std::io::Error>>(step: &'static str) -> impl FnOnce(E) -> RuntimeError {
+    move |source| RuntimeError::Emulation { step, source: source.into() }
+}
+
+/// What the application's process installs, and its parent answers.
+pub(crate) struct Emulation {
+    mode: Mode,
+    /// The way of the listener from the one to the other.
+    ends: Option<(OwnedFd, OwnedFd)>,
+}
+
+impl Emulation {
+    /// Before the fork.
+    pub(crate) fn prepare(emulation: RootEmulation) -> Result<Self, RuntimeError> {
+        let mode = match emulation {
+            RootEmulation::None => Mode::None,
+            RootEmulation::Fast => Mode::Fast,
+            RootEmulation::Consistent => Mode::Consistent,
+        };
+        let pair = || {
+            let kind = SocketType::SEQPACKET;
+            socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
+                .map_err(failed("socket"))
+        };
+        let ends = (mode == Mode::Consistent).then(pair).transpose()?;
+        Ok(Self { mode, ends })
+    }
+
+    /// In the process that becomes the application.
+    pub(crate) fn install(self) -> Result<(), RuntimeError> {
+        if self.mode == Mode::None {
+            return Ok(());
+        }
+        rustix::thread::set_no_new_privs(true).map_err(failed("no_new_privs"))?;
+        let filter = rootemu::filter(self.mode);
+        match self.ends {
+            None => sys::seccomp::install(&filter).map_err(failed("filter")),
+            Some((_, ours)) => {
+                let listener =
+                    sys::seccomp::install_notifying(&filter).map_err(failed("listener"))?;
+                pass::send(&ours, 0, &[listener.as_fd()]).map_err(failed("send"))
+            }
+        }
+    }
+
+    /// In its parent: answers on a thread of its own, as long as somebody asks.
+    pub(crate) fn supervise(self) -> Result<(), RuntimeError> {
+        let Some((theirs, ours)) = self.ends else { return Ok(()) };
+        drop(ours);
+        // Whoever asks for a mode has applied a mask of its own to it.
+        rustix::process::umask(rustix::fs::Mode::empty());
+        let (_, fds) = pass::receive(&theirs).map_err(failed("receive"))?;
+        // Without a listener the other has failed, and says so.
+        if let Some(listener) = fds.into_iter().next() {
+            std::thread::spawn(move || rootemu::supervise(&listener));
+        }
+        Ok(())
+    }
+}

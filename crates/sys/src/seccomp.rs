@@ -1,0 +1,259 @@
+//! seccomp(2) filters, user notification (seccomp_unotify(2)), and the memory
+//! of the processes that are notified of.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+/// An instruction of classic BPF, as the kernel takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Instruction {
+    /// Operation.
+    pub code: u16,
+    /// Instructions to skip when a comparison holds.
+    pub jt: u8,
+    /// Instructions to skip when it does not.
+    pub jf: u8,
+    /// Operand.
+    pub k: u32,
+}
+
+fn install_with(program: &[Instruction], flags: libc::c_ulong) -> io::Result<libc::c_long> {
+    let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program =
+        libc::sock_fprog { len, filter: program.as_ptr().cast::<libc::sock_filter>().cast_mut() };
+    // SAFETY: `Instruction` has the layout of sock_filter, the kernel only
+    // reads the program, and it is alive through the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Puts a filter over this process and all its descendants. The caller has
+/// no_new_privs or is privileged in its user namespace.
+///
+/// # Errors
+/// `EINVAL` for a program that the kernel does not take, `EACCES` without
+/// either of the two.
+pub fn install(program: &[Instruction]) -> io::Result<()> {
+    install_with(program, 0).map(drop)
+}
+
+/// The same for a program that notifies; the descriptor that hears of it.
+///
+/// # Errors
+/// As [`install`], and `EBUSY` where a filter above has a listener.
+pub fn install_notifying(program: &[Instruction]) -> io::Result<OwnedFd> {
+    // SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV of linux/seccomp.h: what has been
+    // received is not interrupted by signals (kernel 5.19).
+    const KILLABLE: libc::c_ulong = 1 << 5;
+    let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    let fd = match install_with(program, listener | KILLABLE) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => install_with(program, listener)?,
+        other => other?,
+    };
+    let fd = i32::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A call that waits for an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Notification {
+    /// Names the call in the answer.
+    pub id: u64,
+    /// The thread that calls, in the supervisor's PID namespace.
+    pub pid: u32,
+    /// Its number.
+    pub number: i32,
+    /// `AUDIT_ARCH_*`.
+    pub arch: u32,
+    /// Its arguments.
+    pub args: [u64; 6],
+}
+
+/// What a call returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// This value.
+    Value(i64),
+    /// This error number.
+    Errno(i32),
+    /// What the kernel says.
+    Continue,
+}
+
+// ioctl(2) numbers of linux/seccomp.h, the same on every architecture but those
+// with another encoding of directions, which have no static build here.
+const RECV: u64 = 0xc050_2100;
+const SEND: u64 = 0xc018_2101;
+const SET_FLAGS: u64 = 0x4008_2104;
+const SYNC_WAKE_UP: usize = 1;
+
+fn ioctl(fd: impl AsFd, number: u64, argument: *mut libc::c_void) -> io::Result<()> {
+    // SAFETY: every caller passes a structure of the size that the number
+    // names, alive through the call.
+    let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), number as _, argument) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Lets the kernel run supervisor and caller on one processor, which is much
+/// faster (6.6).
+///
+/// # Errors
+/// `EINVAL` on older kernels.
+pub fn set_sync_wake_up(listener: impl AsFd) -> io::Result<()> {
+    // The argument is the flags themselves.
+    ioctl(listener, SET_FLAGS, std::ptr::without_provenance_mut(SYNC_WAKE_UP))
+}
+
+/// Waits for a call.
+///
+/// # Errors
+/// `ENOENT` when the caller has gone meanwhile, `EINTR`.
+pub fn receive(listener: impl AsFd) -> io::Result<Notification> {
+    // SAFETY: plain data, which the kernel wants zeroed.
+    let mut raw: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    ioctl(listener, RECV, (&raw mut raw).cast())?;
+    Ok(Notification {
+        id: raw.id,
+        pid: raw.pid,
+        number: raw.data.nr,
+        arch: raw.data.arch,
+        args: raw.data.args,
+    })
+}
+
+/// Answers a call.
+///
+/// # Errors
+/// `ENOENT` when the caller has gone meanwhile.
+pub fn answer(listener: impl AsFd, id: u64, answer: Answer) -> io::Result<()> {
+    let (val, error, flags) = match answer {
+        Answer::Value(value) => (value, 0, 0),
+        Answer::Errno(number) => (0, -number, 0),
+        Answer::Continue => (0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
+    };
+    let mut raw = libc::seccomp_notif_resp { id, val, error, flags };
+    ioctl(listener, SEND, (&raw mut raw).cast())
+}
+
+/// Reads memory of another process; how many bytes were there.
+///
+/// # Errors
+/// As process_vm_readv(2).
+pub fn read_memory(pid: u32, address: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let remote = libc::iovec { iov_base: address as *mut _, iov_len: buffer.len() };
+    // SAFETY: the local vector names `buffer` and nothing else; the remote one
+    // is checked by the kernel.
+    let got = unsafe {
+        libc::process_vm_readv(pid.cast_signed(), &raw const local, 1, &raw const remote, 1, 0)
+    };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
+}
+
+/// Writes memory of another process, all of it.
+///
+/// # Errors
+/// As process_vm_writev(2).
+pub fn write_memory(pid: u32, address: u64, bytes: &[u8]) -> io::Result<()> {
+    let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let remote = libc::iovec { iov_base: address as *mut _, iov_len: bytes.len() };
+    // SAFETY: the kernel only reads the local vector, which names `bytes`; the
+    // remote one is checked by the kernel.
+    let got = unsafe {
+        libc::process_vm_writev(pid.cast_signed(), &raw const local, 1, &raw const remote, 1, 0)
+    };
+    match usize::try_from(got) {
+        Ok(got) if got == bytes.len() => Ok(()),
+        Ok(_) => Err(io::ErrorKind::WriteZero.into()),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
+/// What stat(2) says of a path, and its bytes as a caller expects them.
+#[derive(Clone, Copy)]
+pub struct Stat(libc::stat);
+
+impl Stat {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// As stat(2).
+    pub fn of(path: &CStr, follow: bool) -> io::Result<Self> {
+        // SAFETY: plain data; all zeroes is a value of it.
+        let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+        let flags = if follow { 0 } else { libc::AT_SYMLINK_NOFOLLOW };
+        // SAFETY: the path ends in NUL, and the kernel fills the structure.
+        let done = unsafe { libc::fstatat(libc::AT_FDCWD, path.as_ptr(), &raw mut stat, flags) };
+        if done == 0 { Ok(Self(stat)) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Type and permission bits.
+    #[must_use]
+    pub fn mode(&self) -> u32 {
+        self.0.st_mode
+    }
+
+    /// Says something else of owner, type and device.
+    pub fn change(&mut self, uid: u32, gid: u32, mode: u32, device: Option<(u32, u32)>) {
+        (self.0.st_uid, self.0.st_gid, self.0.st_mode) = (uid, gid, mode);
+        if let Some((major, minor)) = device {
+            self.0.st_rdev = libc::makedev(major, minor);
+        }
+    }
+
+    /// The structure's bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: plain data that was zeroed, padding included, before it was
+        // filled.
+        unsafe { std::slice::from_raw_parts((&raw const self.0).cast(), size_of::<libc::stat>()) }
+    }
+}
+
+/// The same for statx(2).
+#[derive(Clone, Copy)]
+pub struct Statx(libc::statx);
+
+impl Statx {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// As statx(2).
+    pub fn of(path: &CStr, follow: bool, mask: u32) -> io::Result<Self> {
+        // SAFETY: plain data; all zeroes is a value of it.
+        let mut stat: libc::statx = unsafe { std::mem::zeroed() };
+        let flags = if follow { 0 } else { libc::AT_SYMLINK_NOFOLLOW };
+        // SAFETY: the path ends in NUL, and the kernel fills the structure.
+        let done =
+            unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, mask, &raw mut stat) };
+        if done == 0 { Ok(Self(stat)) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Type and permission bits.
+    #[must_use]
+    pub fn mode(&self) -> u32 {
+        u32::from(self.0.stx_mode)
+    }
+
+    /// Says something else of owner, type and device.
+    pub fn change(&mut self, uid: u32, gid: u32, mode: u32, device: Option<(u32, u32)>) {
+        (self.0.stx_uid, self.0.stx_gid) = (uid, gid);
+        self.0.stx_mode = (mode & 0xffff) as u16;
+        if let Some((major, minor)) = device {
+            (self.0.stx_rdev_major, self.0.stx_rdev_minor) = (major, minor);
+        }
+    }
+
+    /// The structure's bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: plain data that was zeroed, padding included, before it was
+        // filled.
+        unsafe { std::slice::from_raw_parts((&raw const self.0).cast(), size_of::<libc::statx>()) }
+    }
+}
