@@ -12,7 +12,7 @@ use crate::args::{
     LoginArgs, LogoutArgs, PruneArgs, PullArgs, RemoveArgs,
 };
 use crate::error::CliError;
-use crate::{bars, listing, manual, output, prompt, run, sif_file, text};
+use crate::{bars, building, listing, manual, output, prompt, run, sif_file, text};
 
 /// Does it; the exit code.
 pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
@@ -34,6 +34,7 @@ pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
         Command::Exec(args) => return run::exec(&engine, &globals, &args),
         Command::Shell(args) => return run::shell(&engine, &globals, &args),
         Command::Test(args) => return run::test(&engine, &globals, &args),
+        Command::Build(args) => building::run(&engine, &globals, &args)?,
         Command::Convert(args) => convert(&engine, &globals, &args)?,
         Command::Sif(args) => sif_file::run(args.command)?,
         Command::Doctor(args) => return doctor(&engine, &args),

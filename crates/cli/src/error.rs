@@ -13,6 +13,12 @@ pub enum CliError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] engine::Error),
+    /// A build.
+    #[error(transparent)]
+    Recipe(#[from] build::BuildError),
+    /// Flags that make no build.
+    #[error("{0}")]
+    Build(String),
     /// Flags that make no request.
     #[error(transparent)]
     Lower(#[from] LowerError),
@@ -60,6 +66,7 @@ impl CliError {
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Engine(error) | Self::Lower(LowerError::Source(error)) => return error.hint(),
+            Self::Recipe(error) => return error.hint(),
             Self::Lower(LowerError::Mount(_)) => "sampan run --help explains --bind and --mount",
             Self::NoTerminal(_) => "give --username and --password-stdin",
             Self::NoCommand(_) => "sampan --help lists the commands",
@@ -72,7 +79,9 @@ impl CliError {
     pub fn exit_code(&self) -> i32 {
         match self {
             Self::Engine(error) | Self::Lower(LowerError::Source(error)) => error.exit_code(),
+            Self::Recipe(error) => error.exit_code(),
             Self::Lower(_)
+            | Self::Build(_)
             | Self::NoCommand(_)
             | Self::NoTerminal(_)
             | Self::Empty(_)

@@ -12,6 +12,7 @@
 
 mod args;
 mod bars;
+mod building;
 mod commands;
 mod error;
 mod listing;

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bind;
+mod built;
 pub mod config;
 mod container;
 mod destination;
@@ -39,6 +40,7 @@ use registry::{Client, ClientOptions, Credentials, Notice};
 use store::{ImageEntry, PruneOptions, PruneReport, RemoveTarget, Removed, Store, StoreOptions};
 use types::{ImageRef, Platform};
 
+pub use built::{Built, LOCAL};
 pub use config::{Config, ConfigError, Origin, Override, PullPolicy, Setting, Shown};
 pub use container::{Container, mount_source};
 pub use destination::Destination;

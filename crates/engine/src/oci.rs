@@ -16,6 +16,7 @@ use sif::{Arch, CreateOptions, Kind, NewObject};
 use squashfs::Compression;
 use types::{Descriptor, Digest, ImageConfig, ImageRef, Manifest, RegistryRef, media};
 
+use crate::built::LOCAL;
 use crate::export::{self, Fresh, oci_config};
 use crate::layers::{RegistryLayers, Watched};
 use crate::pull::{fetch_config, find_manifest};
@@ -37,7 +38,7 @@ struct Documents {
     config: Vec<u8>,
 }
 
-fn digest(bytes: &[u8]) -> Digest {
+pub(crate) fn digest(bytes: &[u8]) -> Digest {
     Digest::sha256(&sha2::Sha256::digest(bytes).into())
 }
 
@@ -54,6 +55,7 @@ impl Engine {
         if let ImageRef::Registry(reference) = source
             && self.config().pull.value != PullPolicy::Never
             && resolve::id_prefix(reference).is_none()
+            && !self.built_here(source)?
         {
             progress.event(Event::Resolving { name: name.clone() });
             let client = self.client(Some(progress))?;
@@ -87,6 +89,12 @@ impl Engine {
         self.put(&documents, &layer, to, (force, None), progress)
     }
 
+    /// Whether a name means what was built here, which no registry has.
+    fn built_here(&self, source: &ImageRef) -> Result<bool> {
+        let local = format!("{LOCAL}/");
+        Ok(self.stored(source)?.is_some_and(|image| image.record.reference.starts_with(&local)))
+    }
+
     /// A root file system as an image of one layer.
     fn one_layer(&self, resolved: &Resolved) -> Result<(Documents, OneLayer)> {
         let scratch = &self.config().scratch.value;
@@ -118,8 +126,16 @@ impl Engine {
 
     /// The configuration of an image whose layers became one.
     fn config_of(&self, resolved: &Resolved, diff_id: &Digest) -> Result<Vec<u8>> {
-        // What the image says beyond what sampan reads is kept, where there is
-        // a document that says it.
+        let mut value = self.document(resolved)?;
+        value["rootfs"] = json!({"type": "layers", "diff_ids": [diff_id]});
+        value["history"] =
+            json!([{"created_by": "sampan convert", "comment": "all layers as one"}]);
+        Ok(value.to_string().into_bytes())
+    }
+
+    /// The configuration of an image. What it says beyond what sampan reads is
+    /// kept, where there is a document that says it.
+    pub(crate) fn document(&self, resolved: &Resolved) -> Result<Value> {
         let kept = match &resolved.stored {
             Some(stored) => match stored.record.blobs.get(1) {
                 Some(blob) => self.store()?.blob_get(blob)?,
@@ -128,21 +144,14 @@ impl Engine {
             None => None,
         };
         let kept = kept.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-        let mut value = match kept {
-            Some(kept) => kept,
-            None => {
-                let config = &resolved.config;
-                let platform = config.platform.as_ref().unwrap_or(&self.config().platform.value);
-                json!({
-                    "architecture": platform.architecture(), "os": platform.os(),
-                    "config": process_of(resolved)?,
-                })
-            }
-        };
-        value["rootfs"] = json!({"type": "layers", "diff_ids": [diff_id]});
-        value["history"] =
-            json!([{"created_by": "sampan convert", "comment": "all layers as one"}]);
-        Ok(value.to_string().into_bytes())
+        if let Some(kept) = kept.filter(Value::is_object) {
+            return Ok(kept);
+        }
+        let platform = resolved.config.platform.as_ref().unwrap_or(&self.config().platform.value);
+        Ok(json!({
+            "architecture": platform.architecture(), "os": platform.os(),
+            "config": process_of(resolved)?, "rootfs": {"type": "layers", "diff_ids": []},
+        }))
     }
 
     fn put(

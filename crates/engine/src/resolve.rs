@@ -7,6 +7,7 @@ use registry::{Environment, RegistriesConf};
 use store::{ImageId, Store, StoredImage, canonical_reference};
 use types::{ImageConfig, ImageRef, RegistryRef};
 
+use crate::built;
 use crate::image_file::{self, Form, Part};
 use crate::{Config, Engine, Error, PullPolicy, Result, SharedProgress, transport, unpack};
 
@@ -117,7 +118,13 @@ pub(crate) fn store_references(image: &ImageRef, config: &Config) -> Result<Vec<
                 return Ok(vec![canonical_reference(name)]);
             }
             let conf = RegistriesConf::load(&Environment::from_process())?;
-            Ok(conf.qualify(name)?.iter().map(canonical_reference).collect())
+            // What was built here comes first.
+            let mut all = Vec::new();
+            if name.domain.is_none() {
+                all.push(built::local_reference(name));
+            }
+            all.extend(conf.qualify(name)?.iter().map(canonical_reference));
+            Ok(all)
         }
         ImageRef::Path(_) => Ok(Vec::new()),
         _ => Ok(vec![transport::open(image, &config.platform.value)?.reference]),

@@ -22,6 +22,9 @@ pub enum TreeSource<'a> {
     Images(&'a [Image]),
     /// A directory of the host.
     Directory(&'a Path),
+    /// The upper directory of an overlay that was written to in a user
+    /// namespace: a layer in the form of overlayfs.
+    Upper(&'a Path),
     /// A file system of ext2, ext3 or ext4, from one of its directories on.
     /// Whiteouts stay what they are.
     Ext(&'a FileSystem, &'a str),
@@ -121,7 +124,8 @@ pub fn copy(
                 copier.image(image, depth as Depth)?;
             }
         }
-        TreeSource::Directory(path) => copier.directory(path)?,
+        TreeSource::Directory(path) => copier.directory(path, false)?,
+        TreeSource::Upper(path) => copier.directory(path, true)?,
         TreeSource::Ext(fs, top) => copier.ext(fs, top)?,
     }
     for extra in extras {
@@ -244,14 +248,14 @@ impl Copier {
         })
     }
 
-    fn directory(&mut self, top: &Path) -> Result<(), CopyError> {
+    fn directory(&mut self, top: &Path, upper: bool) -> Result<(), CopyError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| CopyError::Read { path, source }
         };
         let meta = std::fs::symlink_metadata(top).map_err(failed(top))?;
         let root = self.merge.tree.root();
-        self.merge.tree.get_mut(root).meta = host_meta(top, &meta);
+        self.merge.tree.get_mut(root).meta = host_meta(top, &meta, upper).0;
         let mut links: HashMap<(u64, u64), NodeId> = HashMap::new();
         let mut todo = vec![(top.to_owned(), root)];
         while let Some((dir, id)) = todo.pop() {
@@ -271,8 +275,15 @@ impl Copier {
                     self.merge.tree.link(id, name.as_bytes(), *known);
                     continue;
                 }
+                let (own, noted) = host_meta(&path, &meta, upper);
                 let device = || (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
-                let node = if kind.is_dir() {
+                let node = if let Some(Device { block, major, minor }) = noted {
+                    if block {
+                        NodeKind::BlockDevice { major, minor }
+                    } else {
+                        NodeKind::CharDevice { major, minor }
+                    }
+                } else if kind.is_dir() {
                     NodeKind::Directory(BTreeMap::new())
                 } else if kind.is_symlink() {
                     let to = std::fs::read_link(&path).map_err(failed(&path))?;
@@ -292,7 +303,7 @@ impl Copier {
                 } else {
                     NodeKind::Socket
                 };
-                let node = self.merge.tree.add(Node { meta: host_meta(&path, &meta), kind: node });
+                let node = self.merge.tree.add(Node { meta: own, kind: node });
                 self.merge.tree.link(id, name.as_bytes(), node);
                 if kind.is_dir() {
                     todo.push((path, node));
@@ -421,7 +432,7 @@ impl Read for FileReader<'_> {
 }
 
 /// Whether an attribute is overlayfs's own; the merged tree needs none.
-fn of_overlay(name: &[u8]) -> bool {
+pub(crate) fn of_overlay(name: &[u8]) -> bool {
     name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
 }
 
@@ -454,38 +465,73 @@ fn image_meta(image: &Image, inode: &Inode) -> Result<Meta, squashfs::Error> {
 /// and fuse-overlayfs do: `uid:gid:mode[:type]`, the mode in octal.
 pub const OVERRIDE: &str = "user.containers.override_stat";
 
+/// A device that an empty file stands for.
+struct Device {
+    block: bool,
+    major: u32,
+    minor: u32,
+}
+
 /// Reads the value of [`OVERRIDE`].
-fn overridden(value: &[u8]) -> Option<(u32, u32, u16)> {
+fn overridden(value: &[u8]) -> Option<(u32, u32, u16, Option<Device>)> {
     let text = std::str::from_utf8(value).ok()?;
     let mut words = text.trim_end_matches('\0').split(':');
     let (uid, gid) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let mode = u32::from_str_radix(words.next()?, 8).ok()?;
-    Some((uid, gid, (mode & 0o7777) as u16))
+    let device = words.next().and_then(|kind| {
+        let mut parts = kind.split('-');
+        let block = match parts.next()? {
+            "block" => true,
+            "char" => false,
+            _ => return None,
+        };
+        let (major, minor) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        Some(Device { block, major, minor })
+    });
+    Some((uid, gid, (mode & 0o7777) as u16, device))
 }
 
-/// What a path of the host says of itself. What belongs to the caller belongs
-/// to root in the image.
-fn host_meta(path: &Path, meta: &std::fs::Metadata) -> Meta {
+/// What a path of the host says of itself, and the device that it stands for.
+/// What belongs to the caller belongs to root in the image. In an upper
+/// directory the permission bits are real, and only owners are noted.
+fn host_meta(path: &Path, meta: &std::fs::Metadata, upper: bool) -> (Meta, Option<Device>) {
     let mut xattrs = Vec::new();
     let mut noted = None;
     for name in xattr_names(path) {
         let Some(value) = xattr(path, &name) else { continue };
         if name == OVERRIDE.as_bytes() {
             noted = overridden(&value);
-        } else if name.starts_with(b"user.") || name == b"security.capability" {
+        } else if upper && name == b"user.overlay.opaque" {
+            xattrs.push((b"trusted.overlay.opaque".to_vec(), value));
+        } else if name == b"security.capability" {
+            xattrs.push((name, capability(value)));
+        } else if name.starts_with(b"user.") && !of_overlay(&name) {
             xattrs.push((name, value));
         }
     }
     xattrs.sort();
     let own = |id: u32, caller: u32| if id == caller { 0 } else { id };
-    let plain = (
+    let bits = (meta.mode() & 0o7777) as u16;
+    let mtime = u32::try_from(meta.mtime().max(0)).unwrap_or(u32::MAX);
+    let (uid, gid, mode, device) = noted.unwrap_or((
         own(meta.uid(), rustix::process::geteuid().as_raw()),
         own(meta.gid(), rustix::process::getegid().as_raw()),
-        (meta.mode() & 0o7777) as u16,
-    );
-    let (uid, gid, mode) = noted.unwrap_or(plain);
-    let mtime = u32::try_from(meta.mtime().max(0)).unwrap_or(u32::MAX);
-    Meta { mode, uid, gid, mtime, xattrs }
+        bits,
+        None,
+    ));
+    let mode = if upper { bits } else { mode };
+    (Meta { mode, uid, gid, mtime, xattrs }, device)
+}
+
+/// File capabilities without the user namespace that gave them: revision 3 of
+/// linux/capability.h is revision 2 and the id of its root.
+fn capability(value: Vec<u8>) -> Vec<u8> {
+    match value[..] {
+        [flags, 0, 0, 3, ref rest @ ..] if rest.len() == 20 => {
+            [&[flags, 0, 0, 2][..], &rest[..16]].concat()
+        }
+        _ => value,
+    }
 }
 
 /// The names of extended attributes; none where there are none to be had.
@@ -509,11 +555,22 @@ mod tests {
 
     #[test]
     fn noted_owners_are_read() {
-        assert_eq!(overridden(b"0:42:0104755"), Some((0, 42, 0o4755)));
-        assert_eq!(overridden(b"7:8:644:file\0"), Some((7, 8, 0o644)));
+        let owner = |value: &[u8]| overridden(value).map(|(uid, gid, mode, _)| (uid, gid, mode));
+        assert_eq!(owner(b"0:42:0104755"), Some((0, 42, 0o4755)));
+        assert_eq!(owner(b"7:8:644:file\0"), Some((7, 8, 0o644)));
         for bad in [&b""[..], b"1:2", b"a:b:c", b"1:2:9z"] {
-            assert_eq!(overridden(bad), None);
+            assert_eq!(owner(bad), None);
         }
+        let (.., device) = overridden(b"0:0:0660:block-8-1").unwrap();
+        assert!(device.is_some_and(|d| d.block && (d.major, d.minor) == (8, 1)));
+    }
+
+    #[test]
+    fn capabilities_lose_their_namespace() {
+        let third = [&[1, 0, 0, 3][..], &[7; 16], &[0xe8, 3, 0, 0]].concat();
+        assert_eq!(capability(third), [&[1, 0, 0, 2][..], &[7; 16]].concat());
+        let second = [&[1, 0, 0, 2][..], &[7; 16]].concat();
+        assert_eq!(capability(second.clone()), second);
     }
 
     #[test]

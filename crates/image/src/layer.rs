@@ -1,4 +1,5 @@
-//! A squashfs image as one layer: a tar stream with pax headers.
+//! A squashfs image as one layer: a tar stream with pax headers. Whiteouts of
+//! overlayfs become those of OCI.
 //!
 //! The same image gives the same bytes: entries come in the order of names,
 //! times are the image's, and what names nobody (inode numbers, device of the
@@ -73,6 +74,17 @@ pub fn write_layer(
     Ok(WrittenLayer { descriptor: Descriptor::new(form.media_type(), digest, size), diff_id })
 }
 
+/// The digest and the length of an image's tar stream, uncompressed.
+///
+/// # Errors
+/// When the image cannot be read.
+pub fn tar_digest(image: &Image) -> Result<(Digest, u64), CopyError> {
+    let mut tar = Hashed::new(io::sink());
+    write_tar(image, &mut tar)?;
+    let (_, digest, size) = tar.finish();
+    Ok((digest, size))
+}
+
 /// The digest and the length of what a reader gives.
 ///
 /// # Errors
@@ -140,11 +152,18 @@ fn write_tar(image: &Image, out: &mut dyn Write) -> Result<(), CopyError> {
             let name = std::os::unix::ffi::OsStrExt::from_bytes(&entry.name[..]);
             let path = path.join::<&std::ffi::OsStr>(name);
             let inode = image.inode(entry.inode).map_err(read(&path))?;
+            if inode.is_whiteout() {
+                tar.marker(&path.with_file_name(concat(b".wh.", &entry.name)))?;
+                continue;
+            }
             tar.entry(&inode, &path)?;
             if let InodeKind::Directory { .. } = inode.kind {
                 // A directory has one name; another is a loop or damage.
                 if !seen.insert(inode.reference) {
                     return Err(CopyError::Loop(path));
+                }
+                if image.is_opaque(&inode).map_err(read(&path))? {
+                    tar.marker(&path.join(".wh..wh..opq"))?;
                 }
                 below.push((inode, path));
             }
@@ -154,6 +173,10 @@ fn write_tar(image: &Image, out: &mut dyn Write) -> Result<(), CopyError> {
     tar.out.finish().map_err(CopyError::Layer)
 }
 
+fn concat(prefix: &[u8], name: &[u8]) -> std::ffi::OsString {
+    std::os::unix::ffi::OsStringExt::from_vec([prefix, name].concat())
+}
+
 struct Tar<'a, W: Write> {
     image: &'a Image,
     out: tar::Builder<W>,
@@ -161,6 +184,15 @@ struct Tar<'a, W: Write> {
 }
 
 impl<W: Write> Tar<'_, W> {
+    /// What takes something of a lower layer away (OCI image-spec, layer.md).
+    fn marker(&mut self, path: &Path) -> Result<(), CopyError> {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0o644);
+        header.set_size(0);
+        self.out.append_data(&mut header, path, io::empty()).map_err(CopyError::Layer)
+    }
+
     fn entry(&mut self, inode: &Arc<Inode>, path: &Path) -> Result<(), CopyError> {
         let failed = |source| CopyError::Image { path: path.to_owned(), source };
         let mut name = path.as_os_str().as_encoded_bytes().to_vec();
@@ -221,6 +253,9 @@ impl<W: Write> Tar<'_, W> {
         }
         if kind != EntryType::Link {
             for (key, value) in self.image.xattrs(inode).map_err(failed)? {
+                if crate::copy::of_overlay(&key) {
+                    continue;
+                }
                 let key = String::from_utf8_lossy(&key).into_owned();
                 extend(&format!("SCHILY.xattr.{key}"), &value);
             }

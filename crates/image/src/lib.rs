@@ -22,6 +22,6 @@ pub use archive::{ArchiveError, LocalImage, OneLayer, layers};
 pub use convert::{Conversion, ConvertOptions, convert};
 pub use copy::{CopyError, Extra, OVERRIDE, TreeSource, copy};
 pub use error::ConvertError;
-pub use layer::{LayerForm, WrittenLayer, digest, write_layer};
+pub use layer::{LayerForm, WrittenLayer, digest, tar_digest, write_layer};
 pub use put::{OciImage, PutError, manifest};
 pub use stream::{Layer, LayerSource};

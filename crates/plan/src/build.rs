@@ -79,6 +79,7 @@ pub fn build(
         },
         id_map: ids,
         root_emulation,
+        emulated_user: request.emulated_user,
         ops: layout.ops,
         env,
         process,

@@ -289,6 +289,8 @@ pub struct Plan {
     pub id_map: IdMap,
     /// How root is emulated.
     pub root_emulation: RootEmulation,
+    /// Who root then seems to be: user and group.
+    pub emulated_user: Option<(u32, u32)>,
     /// The steps, in order.
     pub ops: Vec<PlanOp>,
     /// The environment, in the order of names.

@@ -298,6 +298,8 @@ pub struct RunRequest {
     pub identity: Identity,
     /// How root is emulated; the consistent way makes a PID namespace.
     pub root_emulation: RootEmulation,
+    /// Who root then seems to be: user and group.
+    pub emulated_user: Option<(u32, u32)>,
     /// How much is shared.
     pub isolation: Isolation,
     /// What takes writes.
@@ -333,6 +335,7 @@ impl RunRequest {
             command,
             identity: Identity::Default,
             root_emulation: RootEmulation::None,
+            emulated_user: None,
             isolation: Isolation::default(),
             writable: Writable::No,
             overlays: Vec::new(),

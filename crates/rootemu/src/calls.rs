@@ -27,6 +27,16 @@ pub(crate) enum Call {
     Statx,
     /// `(path or fd, name, …)`.
     Setxattr,
+    /// `(path, flags, mode)`.
+    Open,
+    /// `(dirfd, path, flags, mode)`.
+    Openat,
+    /// `(path, mode)`.
+    Creat,
+    /// `(path, mode)`.
+    Mkdir,
+    /// `(dirfd, path, mode)`.
+    Mkdirat,
     Setuid,
     Setgid,
     Setreuid,
@@ -72,6 +82,15 @@ impl Call {
                 | Capset
                 | KexecLoad
         )
+    }
+
+    /// Which argument of open(2) and openat(2) holds the flags.
+    pub(crate) fn flags_argument(self) -> Option<u8> {
+        match self {
+            Self::Open => Some(1),
+            Self::Openat => Some(2),
+            _ => None,
+        }
     }
 
     /// Which argument of mknod(2) and mknodat(2) is the mode.
@@ -130,6 +149,11 @@ const X86_64_CALLS: &[(u32, Call)] = &[
     (123, Setfsgid),
     (126, Capset),
     (246, KexecLoad),
+    (2, Open),
+    (257, Openat),
+    (85, Creat),
+    (83, Mkdir),
+    (258, Mkdirat),
 ];
 
 const I386_CALLS: &[(u32, Call)] = &[
@@ -193,6 +217,8 @@ const GENERIC_CALLS: &[(u32, Call)] = &[
     (159, Setgroups),
     (91, Capset),
     (104, KexecLoad),
+    (56, Openat),
+    (34, Mkdirat),
 ];
 
 /// 32-bit arm, on arm64 kernels.

@@ -8,6 +8,7 @@ use crate::calls::{Call, NATIVE, TABLES, Table};
 // linux/bpf_common.h.
 const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
 const EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+const ANY_BIT: u16 = 0x45; // BPF_JMP | BPF_JSET | BPF_K
 const JUMP: u16 = 0x05; // BPF_JMP | BPF_JA
 const AND: u16 = 0x54; // BPF_ALU | BPF_AND | BPF_K
 const RETURN: u16 = 0x06; // BPF_RET | BPF_K
@@ -24,6 +25,8 @@ const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
+/// O_CREAT of open(2), the same where root is emulated consistently.
+const CREATE: u32 = 0o100;
 /// File types of mknod(2).
 const TYPES: u32 = 0o170_000;
 const CHARACTER: u32 = 0o020_000;
@@ -90,6 +93,18 @@ fn answer(call: Call, consistent: bool) -> Vec<Instruction> {
             step(RETURN, ALLOW),
         ];
     }
+    if let Some(index) = call.flags_argument() {
+        if !consistent {
+            return Vec::new();
+        }
+        // Only what makes a file, which belongs to who made it.
+        return vec![
+            step(LOAD, argument(index)),
+            Instruction { code: ANY_BIT, jt: 0, jf: 1, k: CREATE },
+            step(RETURN, NOTIFY),
+            step(RETURN, ALLOW),
+        ];
+    }
     match call {
         Call::Capset | Call::KexecLoad => vec![step(RETURN, SUCCESS)],
         _ if consistent => vec![step(RETURN, NOTIFY)],
@@ -113,6 +128,7 @@ mod tests {
                 LOAD if k == ARCH => a = arch,
                 LOAD => a = args[((k - ARGUMENTS) / 8) as usize],
                 AND => a &= k,
+                ANY_BIT => at += usize::from(if a & k != 0 { jt } else { jf }),
                 EQUAL => at += usize::from(if a == k { jt } else { jf }),
                 JUMP => at += k as usize,
                 RETURN => return k,
@@ -129,7 +145,8 @@ mod tests {
             for table in TABLES {
                 for (number, call) in table.calls {
                     let consistent = mode == Mode::Consistent && table.arch == NATIVE;
-                    let got = run(&program, table.arch, *number, [CHARACTER | 0o600; 6]);
+                    let argument = if call.flags_argument().is_some() { CREATE } else { CHARACTER };
+                    let got = run(&program, table.arch, *number, [argument | 0o600; 6]);
                     let expected = match call {
                         Call::Capset | Call::KexecLoad => SUCCESS,
                         _ if consistent => NOTIFY,
@@ -138,7 +155,8 @@ mod tests {
                     };
                     assert_eq!(got, expected, "{mode:?} {:#x} {number} {call:?}", table.arch);
                     if table.mask != 0 {
-                        let marked = run(&program, table.arch, number | table.mask, [BLOCK; 6]);
+                        let argument = if argument == CREATE { CREATE } else { BLOCK };
+                        let marked = run(&program, table.arch, number | table.mask, [argument; 6]);
                         assert_eq!(marked, expected);
                     }
                 }
@@ -148,6 +166,14 @@ mod tests {
             assert_eq!(run(&program, 0x1234, 92, [0; 6]), NO_SUCH_CALL);
         }
         assert_eq!(run(&filter(Mode::None), 0x1234, 92, [0; 6]), ALLOW);
+    }
+
+    #[test]
+    fn opening_without_making_is_not_looked_at() {
+        let program = filter(Mode::Consistent);
+        assert_eq!(run(&program, NATIVE, 257, [0, 0, 0o2_000_001, 0, 0, 0]), ALLOW);
+        assert_eq!(run(&program, NATIVE, 257, [0, 0, 0o1101, 0, 0, 0]), NOTIFY);
+        assert_eq!(run(&filter(Mode::Fast), NATIVE, 257, [0, 0, 0o1101, 0, 0, 0]), ALLOW);
     }
 
     #[test]

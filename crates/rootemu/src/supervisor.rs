@@ -57,9 +57,16 @@ pub fn supervise(listener: &OwnedFd) -> io::Result<()> {
         }
         // Else the caller was killed, or this thread was interrupted.
         let Ok(call) = seccomp::receive(listener.as_fd()) else { continue };
-        let answer = supervisor.answer(&call).unwrap_or_else(|error| error.answer());
-        // A caller that has gone needs none.
-        let _ = seccomp::answer(listener.as_fd(), call.id, answer);
+        // A caller that has gone needs no answer.
+        let _ = match supervisor.opened(&call) {
+            Some((file, close_on_exec)) => {
+                seccomp::answer_with_descriptor(listener, call.id, &file, close_on_exec)
+            }
+            None => {
+                let answer = supervisor.answer(&call).unwrap_or_else(|error| error.answer());
+                seccomp::answer(listener, call.id, answer)
+            }
+        };
     }
 }
 
@@ -105,6 +112,52 @@ struct Supervisor {
 }
 
 impl Supervisor {
+    /// The new file of a caller that is not root, which belongs to it; None for
+    /// everything else, which the kernel opens.
+    fn opened(&mut self, call: &Notification) -> Option<(OwnedFd, bool)> {
+        const TRUNCATE: u64 = 0o1101;
+        let [a, b, c, d, ..] = call.args;
+        let what = native(call.number).filter(|_| call.arch == NATIVE)?;
+        let (dirfd, place, flags, mode) = match what {
+            Call::Open => (AT_FDCWD, a, b, c),
+            Call::Openat => (a as i32, b, c, d),
+            Call::Creat => (AT_FDCWD, a, TRUNCATE, b),
+            _ => return None,
+        };
+        let flags = OFlags::from_bits_retain(flags as u32);
+        let owner = self.owner_of_new(call.pid).filter(|_| !flags.contains(OFlags::TMPFILE))?;
+        let target = target(call.pid, dirfd, place, 0).ok()?;
+        let bits = mode as u32 & 0o7777 & !umask(call.pid);
+        let wanted = flags | OFlags::EXCL | OFlags::CLOEXEC;
+        // A file that is there already is the kernel's business.
+        let file = rustix::fs::open(&target.path, wanted, FsMode::from_raw_mode(bits)).ok()?;
+        let value = Owner { mode: bits, ..owner }.to_string();
+        // Where there are no attributes the file is root's.
+        let _ = rustix::fs::fsetxattr(&file, ATTRIBUTE, value.as_bytes(), XattrFlags::empty());
+        if !flags.contains(OFlags::EXCL) {
+            // The caller's own flags do not say so.
+            let plain = rustix::fs::fcntl_getfl(&file).ok()? - OFlags::EXCL;
+            let _ = rustix::fs::fcntl_setfl(&file, plain);
+        }
+        Some((file, flags.contains(OFlags::CLOEXEC)))
+    }
+
+    /// Who a caller that is not root makes files for.
+    fn owner_of_new(&mut self, pid: u32) -> Option<Owner> {
+        let identity = self.identities.get(pid);
+        let (uid, gid) = (identity.user.effective, identity.group.effective);
+        ((uid, gid) != (0, 0)).then_some(Owner { uid, gid, mode: 0, device: None })
+    }
+
+    fn mkdir(&mut self, pid: u32, dirfd: i32, place: u64, mode: u64) -> Result<Answer> {
+        let owner = self.owner_of_new(pid).ok_or(Refusal::Pass)?;
+        let target = target(pid, dirfd, place, NOFOLLOW)?;
+        let bits = mode as u32 & 0o7777 & !umask(pid);
+        rustix::fs::mkdir(&target.path, FsMode::from_raw_mode(bits))?;
+        target.record(Owner { mode: bits, ..owner })?;
+        Ok(Answer::Value(0))
+    }
+
     fn answer(&mut self, call: &Notification) -> Result<Answer> {
         let what = native(call.number).filter(|_| call.arch == NATIVE).ok_or(Refusal::Pass)?;
         let [a, b, c, d, e, _] = call.args;
@@ -122,6 +175,8 @@ impl Supervisor {
             Call::Fstatat => stat(&target(pid, a as i32, b, d)?, pid, c),
             Call::Statx => statx(&target(pid, a as i32, b, c)?, pid, d as u32, e),
             Call::Setxattr => setxattr(call),
+            Call::Mkdir => self.mkdir(pid, AT_FDCWD, a, b),
+            Call::Mkdirat => self.mkdir(pid, a as i32, b, c),
             _ => self.identity(what, call),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use plan::RootEmulation;
+use plan::{Plan, RootEmulation};
 use rootemu::Mode;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
@@ -17,12 +17,14 @@ pub(crate) struct Emulation {
     mode: Mode,
     /// The way of the listener from the one to the other.
     ends: Option<(OwnedFd, OwnedFd)>,
+    /// Who the application seems to be.
+    user: Option<(u32, u32)>,
 }
 
 impl Emulation {
     /// Before the fork.
-    pub(crate) fn prepare(emulation: RootEmulation) -> Result<Self, RuntimeError> {
-        let mode = match emulation {
+    pub(crate) fn prepare(plan: &Plan) -> Result<Self, RuntimeError> {
+        let mode = match plan.root_emulation {
             RootEmulation::None => Mode::None,
             RootEmulation::Fast => Mode::Fast,
             RootEmulation::Consistent => Mode::Consistent,
@@ -33,7 +35,7 @@ impl Emulation {
                 .map_err(failed("socket"))
         };
         let ends = (mode == Mode::Consistent).then(pair).transpose()?;
-        Ok(Self { mode, ends })
+        Ok(Self { mode, ends, user: plan.emulated_user })
     }
 
     /// In the process that becomes the application.
@@ -50,7 +52,16 @@ impl Emulation {
                     sys::seccomp::install_notifying(&filter).map_err(failed("listener"))?;
                 pass::send(&ours, 0, &[listener.as_fd()]).map_err(failed("send"))
             }
-        }
+        }?;
+        let Some((uid, gid)) = self.user else { return Ok(()) };
+        use rustix::process::{Gid, Uid};
+        use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        // The filter answers all three.
+        set_thread_groups(&[gid])
+            .and_then(|()| set_thread_res_gid(gid, gid, gid))
+            .and_then(|()| set_thread_res_uid(uid, uid, uid))
+            .map_err(failed("user"))
     }
 
     /// In its parent: answers on a thread of its own, as long as somebody asks.

@@ -36,6 +36,7 @@ mod server;
 mod share;
 mod supervise;
 mod tree;
+mod user;
 
 use std::convert::Infallible;
 
@@ -47,7 +48,8 @@ pub use error::{ExecError, RuntimeError};
 pub use probe::probe;
 pub use server::{ImageFile, Keeper, MOST_PARTS};
 pub use share::{LOG, Share};
-pub use tree::{DirectoryTree, ImageTree};
+pub use tree::{DirectoryTree, ImageTree, Info};
+pub use user::as_root;
 
 /// Becomes the container's process. Returns only when that failed, or, with a
 /// PID namespace, with the process's exit code in shell form (128+signal).
@@ -106,6 +108,6 @@ fn enter(
     program: &exec::Program,
 ) -> Result<Infallible, RuntimeError> {
     root::enter(plan, served)?;
-    emulation::Emulation::prepare(plan.root_emulation)?.install()?;
+    emulation::Emulation::prepare(plan)?.install()?;
     exec::run(plan, program)
 }

@@ -56,7 +56,7 @@ fn leave(n: Namespaces) -> Result<(), RuntimeError> {
 
 /// user_namespaces(7): one id each way is what an unprivileged process may
 /// map, after giving up setgroups(2).
-fn map_ids(ids: IdMap) -> Result<(), RuntimeError> {
+pub(crate) fn map_ids(ids: IdMap) -> Result<(), RuntimeError> {
     write("/proc/self/setgroups", "deny")?;
     write("/proc/self/uid_map", &format!("{} {} 1", ids.uid, ids.host_uid))?;
     write("/proc/self/gid_map", &format!("{} {} 1", ids.gid, ids.host_gid))

@@ -49,7 +49,7 @@ pub(crate) fn run(
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
                 .map_err(failed("parent death signal"))?;
             root::enter(plan, served)?;
-            let emulation = Emulation::prepare(plan.root_emulation)?;
+            let emulation = Emulation::prepare(plan)?;
             match fork().map_err(failed("fork"))? {
                 Fork::Child => {
                     emulation.install()?;

@@ -98,6 +98,11 @@ impl ImageTree {
     }
 
     pub(crate) fn find(&self, path: &Path) -> Result<Option<Found>, squashfs::Error> {
+        Ok(self.all(path)?.into_iter().next())
+    }
+
+    /// All that is at a path, top first: more than one are directories.
+    fn all(&self, path: &Path) -> Result<Vec<Found>, squashfs::Error> {
         let root = |image: &Arc<Image>| {
             Ok(Found { image: Arc::clone(image), inode: image.inode(image.root())? })
         };
@@ -106,7 +111,74 @@ impl ImageTree {
             let Component::Normal(name) = part else { continue };
             found = below(&found, name.as_bytes())?;
         }
-        Ok(found.into_iter().next())
+        Ok(found)
+    }
+}
+
+/// What an entry of an image is, and all that is said of it.
+#[derive(Clone, Debug)]
+pub struct Info {
+    /// Its inode, of the image that has it.
+    pub inode: Arc<Inode>,
+    /// Full names and values of its extended attributes.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Which image that is, and so whether two names are of one file.
+    pub layer: usize,
+}
+
+impl ImageTree {
+    /// What is at a path, which has no symbolic link before its last word.
+    ///
+    /// # Errors
+    /// When the image cannot be read.
+    pub fn info(&self, path: &Path) -> Result<Option<Info>, TreeError> {
+        let Some(Found { image, inode }) = self.find(path).map_err(failed(path))? else {
+            return Ok(None);
+        };
+        let layer = self.images.iter().position(|other| Arc::ptr_eq(other, &image)).unwrap_or(0);
+        let xattrs = image.xattrs(&inode).map_err(failed(path))?;
+        Ok(Some(Info { inode, xattrs, layer }))
+    }
+
+    /// The names in a directory, in their order.
+    ///
+    /// # Errors
+    /// When the image cannot be read.
+    pub fn list(&self, path: &Path) -> Result<Vec<Vec<u8>>, TreeError> {
+        let mut names = std::collections::BTreeSet::new();
+        let mut gone = std::collections::HashSet::new();
+        for Found { image, inode } in self.all(path).map_err(failed(path))? {
+            if !matches!(inode.kind, InodeKind::Directory { .. }) {
+                break;
+            }
+            for entry in image.read_dir(&inode, 0).map_err(failed(path))? {
+                let entry = entry.map_err(failed(path))?;
+                let whiteout = entry.kind == squashfs::EntryKind::CharDevice
+                    && image.inode(entry.inode).map_err(failed(path))?.is_whiteout();
+                if whiteout {
+                    gone.insert(entry.name);
+                } else if !gone.contains(&entry.name) {
+                    names.insert(entry.name);
+                }
+            }
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    /// Reads a regular file from a byte on; 0 at its end.
+    ///
+    /// # Errors
+    /// When the image cannot be read.
+    pub fn read_at(&self, info: &Info, offset: u64, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.images[info.layer].read(&info.inode, offset, buffer).map_err(std::io::Error::other)
+    }
+
+    /// What a symbolic link says.
+    ///
+    /// # Errors
+    /// When it is none, or the image cannot be read.
+    pub fn link(&self, info: &Info) -> std::io::Result<Vec<u8>> {
+        self.images[info.layer].read_link(&info.inode).map_err(std::io::Error::other)
     }
 }
 
@@ -115,6 +187,9 @@ impl ImageTree {
 fn below(dirs: &[Found], name: &[u8]) -> Result<Vec<Found>, squashfs::Error> {
     let mut all = Vec::new();
     for Found { image, inode } in dirs {
+        if !matches!(inode.kind, InodeKind::Directory { .. }) {
+            break;
+        }
         let Some(entry) = image.lookup(inode, name)? else { continue };
         let inode = image.inode(entry.inode)?;
         let directory = matches!(inode.kind, InodeKind::Directory { .. });

@@ -89,6 +89,7 @@ pub enum Answer {
 // with another encoding of directions, which have no static build here.
 const RECV: u64 = 0xc050_2100;
 const SEND: u64 = 0xc018_2101;
+const ADD_FD: u64 = 0x4018_2103;
 const SET_FLAGS: u64 = 0x4008_2104;
 const SYNC_WAKE_UP: usize = 1;
 
@@ -138,6 +139,27 @@ pub fn answer(listener: impl AsFd, id: u64, answer: Answer) -> io::Result<()> {
     };
     let mut raw = libc::seccomp_notif_resp { id, val, error, flags };
     ioctl(listener, SEND, (&raw mut raw).cast())
+}
+
+/// Answers a call with a descriptor, which the caller gets as a new one of its
+/// own (`SECCOMP_IOCTL_NOTIF_ADDFD`, kernel 5.14).
+///
+/// # Errors
+/// `ENOENT` when the caller has gone meanwhile, `EMFILE` at its limit.
+pub fn answer_with_descriptor(
+    listener: impl AsFd,
+    id: u64,
+    fd: impl AsFd,
+    close_on_exec: bool,
+) -> io::Result<()> {
+    let mut raw = libc::seccomp_notif_addfd {
+        id,
+        flags: libc::SECCOMP_ADDFD_FLAG_SEND as u32,
+        srcfd: fd.as_fd().as_raw_fd() as u32,
+        newfd: 0,
+        newfd_flags: if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 },
+    };
+    ioctl(listener, ADD_FD, (&raw mut raw).cast())
 }
 
 /// Reads memory of another process; how many bytes were there.

@@ -47,6 +47,12 @@ impl Platform {
         &self.architecture
     }
 
+    /// The variant of the architecture.
+    #[must_use]
+    pub fn variant(&self) -> Option<&str> {
+        self.variant.as_deref()
+    }
+
     /// Whether an image made for `image` answers a request for `self`. A
     /// missing variant on either side matches any.
     #[must_use]

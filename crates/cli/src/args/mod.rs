@@ -1,6 +1,7 @@
 //! The command line, as typed. Reading it touches nothing of the system: what
 //! the flags mean is worked out in `lower`.
 
+mod build;
 mod container;
 mod images;
 mod sif;
@@ -13,6 +14,7 @@ use clap::builder::styling::{AnsiColor, Effects};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use engine::{Override, exit};
 
+pub use build::BuildArgs;
 pub use container::{ContainerArgs, DryRun, ExecArgs, Net, RunArgs, ShellArgs, TestArgs};
 pub use images::{
     ConfigArgs, ConfigCommand, ConvertArgs, DoctorArgs, ImagesArgs, InspectArgs, LoginArgs,
@@ -65,7 +67,9 @@ pub enum Command {
     Shell(ShellArgs),
     /// Run the test script of an image that Apptainer made
     Test(TestArgs),
-    /// Write an image as a SIF file, a squashfs file or a directory
+    /// Build an image from a Dockerfile
+    Build(BuildArgs),
+    /// Write an image as a file or directory, or into a registry
     Convert(ConvertArgs),
     /// Show, extract and change what a SIF file holds
     Sif(SifArgs),
@@ -127,6 +131,11 @@ impl Command {
         };
         add("store", "--store", &globals.store);
         match self {
+            Self::Build(args) => {
+                add("platform", "--platform", &args.platform);
+                add("compression", "--compression", &args.compression);
+                add("pull", "--pull", &args.pull);
+            }
             Self::Convert(args) => {
                 add("platform", "--platform", &args.platform);
                 add("compression", "--compression", &args.compression);

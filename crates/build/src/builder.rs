@@ -1,0 +1,662 @@
+//! The walk through a Dockerfile.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use engine::{Engine, SharedProgress};
+use plan::{ImagePart, RootEmulation, RootSource};
+use serde_json::{Value, json};
+use squashfs::{Compression, Image, ReaderOptions};
+use store::LayerRecord;
+use types::{Digest, ImageRef, Platform};
+
+use crate::cache::{Cache, Key, Record};
+use crate::dockerfile::expand::{expand, expand_words};
+use crate::dockerfile::{
+    Arg, Dockerfile, Instruction, Kind, Problem, Stage, Words, parse_instruction,
+};
+use crate::error::{BuildError, Result};
+use crate::files::ImageFiles;
+use crate::ignore::Ignore;
+use crate::layer::LayerWriter;
+use crate::run::RunArguments;
+use crate::state::State;
+
+/// How an image is built.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The recipe, for messages.
+    pub file: PathBuf,
+    /// The directory that COPY takes from.
+    pub context: PathBuf,
+    /// The stage to build; None is the last one.
+    pub target: Option<String>,
+    /// `--build-arg`.
+    pub args: BTreeMap<String, String>,
+    /// Secrets: name and file.
+    pub secrets: Vec<(String, PathBuf)>,
+    /// Do every step anew.
+    pub no_cache: bool,
+    /// How root is emulated in RUN.
+    pub root_emulation: RootEmulation,
+    /// SOURCE_DATE_EPOCH: no file is younger, and what is made has this time.
+    pub epoch: Option<u32>,
+}
+
+/// Hears of a build.
+pub trait Watch {
+    /// A step begins.
+    fn step(&mut self, stage: &str, text: &str);
+    /// It was in the cache.
+    fn cached(&mut self);
+    /// A command says something.
+    fn output(&mut self, bytes: &[u8]);
+}
+
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+
+/// A build on its way.
+pub(crate) struct Builder<'a> {
+    engine: &'a Engine,
+    options: &'a Options,
+    file: &'a Dockerfile,
+    progress: SharedProgress,
+    watch: &'a mut dyn Watch,
+    cache: Cache,
+    scratch: PathBuf,
+    ignore: Ignore,
+    globals: BTreeMap<String, String>,
+    /// Stages that are done, and images, by the names that copies use.
+    done: HashMap<String, State>,
+    /// Whether a step of this stage was made anew: then the following ones are.
+    missed: bool,
+    pub(crate) last_output: Vec<u8>,
+}
+
+impl<'a> Builder<'a> {
+    pub(crate) fn new(
+        engine: &'a Engine,
+        options: &'a Options,
+        file: &'a Dockerfile,
+        progress: SharedProgress,
+        watch: &'a mut dyn Watch,
+    ) -> Result<Self> {
+        let scratch = engine.build_scratch()?;
+        crate::run::clean(&scratch);
+        Ok(Self {
+            ignore: read_ignore(options)?,
+            cache: Cache { dir: engine.build_cache()? },
+            engine,
+            options,
+            file,
+            progress,
+            watch,
+            scratch,
+            globals: BTreeMap::new(),
+            done: HashMap::new(),
+            missed: false,
+            last_output: Vec::new(),
+        })
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        self.engine
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        self.options
+    }
+
+    pub(crate) fn escape(&self) -> char {
+        self.file.escape
+    }
+
+    pub(crate) fn context(&self) -> &Path {
+        &self.options.context
+    }
+
+    pub(crate) fn ignore(&self) -> &Ignore {
+        &self.ignore
+    }
+
+    pub(crate) fn epoch(&self) -> Option<u32> {
+        self.options.epoch
+    }
+
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    pub(crate) fn scratch(&self) -> &Path {
+        &self.scratch
+    }
+
+    pub(crate) fn watch(&mut self) -> &mut dyn Watch {
+        self.watch
+    }
+
+    /// Builds the target.
+    pub(crate) fn build(&mut self) -> Result<State> {
+        let file = self.file;
+        for arg in &file.args {
+            let globals = self.globals.clone();
+            let value = self.argument(arg, &|name| globals.get(name).cloned())?;
+            self.globals.extend(value.map(|value| (arg.name.clone(), value)));
+        }
+        let index = match &self.options.target {
+            Some(target) => {
+                let unknown = || BuildError::NoStage(target.clone());
+                self.stage_index(target, file.stages.len()).ok_or_else(unknown)?
+            }
+            None => file.stages.len() - 1,
+        };
+        self.stage(index)
+    }
+
+    /// The value of an ARG: given, or its default, or a known one.
+    fn argument(
+        &self,
+        arg: &Arg,
+        lookup: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Option<String>> {
+        if let Some(given) = self.options.args.get(&arg.name) {
+            return Ok(Some(given.clone()));
+        }
+        if let Some(default) = &arg.default {
+            return Ok(Some(expand(default, self.escape(), lookup)?));
+        }
+        Ok(self.globals.get(&arg.name).cloned().or_else(|| self.predefined(&arg.name)))
+    }
+
+    fn predefined(&self, name: &str) -> Option<String> {
+        let (kind, rest) = match name.strip_prefix("TARGET") {
+            Some(rest) => (self.engine.config().platform.value.clone(), rest),
+            None => (Platform::host(), name.strip_prefix("BUILD")?),
+        };
+        match rest {
+            "PLATFORM" => Some(kind.to_string()),
+            "OS" => Some(kind.os().to_owned()),
+            "ARCH" => Some(kind.architecture().to_owned()),
+            "VARIANT" => Some(kind.variant().unwrap_or_default().to_owned()),
+            _ => None,
+        }
+    }
+
+    /// The stage of a name or number, before another one.
+    fn stage_index(&self, name: &str, before: usize) -> Option<usize> {
+        let lower = name.to_ascii_lowercase();
+        let stages = &self.file.stages[..before];
+        let named = stages.iter().position(|stage| stage.name.as_ref() == Some(&lower));
+        named.or_else(|| name.parse().ok().filter(|index| *index < before))
+    }
+
+    fn stage(&mut self, index: usize) -> Result<State> {
+        let file = self.file;
+        let stage: &Stage = &file.stages[index];
+        let known = format!("#{index}");
+        if let Some(state) = self.done.get(&known) {
+            return Ok(state.clone());
+        }
+        let name = stage.name.clone().unwrap_or_else(|| index.to_string());
+        let located = |builder: &Self, source| {
+            builder.at(stage.place, &format!("FROM {}", stage.from), source)
+        };
+        let begun = self.begin(index, stage);
+        let (mut state, triggers) = begun.map_err(|error| located(self, error))?;
+        self.missed = false;
+        let mut cmd = false;
+        for text in triggers {
+            let instruction = parse_instruction(&text).map_err(|error| {
+                let source = BuildError::Syntax { path: self.options.file.clone(), source: error };
+                located(self, source)
+            })?;
+            self.step(index, &name, &mut state, &instruction, &mut cmd)?;
+        }
+        for instruction in &stage.instructions {
+            self.step(index, &name, &mut state, instruction, &mut cmd)?;
+        }
+        self.done.insert(known, state.clone());
+        Ok(state)
+    }
+
+    /// What a stage begins with, and what the image asks of who builds from it.
+    fn begin(&mut self, index: usize, stage: &Stage) -> Result<(State, Vec<String>)> {
+        let globals = self.globals.clone();
+        let lookup = |name: &str| globals.get(name).cloned().or_else(|| self.predefined(name));
+        let from = expand(&stage.from, self.escape(), &lookup)?;
+        if let Some(platform) = &stage.platform {
+            let platform = expand(platform, self.escape(), &lookup)?;
+            let wanted = self.engine.config().platform.value.to_string();
+            if platform != wanted && platform != Platform::host().to_string() {
+                let text = format!("--platform={platform} beside {wanted}");
+                return Err(Problem::Unsupported(text).into());
+            }
+        }
+        let mut state = match self.stage_index(&from, index) {
+            Some(other) => self.stage(other)?,
+            None => self.image(&from)?,
+        };
+        state.args.clear();
+        let onbuild = state.process().remove("OnBuild");
+        let triggers = onbuild.as_ref().and_then(Value::as_array).into_iter().flatten();
+        let triggers = triggers.filter_map(|text| text.as_str().map(str::to_owned)).collect();
+        if let Some(shell) = state.config["config"]["Shell"].as_array() {
+            let words = shell.iter().filter_map(|word| word.as_str().map(str::to_owned));
+            state.shell = words.collect();
+        }
+        Ok((state, triggers))
+    }
+
+    /// An image as a state; `scratch` is the empty one.
+    fn image(&mut self, name: &str) -> Result<State> {
+        let shell = vec!["/bin/sh".to_owned(), "-c".to_owned()];
+        let platform = self.engine.config().platform.value.clone();
+        if name.eq_ignore_ascii_case("scratch") {
+            let key = Key::of_base("scratch");
+            if self.cache.find(&key).is_none() {
+                let file = self.cache.create(&key)?;
+                let nothing = Nothing;
+                LayerWriter::new(file, Compression::None, &nothing, Some(0))?.finish()?;
+                let digest = Digest::sha256(&[0; 32]);
+                self.cache.keep(&key, Some((digest, 0)))?;
+            }
+            let config = json!({
+                "architecture": platform.architecture(), "os": platform.os(),
+                "config": {}, "rootfs": {"type": "layers", "diff_ids": []},
+            });
+            let parts = vec![self.cache.part(&key)];
+            let args = BTreeMap::new();
+            return Ok(State { parts, layers: Vec::new(), key, config, args, shell });
+        }
+        let reference: ImageRef = name.parse().map_err(engine::Error::from)?;
+        let resolved = self.engine.resolve(&reference, &self.progress)?;
+        let (layers, id) = match &resolved.stored {
+            Some(stored) => (stored.record.layers.clone(), stored.id.to_string()),
+            None => (Vec::new(), engine_key(&resolved.root)?),
+        };
+        let RootSource::Squashfs { parts } = &resolved.root else {
+            let text = format!("FROM a directory ({name}): make it a file with sampan convert");
+            return Err(Problem::Unsupported(text).into());
+        };
+        let config = self.engine.image_document(&resolved)?;
+        let (parts, key, args) = (parts.clone(), Key::of_base(&id), BTreeMap::new());
+        Ok(State { parts, layers, key, config, args, shell })
+    }
+
+    /// The files of another stage or image that a step names.
+    pub(crate) fn other(&self, name: &str) -> Result<ImageFiles> {
+        match self.done.get(name) {
+            Some(state) => state.files(),
+            None => Err(BuildError::NoStage(name.to_owned())),
+        }
+    }
+
+    /// Makes sure that [`other`](Self::other) finds a stage or image.
+    fn ensure(&mut self, index: usize, name: &str) -> Result<()> {
+        if self.done.contains_key(name) {
+            return Ok(());
+        }
+        let missed = self.missed;
+        let state = match self.stage_index(name, index) {
+            Some(other) => self.stage(other)?,
+            None => self.image(name)?,
+        };
+        self.missed = missed;
+        self.done.insert(name.to_owned(), state);
+        Ok(())
+    }
+
+    fn at(&self, place: crate::dockerfile::Place, text: &str, source: BuildError) -> BuildError {
+        if let BuildError::Step { .. } = source {
+            return source;
+        }
+        let (path, source) = (self.options.file.clone(), Box::new(source));
+        BuildError::Step { path, place, text: text.to_owned(), source }
+    }
+
+    fn step(
+        &mut self,
+        index: usize,
+        stage: &str,
+        state: &mut State,
+        instruction: &Instruction,
+        cmd: &mut bool,
+    ) -> Result<()> {
+        self.last_output.clear();
+        if let Kind::Copy(copy) = &instruction.kind
+            && let Some(from) = &copy.from
+        {
+            let lookup = |name: &str| state.lookup(name);
+            let name = expand(from, self.escape(), &lookup)?;
+            self.ensure(index, &name)
+                .map_err(|error| self.at(instruction.place, &instruction.text, error))?;
+        }
+        self.watch.step(stage, &instruction.text);
+        let layers = state.layers.len();
+        let done = match &instruction.kind {
+            Kind::Run { command, heredocs, mounts, network } => {
+                let network = network.as_deref();
+                self.run(state, &RunArguments { command, heredocs, mounts, network })
+            }
+            Kind::Copy(copy) => self.copy(state, copy, false),
+            Kind::Add(copy) => self.copy(state, copy, true),
+            Kind::Workdir(dir) => self.workdir(state, dir),
+            other => self.set(state, other, cmd).map(|()| false),
+        };
+        let cached = done.map_err(|e| self.at(instruction.place, &instruction.text, e))?;
+        if cached {
+            self.watch.cached();
+        }
+        let created = self.options.epoch.map(|epoch| rfc3339(u64::from(epoch)));
+        state.history(&instruction.text, created.as_deref(), state.layers.len() == layers);
+        Ok(())
+    }
+
+    /// A layer of the cache, where it may be used.
+    pub(crate) fn cached(&mut self, key: &Key) -> Option<Record> {
+        let usable = !self.missed && !self.options.no_cache;
+        let found = self.cache.find(key).filter(|_| usable);
+        self.missed |= found.is_none();
+        found
+    }
+
+    /// Keeps a layer that was made, or an empty one.
+    pub(crate) fn keep(&mut self, key: &Key, made: bool) -> Result<Record> {
+        let layer = if made {
+            let path = self.cache.temporary(key);
+            let failed = |source| BuildError::Read { path: path.clone(), source };
+            let file = std::fs::File::open(&path).map_err(failed)?;
+            let image = Image::open(file, 0, ReaderOptions::default());
+            let image = image.map_err(|e| failed(std::io::Error::other(e)))?;
+            Some(image::tar_digest(&image)?)
+        } else {
+            None
+        };
+        self.cache.keep(key, layer)
+    }
+
+    /// Puts a layer over a stage.
+    pub(crate) fn apply(&self, state: &mut State, key: Key, record: &Record) {
+        if let Some((digest, size)) = &record.layer {
+            state.parts.push(self.cache.part(&key));
+            state.layers.push(LayerRecord {
+                digest: digest.clone(),
+                size: *size,
+                media_type: LAYER.to_owned(),
+            });
+            let diff_ids = &mut state.config["rootfs"]["diff_ids"];
+            match diff_ids {
+                Value::Array(list) => list.push(json!(digest)),
+                other => *other = json!([digest]),
+            }
+        }
+        state.key = key;
+    }
+
+    /// A layer that is written without a container; whether it was cached.
+    pub(crate) fn layer(
+        &mut self,
+        state: &mut State,
+        key: Key,
+        write: impl FnOnce(std::fs::File, Compression) -> Result<()>,
+    ) -> Result<bool> {
+        if let Some(record) = self.cached(&key) {
+            self.apply(state, key, &record);
+            return Ok(true);
+        }
+        let file = self.cache.create(&key)?;
+        let written = write(file, self.engine.build_compression());
+        if let Err(error) = written {
+            // The first failure is the one that is told.
+            let _ = std::fs::remove_file(self.cache.temporary(&key));
+            return Err(error);
+        }
+        let record = self.keep(&key, true)?;
+        self.apply(state, key, &record);
+        Ok(false)
+    }
+
+    /// Where a cache mount of a name lives.
+    pub(crate) fn cache_mount(&self, id: &str) -> Result<PathBuf> {
+        let key = Key::of_base(&format!("cache mount {id}"));
+        let path = self.cache.part(&key).path.with_extension("cache");
+        std::fs::create_dir_all(&path)
+            .map_err(|source| BuildError::Write { path: path.clone(), source })?;
+        Ok(path)
+    }
+
+    /// WORKDIR makes its directory, of the stage's user.
+    fn workdir(&mut self, state: &mut State, dir: &str) -> Result<bool> {
+        let lookup = |name: &str| state.lookup(name);
+        let dir = state.absolute(&expand(dir, self.escape(), &lookup)?);
+        let files = state.files()?;
+        let (real, entry) = plan::resolve(&files, &dir)?;
+        state.process().insert("WorkingDir".to_owned(), json!(dir));
+        if entry.is_some() {
+            return Ok(false);
+        }
+        let owner = match state.user() {
+            Some(spec) => Some(state.ids(spec)?).map(|(uid, gid, _)| (uid, gid)),
+            None => None,
+        };
+        let mut hasher = crate::cache::Hasher::new(&state.key, "workdir");
+        hasher.text(&format!("{} {owner:?}", real.display()));
+        let epoch = self.options.epoch;
+        self.layer(state, hasher.key(), |file, compression| {
+            let mut writer = LayerWriter::new(file, compression, &files, epoch)?;
+            writer.directory(&real, owner)?;
+            writer.finish()
+        })
+    }
+
+    /// Instructions that change the configuration alone.
+    fn set(&self, state: &mut State, kind: &Kind, cmd: &mut bool) -> Result<()> {
+        let escape = self.escape();
+        let vars = state.clone();
+        let lookup = |name: &str| vars.lookup(name);
+        let text = |text: &str| expand(text, escape, &lookup);
+        match kind {
+            Kind::Env(pairs) => {
+                // All of one instruction see what was before it.
+                for (name, value) in pairs {
+                    state.set_env(&text(name)?, &text(value)?);
+                }
+            }
+            Kind::Label(pairs) => {
+                for (name, value) in pairs {
+                    let (name, value) = (text(name)?, text(value)?);
+                    let labels = state.process().entry("Labels").or_insert(json!({}));
+                    if labels.is_null() {
+                        *labels = json!({});
+                    }
+                    labels[name] = value.into();
+                }
+            }
+            Kind::Arg(args) => {
+                for arg in args {
+                    let now = state.clone();
+                    let value = self.argument(arg, &|name| now.lookup(name))?;
+                    state.args.extend(value.map(|value| (arg.name.clone(), value)));
+                }
+            }
+            Kind::User(user) => drop(state.process().insert("User".to_owned(), text(user)?.into())),
+            Kind::StopSignal(signal) => {
+                state.process().insert("StopSignal".to_owned(), text(signal)?.into());
+            }
+            Kind::Shell(words) => {
+                state.shell.clone_from(words);
+                state.process().insert("Shell".to_owned(), json!(words));
+            }
+            Kind::Expose(ports) => {
+                for port in ports {
+                    for word in expand_words(port, escape, &lookup)? {
+                        let word = if word.contains('/') { word } else { word + "/tcp" };
+                        let all = state.process().entry("ExposedPorts").or_insert(json!({}));
+                        all[word] = json!({});
+                    }
+                }
+            }
+            Kind::Volume(paths) => {
+                for path in paths {
+                    let path = text(path)?;
+                    state.process().entry("Volumes").or_insert(json!({}))[path] = json!({});
+                }
+            }
+            Kind::Entrypoint(words) => {
+                let words = command(state, words);
+                state.process().insert("Entrypoint".to_owned(), json!(words));
+                if !*cmd {
+                    // What the base runs is no argument of another entrypoint.
+                    state.process().remove("Cmd");
+                }
+            }
+            Kind::Cmd(words) => {
+                let words = command(state, words);
+                state.process().insert("Cmd".to_owned(), json!(words));
+                *cmd = true;
+            }
+            Kind::Healthcheck(check) => {
+                let value = match check {
+                    None => json!({"Test": ["NONE"]}),
+                    Some(check) => healthcheck(check),
+                };
+                state.process().insert("Healthcheck".to_owned(), value);
+            }
+            Kind::OnBuild(text) => {
+                let list = state.process().entry("OnBuild").or_insert(json!([]));
+                if let Value::Array(list) = list {
+                    list.push(text.as_str().into());
+                }
+            }
+            Kind::Maintainer(name) => state.config["author"] = text(name)?.into(),
+            Kind::Run { .. } | Kind::Copy(_) | Kind::Add(_) | Kind::Workdir(_) => {}
+        }
+        Ok(())
+    }
+
+    /// The finished image.
+    pub(crate) fn image_of(&self, state: &State) -> Result<engine::Built> {
+        let mut document = state.config.clone();
+        if let Some(epoch) = self.options.epoch {
+            document["created"] = rfc3339(u64::from(epoch)).into();
+        }
+        let config_bytes = document.to_string().into_bytes();
+        let config = types::parse_image_config(&config_bytes)
+            .map_err(|source| engine::Error::ImageConfig { name: "build".to_owned(), source })?;
+        let digest = image::digest(&mut &config_bytes[..]);
+        let (digest, size) = digest.map_err(BuildError::Fork)?;
+        let descriptor = types::Descriptor::new(CONFIG, digest, size);
+        let layers = state.layers.iter().map(|layer| {
+            types::Descriptor::new(&layer.media_type, layer.digest.clone(), layer.size)
+        });
+        let manifest = image::manifest(&descriptor, &layers.collect::<Vec<_>>());
+        let (layers, parts) = (state.layers.clone(), state.parts.clone());
+        Ok(engine::Built { manifest, config_bytes, config, layers, parts })
+    }
+}
+
+fn command(state: &State, words: &Words) -> Vec<String> {
+    state.command(words)
+}
+
+fn healthcheck(check: &crate::dockerfile::Healthcheck) -> Value {
+    let test: Vec<String> = match &check.command {
+        Words::Shell(text) => vec!["CMD-SHELL".to_owned(), text.clone()],
+        Words::Exec(words) => [&["CMD".to_owned()][..], words].concat(),
+    };
+    let mut value = json!({ "Test": test });
+    for (name, text) in &check.options {
+        let (key, number) = match name.as_str() {
+            "interval" => ("Interval", crate::dockerfile::duration(text)),
+            "timeout" => ("Timeout", crate::dockerfile::duration(text)),
+            "start-period" => ("StartPeriod", crate::dockerfile::duration(text)),
+            "start-interval" => ("StartInterval", crate::dockerfile::duration(text)),
+            _ => ("Retries", text.parse().ok()),
+        };
+        value[key] = number.into();
+    }
+    value
+}
+
+/// What changes when one of an image's files does.
+fn engine_key(root: &RootSource) -> Result<String> {
+    let RootSource::Squashfs { parts } = root else { return Ok(String::new()) };
+    let key = |ImagePart { path, offset }: &ImagePart| {
+        use std::os::unix::fs::MetadataExt;
+        let failed = |source| BuildError::Read { path: path.clone(), source };
+        let meta = std::fs::metadata(path).map_err(failed)?;
+        let time = (meta.mtime(), meta.mtime_nsec());
+        Ok(format!("{} {} {} {time:?} {offset}", meta.dev(), meta.ino(), meta.len()))
+    };
+    Ok(parts.iter().map(key).collect::<Result<Vec<_>>>()?.join(" "))
+}
+
+fn read_ignore(options: &Options) -> Result<Ignore> {
+    let own = options.file.with_file_name(format!(
+        "{}.dockerignore",
+        options.file.file_name().unwrap_or_default().to_string_lossy()
+    ));
+    for path in [own, options.context.join(".dockerignore")] {
+        if let Ok(text) = std::fs::read_to_string(&path) {
+            return Ignore::parse(&text).map_err(|pattern| BuildError::Ignore { path, pattern });
+        }
+    }
+    Ok(Ignore::default())
+}
+
+/// Seconds since 1970 as RFC 3339 has them, in UTC.
+fn rfc3339(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Days since 0000-03-01, in eras of 400 years (Hinnant, "chrono-compatible
+    // low-level date algorithms").
+    let z = days + 719_468;
+    let (era, of_era) = (z / 146_097, z % 146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    let year = year + era * 400 + next;
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// The image that has nothing.
+struct Nothing;
+
+impl plan::RootTree for Nothing {
+    fn entry(&self, _: &Path) -> std::result::Result<Option<plan::Entry>, plan::TreeError> {
+        Ok(None)
+    }
+
+    fn read(&self, _: &Path, _: usize) -> std::result::Result<Option<Vec<u8>>, plan::TreeError> {
+        Ok(None)
+    }
+}
+
+impl crate::files::Files for Nothing {
+    fn info(&self, _: &Path) -> std::io::Result<Option<crate::files::Info>> {
+        Ok(None)
+    }
+
+    fn list(&self, _: &Path) -> std::io::Result<Vec<std::ffi::OsString>> {
+        Ok(Vec::new())
+    }
+
+    fn open(&self, _: &Path) -> std::io::Result<Box<dyn std::io::Read + '_>> {
+        Err(std::io::ErrorKind::NotFound.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_rfc_3339_has_them() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(951_827_696), "2000-02-29T12:34:56Z");
+        assert_eq!(rfc3339(1_795_253_999), "2026-11-21T09:39:59Z");
+    }
+}

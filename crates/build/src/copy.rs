@@ -1,0 +1,349 @@
+//! COPY and ADD.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use plan::{EntryKind, resolve};
+use sha2::Digest as _;
+
+use crate::builder::Builder;
+use crate::cache::{Hasher, hex};
+use crate::dockerfile::expand::{expand, expand_heredoc};
+use crate::dockerfile::{Copy, Problem, Source};
+use crate::error::{BuildError, Result};
+use crate::files::{Files, HostFiles, Info, What};
+use crate::ignore::{Ignore, matcher};
+use crate::layer::{LayerWriter, Owning};
+use crate::state::State;
+
+/// One entry that is copied.
+struct Item {
+    /// Where it is in its tree.
+    from: PathBuf,
+    info: Info,
+    /// Where it goes.
+    to: PathBuf,
+}
+
+/// Where paths of a copy are.
+enum From {
+    /// The context, and what of it is left out.
+    Context(HostFiles),
+    /// Another stage or image.
+    Image(crate::files::ImageFiles),
+}
+
+impl From {
+    fn files(&self) -> &dyn Files {
+        match self {
+            Self::Context(files) => files,
+            Self::Image(files) => files,
+        }
+    }
+}
+
+/// Deeper than any path that the kernel takes in one piece.
+const DEEPEST: usize = 1024;
+
+/// Everything that a copy needs, with variables expanded.
+struct Plan<'a> {
+    copy: &'a Copy,
+    from: From,
+    ignore: Option<&'a Ignore>,
+    exclude: Vec<globset::GlobMatcher>,
+    owning: Owning,
+    /// Where it goes, and whether that is a directory by its slash.
+    to: PathBuf,
+    into: bool,
+}
+
+impl Builder<'_> {
+    /// The layer of a COPY or ADD: from the cache, or made now.
+    pub(crate) fn copy(&mut self, state: &mut State, copy: &Copy, add: bool) -> Result<bool> {
+        let plan = self.plan_copy(state, copy)?;
+        let below = state.files()?;
+        let mut items = Vec::new();
+        let mut documents = Vec::new();
+        let (into, to) = plan.destination(&below)?;
+        for source in &copy.sources {
+            match source {
+                Source::Path(path) => {
+                    let lookup = |name: &str| state.lookup(name);
+                    let path = expand(path, self.escape(), &lookup)?;
+                    if add && (path.contains("://") || path.starts_with("git@")) {
+                        let text = format!("ADD of an address ({path})");
+                        return Err(Problem::Unsupported(text).into());
+                    }
+                    plan.collect(&path, (into, &to), &mut items)?;
+                }
+                Source::Heredoc(document) => {
+                    let text = if document.expand {
+                        expand_heredoc(&document.content, &|name| state.lookup(name))?
+                    } else {
+                        document.content.clone()
+                    };
+                    let to = if into { to.join(&document.name) } else { to.clone() };
+                    documents.push((to, text));
+                }
+            }
+        }
+        let files = plan.from.files();
+        let mut hasher = Hasher::new(&state.key, if add { "add" } else { "copy" });
+        hasher.text(&format!("{:?} {}", plan.owning, plan.into));
+        for (to, text) in &documents {
+            hasher.bytes(to.as_os_str().as_encoded_bytes());
+            hasher.text(text);
+        }
+        for item in &items {
+            hash_item(&mut hasher, files, item)?;
+        }
+        let key = hasher.key();
+        let archives = add && matches!(plan.from, From::Context(_));
+        let epoch = self.epoch();
+        self.layer(state, key, |file, compression| {
+            let mut writer = LayerWriter::new(file, compression, &below, epoch)?;
+            for (to, text) in &documents {
+                writer.bytes(to, text.as_bytes(), plan.owning)?;
+            }
+            writer.next_tree();
+            for item in &items {
+                if archives && unpack(&mut writer, files, item, into, &to)? {
+                    continue;
+                }
+                writer.copy(files, &item.from, &item.info, &item.to, plan.owning)?;
+            }
+            writer.finish()
+        })
+    }
+
+    fn plan_copy<'c>(&'c self, state: &State, copy: &'c Copy) -> Result<Plan<'c>> {
+        let lookup = |name: &str| state.lookup(name);
+        let text = |text: &str| expand(text, self.escape(), &lookup);
+        let mut owning = Owning::default();
+        if let Some(owner) = &copy.chown {
+            let (uid, gid, _) = state.ids(&text(owner)?)?;
+            // `--chown=1000` names the group of that user, or the same number.
+            let alone = !owner.contains(':');
+            let gid = if alone && gid == 0 { uid } else { gid };
+            owning.owner = Some((uid, gid));
+        }
+        if let Some(mode) = &copy.chmod {
+            let mode = text(mode)?;
+            let bad = || Problem::Unsupported(format!("--chmod={mode}: only octal numbers"));
+            owning.mode = Some(u16::from_str_radix(&mode, 8).map_err(|_| bad())? & 0o7777);
+        }
+        if copy.checksum.is_some() {
+            return Err(Problem::Unsupported("--checksum".to_owned()).into());
+        }
+        let (from, ignore) = match &copy.from {
+            Some(name) => (From::Image(self.other(&text(name)?)?), None),
+            None => {
+                let files = HostFiles { top: self.context().to_owned() };
+                (From::Context(files), Some(self.ignore()))
+            }
+        };
+        let exclude = copy.exclude.iter().map(|pattern| {
+            let pattern = text(pattern)?;
+            let bad = || Problem::Value { what: "--exclude", value: pattern.clone() };
+            matcher(pattern.trim_start_matches('/')).ok_or_else(bad)
+        });
+        let exclude = exclude.collect::<std::result::Result<_, Problem>>()?;
+        let destination = text(&copy.destination)?;
+        let into = destination.ends_with('/') || [".", ".."].contains(&destination.as_str());
+        let to = state.absolute(&destination);
+        Ok(Plan { copy, from, ignore, exclude, owning, to, into })
+    }
+}
+
+impl Plan<'_> {
+    /// Whether the destination is a directory, and where it really is.
+    fn destination(&self, below: &dyn Files) -> Result<(bool, PathBuf)> {
+        let (real, entry) = resolve(below, &self.to)?;
+        let directory = entry.is_some_and(|entry| entry.kind == EntryKind::Directory);
+        Ok((self.into || directory || self.copy.sources.len() > 1, real))
+    }
+
+    fn left_out(&self, path: &Path) -> bool {
+        let text = path.to_string_lossy();
+        let relative = text.trim_start_matches('/');
+        self.ignore.is_some_and(|ignore| ignore.excludes(relative))
+    }
+
+    /// What a source's path or pattern means.
+    fn collect(
+        &self,
+        source: &str,
+        (into, to): (bool, &Path),
+        items: &mut Vec<Item>,
+    ) -> Result<()> {
+        let files = self.from.files();
+        let found = self.matches(source)?;
+        if found.is_empty() {
+            return Err(BuildError::NoSource(source.to_owned()));
+        }
+        let several = found.len() > 1;
+        for path in found {
+            let (real, entry) = resolve(files, &path)?;
+            let missing = || BuildError::NoSource(source.to_owned());
+            let kind = entry.ok_or_else(missing)?.kind;
+            let info = self.info(&real)?.ok_or_else(missing)?;
+            let name = path.file_name().map(std::ffi::OsStr::to_owned).unwrap_or_default();
+            if kind == EntryKind::Directory {
+                // Of a directory, what is in it.
+                let to = if self.copy.parents { to.join(relative(&path)) } else { to.to_owned() };
+                self.walk(&real, info, &to, (&real, 0), items)?;
+            } else {
+                let to = if self.copy.parents {
+                    to.join(relative(&path))
+                } else if into || several {
+                    to.join(name)
+                } else {
+                    to.to_owned()
+                };
+                items.push(Item { from: real, info, to });
+            }
+        }
+        Ok(())
+    }
+
+    fn info(&self, path: &Path) -> Result<Option<Info>> {
+        let failed = |source| BuildError::Read { path: path.to_owned(), source };
+        self.from.files().info(path).map_err(failed)
+    }
+
+    fn walk(
+        &self,
+        from: &Path,
+        info: Info,
+        to: &Path,
+        (top, depth): (&Path, usize),
+        items: &mut Vec<Item>,
+    ) -> Result<()> {
+        let failed = |source| BuildError::Read { path: from.to_owned(), source };
+        if depth > DEEPEST {
+            return Err(failed(rustix::io::Errno::NAMETOOLONG.into()));
+        }
+        items.push(Item { from: from.to_owned(), info, to: to.to_owned() });
+        for name in self.from.files().list(from).map_err(failed)? {
+            let path = from.join(&name);
+            let Some(info) = self.info(&path)? else { continue };
+            let below = path.strip_prefix(top).unwrap_or(&path);
+            if self.exclude.iter().any(|pattern| pattern.is_match(below)) {
+                continue;
+            }
+            let directory = info.what == What::Directory;
+            if self.left_out(&path) {
+                let exceptions = self.ignore.is_some_and(Ignore::has_exceptions);
+                if !(directory && exceptions && self.holds(&path, depth)?) {
+                    continue;
+                }
+            }
+            let to = to.join(&name);
+            if directory {
+                self.walk(&path, info, &to, (top, depth + 1), items)?;
+            } else {
+                items.push(Item { from: path, info, to });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a directory that is left out holds something that is not.
+    fn holds(&self, dir: &Path, depth: usize) -> Result<bool> {
+        let failed = |source| BuildError::Read { path: dir.to_owned(), source };
+        if depth > DEEPEST {
+            return Ok(false);
+        }
+        for name in self.from.files().list(dir).map_err(failed)? {
+            let path = dir.join(name);
+            let directory = self.info(&path)?.is_some_and(|info| info.what == What::Directory);
+            if !self.left_out(&path) || (directory && self.holds(&path, depth + 1)?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The paths that a pattern means; itself, where it is none.
+    fn matches(&self, source: &str) -> Result<Vec<PathBuf>> {
+        let mut found = vec![PathBuf::from("/")];
+        for word in source.split('/').filter(|word| !word.is_empty() && *word != ".") {
+            let mut next = Vec::new();
+            for dir in found {
+                if word == ".." {
+                    next.push(dir.parent().unwrap_or(&dir).to_owned());
+                } else if !word.contains(['*', '?', '[']) {
+                    next.push(dir.join(word));
+                } else if let Some(pattern) = matcher(word) {
+                    let (real, entry) = resolve(self.from.files(), &dir)?;
+                    if entry.is_some_and(|entry| entry.kind == EntryKind::Directory) {
+                        let failed = |source| BuildError::Read { path: real.clone(), source };
+                        let names = self.from.files().list(&real).map_err(failed)?;
+                        let names = names.into_iter().filter(|name| pattern.is_match(name));
+                        next.extend(names.map(|name| dir.join(name)));
+                    }
+                }
+            }
+            found = next;
+        }
+        let mut there = Vec::new();
+        for path in found {
+            let (real, entry) = resolve(self.from.files(), &path)?;
+            let open = !self.left_out(&real)
+                || (entry.as_ref().is_some_and(|e| e.kind == EntryKind::Directory)
+                    && self.holds(&real, 0)?);
+            if entry.is_some() && open {
+                there.push(path);
+            }
+        }
+        Ok(there)
+    }
+}
+
+fn relative(path: &Path) -> &Path {
+    path.strip_prefix("/").unwrap_or(path)
+}
+
+/// What of an entry decides about the layer: no time, no place outside.
+fn hash_item(hasher: &mut Hasher, files: &dyn Files, item: &Item) -> Result<()> {
+    let Info { what, mode, uid, gid, xattrs, .. } = &item.info;
+    hasher.bytes(item.to.as_os_str().as_encoded_bytes());
+    hasher.text(&format!("{mode:o} {uid} {gid} {xattrs:?}"));
+    match what {
+        What::File(_) => {
+            let failed = |source| BuildError::Read { path: item.from.clone(), source };
+            let mut sum = sha2::Sha256::new();
+            let mut file = files.open(&item.from).map_err(failed)?;
+            let mut buffer = vec![0; 1 << 16];
+            loop {
+                let got = file.read(&mut buffer).map_err(failed)?;
+                if got == 0 {
+                    break;
+                }
+                sum.update(&buffer[..got]);
+            }
+            hasher.text(&hex(&sum.finalize()));
+        }
+        other => hasher.text(&format!("{other:?}")),
+    }
+    Ok(())
+}
+
+/// Unpacks an archive that ADD names, if it is one.
+fn unpack(
+    writer: &mut LayerWriter<'_>,
+    files: &dyn Files,
+    item: &Item,
+    into: bool,
+    to: &Path,
+) -> Result<bool> {
+    let What::File(_) = item.info.what else { return Ok(false) };
+    let failed = |source| BuildError::Read { path: item.from.clone(), source };
+    let Some(tree) = crate::archive::open(|| files.open(&item.from)).map_err(failed)? else {
+        return Ok(false);
+    };
+    let top = if into { to.to_owned() } else { item.to.clone() };
+    writer.next_tree();
+    crate::archive::copy_all(writer, &tree, &top)?;
+    Ok(true)
+}

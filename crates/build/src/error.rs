@@ -1,0 +1,141 @@
+//! What can go wrong in a build.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::dockerfile::{Place, Problem, SyntaxError};
+
+/// What a fallible function of this crate returns.
+pub type Result<T> = std::result::Result<T, BuildError>;
+
+/// Why an image cannot be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The recipe cannot be read.
+    #[error("cannot read {path:?}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {path:?}")]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The recipe is wrong.
+    #[error("{path:?}")]
+    Syntax {
+        /// The recipe.
+        path: PathBuf,
+        /// Where and why.
+        source: SyntaxError,
+    },
+    /// A rule of .dockerignore that is none.
+    #[error("{path:?} has a pattern that is none: {pattern}")]
+    Ignore {
+        /// The file.
+        path: PathBuf,
+        /// The pattern.
+        pattern: String,
+    },
+    /// No such stage.
+    #[error("there is no stage {0:?}")]
+    NoStage(String),
+    /// Nothing that a copy asks for.
+    #[error("{0:?} is not there")]
+    NoSource(String),
+    /// A directory is where a file is to be.
+    #[error("{path:?} is a directory of the image")]
+    IsADirectory {
+        /// Path in the image.
+        path: PathBuf,
+    },
+    /// A file is where a directory is to be.
+    #[error("{path:?} is no directory of the image")]
+    NotADirectory {
+        /// Path in the image.
+        path: PathBuf,
+    },
+    /// No such user or group in the image.
+    #[error("the image has no user or group {0:?}")]
+    NoUser(String),
+    /// A secret that is needed and was not given.
+    #[error("the secret {0:?} is needed: --secret id={0},src=FILE")]
+    NoSecret(String),
+    /// A command failed.
+    #[error("the command ended with exit code {code}")]
+    Command {
+        /// Its exit code.
+        code: i32,
+    },
+    /// What a command changed cannot be kept.
+    #[error("what the command changed cannot be kept")]
+    Commit,
+    /// An instruction failed.
+    #[error("{path:?}, {place}: {text}")]
+    Step {
+        /// The recipe.
+        path: PathBuf,
+        /// Where.
+        place: Place,
+        /// The instruction.
+        text: String,
+        /// Why.
+        source: Box<Self>,
+    },
+    /// Something that is wrong with an instruction's values.
+    #[error(transparent)]
+    Value(#[from] Problem),
+    /// The image cannot be looked into.
+    #[error("cannot look into the image")]
+    Tree(#[from] plan::TreeError),
+    /// A layer cannot be written.
+    #[error("cannot write a layer")]
+    Layer(#[from] squashfs::WriteError),
+    /// A layer cannot be copied.
+    #[error("cannot copy a layer")]
+    Copy(#[from] image::CopyError),
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    /// A process cannot be made.
+    #[error(transparent)]
+    Runtime(#[from] runtime::RuntimeError),
+    /// A process cannot be made.
+    #[error("cannot start a process")]
+    Fork(#[source] io::Error),
+}
+
+impl BuildError {
+    /// The exit code for it.
+    #[must_use]
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::Step { source, .. } => source.exit_code(),
+            Self::Engine(error) => error.exit_code(),
+            Self::Command { code } => *code,
+            _ => 1,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Syntax { source, .. } => source.hint(),
+            Self::Step { source, .. } => source.hint(),
+            Self::Engine(error) => error.hint(),
+            Self::Runtime(error) => error.hint().map(str::to_owned),
+            Self::NoSource(_) => {
+                Some("paths are relative to the context; .dockerignore may leave it out".to_owned())
+            }
+            _ => None,
+        }
+    }
+}

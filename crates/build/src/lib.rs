@@ -1,0 +1,64 @@
+//! Recipes to images, as an ordinary user with one id.
+//!
+//! ```text
+//! Dockerfile ── parse ─→ stages ── step by step ─→ layers ─→ image in the store
+//!                                    │  COPY, ADD, WORKDIR: written as they are
+//!                                    └─ RUN: a container whose root is emulated; what it
+//!                                       changed is its overlay's upper directory
+//! ```
+//!
+//! A layer is one squashfs file in the form of overlayfs, with true owners. The
+//! next step's container stacks the image and all layers so far, each served
+//! where it is; nothing is unpacked and nothing is merged until the end. Layers
+//! are kept by what they were made from (see `cache`).
+#![forbid(unsafe_code)]
+
+mod archive;
+mod builder;
+mod cache;
+mod copy;
+pub mod dockerfile;
+mod error;
+mod files;
+mod ignore;
+mod layer;
+mod run;
+mod state;
+
+pub use builder::{Options, Watch};
+pub use error::BuildError;
+
+use engine::{Built, Engine, SharedProgress};
+
+use builder::Builder;
+
+/// What came of a build.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The image, or why there is none.
+    pub image: Result<Built, BuildError>,
+    /// The last that the failing command said.
+    pub last_output: Vec<u8>,
+}
+
+/// Builds an image from the text of a Dockerfile. Must be called while the
+/// process has one thread.
+pub fn build(
+    engine: &Engine,
+    text: &str,
+    options: &Options,
+    progress: SharedProgress,
+    watch: &mut dyn Watch,
+) -> Outcome {
+    let mut last_output = Vec::new();
+    let run = || {
+        let file = dockerfile::parse(text)
+            .map_err(|source| BuildError::Syntax { path: options.file.clone(), source })?;
+        let mut builder = Builder::new(engine, options, &file, progress, watch)?;
+        let built = builder.build();
+        last_output.clone_from(&builder.last_output);
+        builder.image_of(&built?)
+    };
+    let image = run();
+    Outcome { image, last_output }
+}

@@ -1,0 +1,374 @@
+//! RUN: a command in a container, and what it changed.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use image::{ConvertOptions, TreeSource};
+use plan::{
+    Command, HomeChoice, Identity, Isolation, MountFlags, MountRequest, MountSource, RootSource,
+    RunRequest, Skip,
+};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Signal, WaitOptions, waitpid};
+use sys::process::{Fork, exit_now, fork};
+use types::ImageConfig;
+
+use crate::builder::Builder;
+use crate::cache::Hasher;
+use crate::dockerfile::expand::expand;
+use crate::dockerfile::{Heredoc, Problem, RunMount, Words};
+use crate::error::{BuildError, Result};
+use crate::state::State;
+
+/// How much of a command's output a failure shows again.
+const LAST_OUTPUT: usize = 8 << 10;
+
+/// A RUN, with variables expanded.
+struct Run {
+    words: Vec<String>,
+    env: Vec<(String, String)>,
+    mounts: Vec<MountRequest>,
+    no_net: bool,
+    user: Option<(u32, u32)>,
+    workdir: PathBuf,
+}
+
+/// What a RUN says.
+pub(crate) struct RunArguments<'a> {
+    pub(crate) command: &'a Words,
+    pub(crate) heredocs: &'a [Heredoc],
+    pub(crate) mounts: &'a [RunMount],
+    pub(crate) network: Option<&'a str>,
+}
+
+impl Builder<'_> {
+    /// The layer of a RUN: from the cache, or made now.
+    pub(crate) fn run(&mut self, state: &mut State, said: &RunArguments<'_>) -> Result<bool> {
+        let run = self.plan_run(state, said)?;
+        let mut hasher = Hasher::new(&state.key, "run");
+        hasher.text(&format!("{:?} {:?} {:?}", run.words, run.env, run.user));
+        hasher.text(&format!("{:?} {}", run.workdir, run.no_net));
+        // What a mount holds does not decide, as in Docker; that it is there does.
+        hasher.text(&format!("{:?} {:?}", said.mounts, self.options().root_emulation));
+        let key = hasher.key();
+        if let Some(record) = self.cached(&key) {
+            self.apply(state, key, &record);
+            return Ok(true);
+        }
+        let scratch = Scratch::new(self.scratch())?;
+        let code = self.execute(state, &run, &scratch)?;
+        if code != 0 {
+            return Err(BuildError::Command { code });
+        }
+        if scratch.untouched() {
+            let record = self.keep(&key, false)?;
+            self.apply(state, key, &record);
+            return Ok(false);
+        }
+        let file = self.cache().create(&key)?;
+        scratch.commit(file, self.engine().build_compression())?;
+        let record = self.keep(&key, true)?;
+        self.apply(state, key, &record);
+        Ok(false)
+    }
+
+    fn plan_run(&self, state: &State, said: &RunArguments<'_>) -> Result<Run> {
+        let words = words(state, said);
+        let mut env = state.env();
+        for (name, value) in &state.args {
+            if !env.iter().any(|(known, _)| known == name) {
+                env.push((name.clone(), value.clone()));
+            }
+        }
+        let mut user = None;
+        if let Some(spec) = state.user() {
+            let (uid, gid, home) = state.ids(spec)?;
+            if (uid, gid) != (0, 0) {
+                user = Some((uid, gid));
+            }
+            if !env.iter().any(|(name, _)| name == "HOME") {
+                env.push(("HOME".to_owned(), home.unwrap_or_else(|| "/".to_owned())));
+            }
+        }
+        let mounts = said.mounts.iter().map(|mount| self.mount(state, mount));
+        Ok(Run {
+            words,
+            env,
+            mounts: mounts.filter_map(Result::transpose).collect::<Result<_>>()?,
+            no_net: said.network == Some("none"),
+            user,
+            workdir: state.workdir(),
+        })
+    }
+
+    /// What is mounted for a command; None for a secret that nobody gave and
+    /// nobody needs.
+    fn mount(&self, state: &State, mount: &RunMount) -> Result<Option<MountRequest>> {
+        let lookup = |name: &str| state.lookup(name);
+        let option = |names: &[&str]| -> Result<Option<String>> {
+            let found = mount.options.iter().find(|(name, _)| names.contains(&name.as_str()));
+            match found.and_then(|(_, value)| value.as_deref()) {
+                Some(value) => Ok(Some(expand(value, self.escape(), &lookup)?)),
+                None => Ok(None),
+            }
+        };
+        let set = |names: &[&str]| {
+            let found = mount.options.iter().find(|(name, _)| names.contains(&name.as_str()));
+            found.is_some_and(|(_, value)| value.as_deref() != Some("false"))
+        };
+        let unsupported = |text: String| BuildError::from(Problem::Unsupported(text));
+        let target = option(&["target", "dst", "destination"])?;
+        let place = |target: Option<String>| {
+            let missing = || Problem::Arguments {
+                name: format!("--mount=type={}", mount.kind),
+                expected: "a target",
+            };
+            target.map(|text| state.absolute(&text)).ok_or_else(missing)
+        };
+        let mut flags = MountFlags::default();
+        let (source, target) = match mount.kind.as_str() {
+            "cache" => {
+                if option(&["from"])?.is_some() {
+                    return Err(unsupported("a cache mount with from=".to_owned()));
+                }
+                let target = place(target)?;
+                let id = option(&["id"])?.unwrap_or_else(|| target.display().to_string());
+                flags.read_only = set(&["ro", "readonly"]);
+                (MountSource::Directory(self.cache_mount(&id)?), target)
+            }
+            "bind" => {
+                if let Some(from) = option(&["from"])? {
+                    return Err(unsupported(format!("a bind mount with from={from}")));
+                }
+                flags.read_only = !set(&["rw", "readwrite"]);
+                if !flags.read_only {
+                    return Err(unsupported("a bind mount with rw".to_owned()));
+                }
+                let inside = option(&["source", "src"])?.unwrap_or_default();
+                let inside = inside.trim_start_matches('/');
+                let path = self.context().join(inside);
+                let gone = |_| BuildError::NoSource(inside.to_owned());
+                let path = path.canonicalize().map_err(gone)?;
+                let top = self.context().canonicalize().map_err(gone)?;
+                if !path.starts_with(top) {
+                    return Err(BuildError::NoSource(inside.to_owned()));
+                }
+                (engine::mount_source(&path, "RUN --mount")?, place(target)?)
+            }
+            "tmpfs" => (MountSource::Tmpfs { size: None, mode: 0o1777 }, place(target)?),
+            "secret" => {
+                let id = option(&["id"])?.or_else(|| {
+                    let name = Path::new(target.as_deref()?).file_name()?;
+                    Some(name.to_string_lossy().into_owned())
+                });
+                let id = id.unwrap_or_default();
+                let target = target.unwrap_or_else(|| format!("/run/secrets/{id}"));
+                flags.read_only = true;
+                match self.options().secrets.iter().find(|(known, _)| *known == id) {
+                    Some((_, path)) => (MountSource::File(path.clone()), state.absolute(&target)),
+                    None if set(&["required"]) => return Err(BuildError::NoSecret(id)),
+                    None => return Ok(None),
+                }
+            }
+            other => return Err(unsupported(format!("--mount=type={other}"))),
+        };
+        let origin = format!("RUN --mount=type={}", mount.kind);
+        Ok(Some(MountRequest { source, target, flags, origin }))
+    }
+
+    /// Runs the command in a process of its own; its exit code.
+    fn execute(&mut self, state: &State, run: &Run, scratch: &Scratch) -> Result<i32> {
+        let words = run.words.iter().map(OsString::from).collect();
+        let root = RootSource::Squashfs { parts: state.parts.clone() };
+        let command = Command::Exec { args: words };
+        let mut request = RunRequest::new("build", root.clone(), ImageConfig::default(), command);
+        request.identity = Identity::Root;
+        request.root_emulation = self.options().root_emulation;
+        request.emulated_user = run.user;
+        request.isolation = Isolation { ipc: true, no_net: run.no_net, ..Isolation::contain_all() };
+        request.skip =
+            Skip { tmp: true, cwd: true, accounts: true, localtime: true, ..Skip::default() };
+        request.overlays = vec![(scratch.overlay(), false)];
+        request.mounts.clone_from(&run.mounts);
+        request.env = run.env.iter().map(|(n, v)| (n.into(), v.into())).collect();
+        request.home = HomeChoice::None;
+        request.workdir = Some(run.workdir.clone());
+        let resolved = engine::Resolved {
+            name: "build".to_owned(),
+            root,
+            config: ImageConfig::default(),
+            stored: None,
+            scripts: false,
+        };
+        let container = self.engine().prepare(request, &resolved)?;
+        let (output, end) =
+            pipe_with(PipeFlags::CLOEXEC).map_err(|e| BuildError::Fork(e.into()))?;
+        match fork().map_err(BuildError::Fork)? {
+            Fork::Child => {
+                let code = match attach(&end).map(|()| container.launch()) {
+                    Ok(Ok(code)) => code,
+                    Ok(Err(error)) => tell(&error),
+                    Err(error) => tell(&error),
+                };
+                exit_now(code)
+            }
+            Fork::Parent(child) => {
+                drop((end, container));
+                self.listen(output);
+                let status = waitpid(Some(child), WaitOptions::empty());
+                let status = status.map_err(|e| BuildError::Fork(e.into()))?;
+                let status = status.map(|(_, status)| status);
+                let signal =
+                    |s: rustix::process::WaitStatus| s.terminating_signal().map(|n| 128 + n);
+                let code = status.and_then(|s| s.exit_status().or_else(|| signal(s)));
+                Ok(code.unwrap_or(1))
+            }
+        }
+    }
+
+    /// Passes on what the command says, until nobody is left to say anything.
+    fn listen(&mut self, output: OwnedFd) {
+        let mut output = File::from(output);
+        let mut last = VecDeque::new();
+        let mut buffer = vec![0; 1 << 14];
+        loop {
+            match output.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(got) => {
+                    self.watch().output(&buffer[..got]);
+                    last.extend(&buffer[..got]);
+                    let more = last.len().saturating_sub(LAST_OUTPUT);
+                    last.drain(..more);
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                // The command is over, whatever it said.
+                Err(_) => break,
+            }
+        }
+        self.last_output = last.into();
+    }
+}
+
+/// Standard streams of a command: nothing in, one pipe out. It ends with the
+/// build.
+fn attach(end: &OwnedFd) -> std::io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    let null = File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(end)?;
+    rustix::stdio::dup2_stderr(end)?;
+    Ok(())
+}
+
+/// In the command's process: its output is the only way to say something.
+fn tell(error: &dyn std::error::Error) -> i32 {
+    let mut text = format!("error: {error}\n");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!("  caused by: {cause}\n"));
+        source = cause.source();
+    }
+    // Whoever listens has gone; there is nobody else.
+    let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
+    125
+}
+
+/// The words of a RUN. A document alone is a script; another one is the
+/// shell's, behind the command.
+fn words(state: &State, said: &RunArguments<'_>) -> Vec<String> {
+    let Words::Shell(text) = said.command else { return state.command(said.command) };
+    let [first, ..] = said.heredocs else { return state.command(said.command) };
+    let alone = text.starts_with("<<") && text.split_whitespace().count() == 1;
+    if !alone {
+        let mut all = text.clone();
+        for document in said.heredocs {
+            all.push_str(&format!("\n{}{}", document.content, document.name));
+        }
+        all.push('\n');
+        return state.command(&Words::Shell(all));
+    }
+    match first.content.strip_prefix("#!") {
+        // Its own interpreter reads it from a file that goes with the shell.
+        Some(_) => {
+            let script = first.content.replace('\'', r"'\''");
+            let run = "f=$(mktemp) && printf '%s' \"$0\" >$f && chmod +x $f && $f; c=$?; rm -f $f; exit $c";
+            ["/bin/sh", "-c", run, &script.replace(r"'\''", "'")].map(str::to_owned).to_vec()
+        }
+        None => state.command(&Words::Shell(first.content.clone())),
+    }
+}
+
+/// Where a command writes: the upper directory of its overlay.
+struct Scratch {
+    dir: PathBuf,
+}
+
+impl Scratch {
+    fn new(scratch: &Path) -> Result<Self> {
+        let dir = scratch.join(std::process::id().to_string());
+        let scratch = Self { dir };
+        scratch.remove();
+        std::fs::create_dir_all(scratch.overlay())
+            .map_err(|source| BuildError::Write { path: scratch.dir.clone(), source })?;
+        Ok(scratch)
+    }
+
+    fn overlay(&self) -> PathBuf {
+        self.dir.join("overlay")
+    }
+
+    fn upper(&self) -> PathBuf {
+        self.overlay().join("upper")
+    }
+
+    fn untouched(&self) -> bool {
+        std::fs::read_dir(self.upper()).is_ok_and(|mut list| list.next().is_none())
+    }
+
+    /// Writes what has changed as a layer.
+    fn commit(&self, file: File, compression: squashfs::Compression) -> Result<()> {
+        let options = ConvertOptions { compression, ..ConvertOptions::default() };
+        let upper = self.upper();
+        let done = runtime::as_root(|| {
+            let copied = image::copy(TreeSource::Upper(&upper), file, &options, &[]);
+            if let Err(error) = &copied {
+                tell(error);
+            }
+            copied.is_ok()
+        })?;
+        if done { Ok(()) } else { Err(BuildError::Commit) }
+    }
+
+    /// Removes everything; what a command closed even to itself is opened.
+    fn remove(&self) {
+        if !self.dir.exists() || std::fs::remove_dir_all(&self.dir).is_ok() {
+            return;
+        }
+        // What stays is removed by the next build.
+        let _ = runtime::as_root(|| {
+            let _ = std::fs::remove_dir_all(&self.dir);
+            true
+        });
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// Removes what builds that were killed have left.
+pub(crate) fn clean(scratch: &Path) {
+    let Ok(list) = std::fs::read_dir(scratch) else { return };
+    for entry in list.flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            drop(Scratch { dir: entry.path() });
+        }
+    }
+}

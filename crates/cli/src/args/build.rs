@@ -1,0 +1,74 @@
+//! `build`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+
+/// `build`.
+#[derive(Args, Debug)]
+#[command(
+    after_long_help = "RUN commands are root, with every owner that they set: chown, useradd, \
+    apt, dnf and the scripts of packages work as in a build by root, and the image has the owners, \
+    devices and file capabilities that such a build would have given it. No subuid range, no \
+    setuid program and no daemon takes part.
+
+--output takes what sampan convert does: NAME.sif, NAME.sqfs, oci:PATH[:TAG], \
+    oci-archive:PATH[:TAG], docker-archive:PATH[:NAME], docker://REGISTRY/NAME[:TAG]; or the form \
+    of docker build, type=oci|docker|sif|squashfs|registry,dest=PATH|name=NAME.
+
+Layers are kept by what they were made from: another checkout of the same files finds them. With \
+    SOURCE_DATE_EPOCH two builds of the same files give the same image. Examples:
+  sampan build -t solver .
+  sampan build -t solver:2 -f Dockerfile.mpi --build-arg MPI=4.2 .
+  sampan build -o solver.sif . && sampan run solver.sif"
+)]
+pub struct BuildArgs {
+    /// Name of the image in the store; may be given several times
+    #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
+    pub tags: Vec<String>,
+    /// The Dockerfile; - is standard input [default: CONTEXT/Dockerfile or Containerfile]
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Also write the image here; may be given several times
+    #[arg(short, long = "output", value_name = "DESTINATION")]
+    pub outputs: Vec<String>,
+    /// The stage to build [default: the last one]
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+    /// A variable of the build; without a value, that of the environment
+    #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
+    pub build_args: Vec<String>,
+    /// A file of such lines
+    #[arg(long = "build-arg-file", value_name = "FILE")]
+    pub build_arg_files: Vec<PathBuf>,
+    /// A file that RUN --mount=type=secret shows: id=NAME,src=FILE or id=NAME,env=VARIABLE
+    #[arg(long = "secret", value_name = "SECRET")]
+    pub secrets: Vec<String>,
+    /// Do every step anew
+    #[arg(long)]
+    pub no_cache: bool,
+    /// How RUN is root
+    #[arg(long, value_name = "MODE", default_value = "consistent")]
+    #[arg(value_parser = PossibleValuesParser::new(["consistent", "fast", "none"]))]
+    pub root_emulation: String,
+    /// Seconds since 1970 that no file of the image is younger than [env: SOURCE_DATE_EPOCH]
+    #[arg(long, value_name = "SECONDS")]
+    pub timestamp: Option<u32>,
+    /// How steps are shown
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    #[arg(value_parser = PossibleValuesParser::new(["auto", "plain", "json", "quiet"]))]
+    pub progress: String,
+    /// When to ask registries: missing, always or never
+    #[arg(long, value_name = "WHEN")]
+    pub pull: Option<String>,
+    /// How to compress: zstd[:LEVEL], gzip[:LEVEL], lz4, xz or none
+    #[arg(long, value_name = "METHOD")]
+    pub compression: Option<String>,
+    /// Platform of the image, os/architecture[/variant]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// The directory that COPY takes from
+    #[arg(value_name = "CONTEXT", default_value = ".")]
+    pub context: PathBuf,
+}

@@ -1,0 +1,123 @@
+//! What a build needs of the engine: a place for its cache, a place to write,
+//! and a way into the store.
+
+use std::path::PathBuf;
+
+use plan::ImagePart;
+use squashfs::Compression;
+use store::{Begin, ImageId, ImageRecord, LayerRecord, StoredImage};
+use types::{Digest, ImageConfig, RegistryRef};
+
+use crate::{Engine, Error, Resolved, Result, unpack};
+
+/// The registry of images that were built here and have none.
+pub const LOCAL: &str = "localhost";
+
+/// An image that was built.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// Its manifest's bytes, whose digest is the image's.
+    pub manifest: Vec<u8>,
+    /// Its configuration's bytes.
+    pub config_bytes: Vec<u8>,
+    /// The same, read.
+    pub config: ImageConfig,
+    /// Its layers, lowest first.
+    pub layers: Vec<LayerRecord>,
+    /// The file systems that make its root file system, bottom first.
+    pub parts: Vec<ImagePart>,
+}
+
+impl Engine {
+    /// Where layers of builds are kept, in the user's store.
+    ///
+    /// # Errors
+    /// When there is no store, or the directory cannot be made.
+    pub fn build_cache(&self) -> Result<PathBuf> {
+        let root = self.config().store.value.clone().ok_or(Error::NoStore)?;
+        let dir = root.join("build");
+        std::fs::create_dir_all(&dir)
+            .map_err(|source| Error::Export { path: dir.clone(), source })?;
+        Ok(dir)
+    }
+
+    /// Where a build writes: node-local, of this user alone.
+    ///
+    /// # Errors
+    /// When it cannot be made, or belongs to somebody else.
+    pub fn build_scratch(&self) -> Result<PathBuf> {
+        let cache = unpack::own_directory(&unpack::cache(&self.config().scratch.value))?;
+        unpack::own_directory(&cache.join("build"))
+    }
+
+    /// The configuration of an image as a document: what it was given, or what
+    /// can be said of it.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn image_document(&self, image: &Resolved) -> Result<serde_json::Value> {
+        self.document(image)
+    }
+
+    /// How layers of builds are compressed.
+    #[must_use]
+    pub fn build_compression(&self) -> Compression {
+        self.config().compression.value
+    }
+
+    /// Puts an image that was built into the store, under names; names
+    /// without a registry are those of [`LOCAL`].
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn add_built(&self, built: &Built, names: &[RegistryRef]) -> Result<StoredImage> {
+        let store = self.store()?;
+        let digest: Digest = crate::oci::digest(&built.manifest);
+        let id = ImageId::new(digest);
+        let references: Vec<String> = names.iter().map(local_reference).collect();
+        let image = match store.begin(&id, &|_| {})? {
+            Begin::Present(image) => image,
+            Begin::Build(mut ticket) => {
+                let (file, path) = ticket.create_file()?;
+                let images = unpack::open(&built.parts)?;
+                let settings = self.config();
+                let options = image::ConvertOptions {
+                    compression: settings.compression.value,
+                    size_limit: settings.size_limit.value,
+                    ..image::ConvertOptions::default()
+                };
+                let failed = |source| Error::Copy { path: path.clone(), source };
+                let source = image::TreeSource::Images(&images);
+                image::copy(source, file, &options, &[]).map_err(failed)?;
+                let blobs =
+                    vec![store.blob_put(&built.manifest)?, store.blob_put(&built.config_bytes)?];
+                let platform = built.config.platform.clone();
+                let record = ImageRecord {
+                    id: id.clone(),
+                    reference: references.first().cloned().unwrap_or_default(),
+                    platform: platform.unwrap_or_else(|| settings.platform.value.clone()),
+                    config: built.config.clone(),
+                    layers: built.layers.clone(),
+                    blobs,
+                    size: 0,
+                    created_at: store::unix_now(),
+                    format: store::FORMAT_VERSION,
+                };
+                ticket.commit(record)?
+            }
+        };
+        for reference in &references {
+            store.set_ref(reference, &self.config().platform.value, &image.id)?;
+        }
+        Ok(image)
+    }
+}
+
+/// The name in the store of what was built here.
+pub(crate) fn local_reference(name: &RegistryRef) -> String {
+    let mut full = name.clone();
+    if full.domain.is_none() {
+        full.domain = Some(LOCAL.to_owned());
+    }
+    store::canonical_reference(&full)
+}
