@@ -267,13 +267,17 @@ impl<'a> Builder<'a> {
             });
             let parts = vec![self.cache.part(&key)];
             let args = BTreeMap::new();
-            return Ok(State { parts, layers: Vec::new(), key, config, args, shell });
+            let (layers, provenance) = (Vec::new(), Some(engine::Provenance::default()));
+            return Ok(State { parts, layers, provenance, key, config, args, shell });
         }
         let reference: ImageRef = name.parse().map_err(engine::Error::from)?;
         let resolved = self.engine.resolve(&reference, &self.progress)?;
-        let (layers, id) = match &resolved.stored {
-            Some(stored) => (stored.record.layers.clone(), stored.id.to_string()),
-            None => (Vec::new(), engine_key(&resolved.root)?),
+        let (layers, id, provenance) = match &resolved.stored {
+            Some(stored) => {
+                let provenance = self.engine.provenance(stored)?;
+                (stored.record.layers.clone(), stored.id.to_string(), provenance)
+            }
+            None => (Vec::new(), engine_key(&resolved.root)?, None),
         };
         let RootSource::Squashfs { parts } = &resolved.root else {
             let text = format!("FROM a directory ({name}): make it a file with sampan convert");
@@ -281,7 +285,7 @@ impl<'a> Builder<'a> {
         };
         let config = self.engine.image_document(&resolved)?;
         let (parts, key, args) = (parts.clone(), Key::of_base(&id), BTreeMap::new());
-        Ok(State { parts, layers, key, config, args, shell })
+        Ok(State { parts, layers, provenance, key, config, args, shell })
     }
 
     /// The files of another stage or image that a step names.
@@ -379,7 +383,11 @@ impl<'a> Builder<'a> {
     /// Puts a layer over a stage.
     pub(crate) fn apply(&self, state: &mut State, key: Key, record: &Record) {
         if let Some((digest, size)) = &record.layer {
-            state.parts.push(self.cache.part(&key));
+            let part = self.cache.part(&key);
+            if let Some(provenance) = &mut state.provenance {
+                provenance.layers.push(part.path.clone());
+            }
+            state.parts.push(part);
             state.layers.push(LayerRecord {
                 digest: digest.clone(),
                 size: *size,
@@ -552,7 +560,8 @@ impl<'a> Builder<'a> {
         });
         let manifest = image::manifest(&descriptor, &layers.collect::<Vec<_>>());
         let (layers, parts) = (state.layers.clone(), state.parts.clone());
-        Ok(engine::Built { manifest, config_bytes, config, layers, parts })
+        let provenance = state.provenance.clone();
+        Ok(engine::Built { manifest, config_bytes, config, layers, parts, provenance })
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) struct State {
     pub(crate) parts: Vec<ImagePart>,
     /// Its layers as a manifest names them.
     pub(crate) layers: Vec<LayerRecord>,
+    /// Where they are, as far as the base says.
+    pub(crate) provenance: Option<engine::Provenance>,
     /// What the next layer lies over.
     pub(crate) key: Key,
     /// The image's configuration (OCI image-spec, config.md).
@@ -179,6 +181,7 @@ mod tests {
         State {
             parts: Vec::new(),
             layers: Vec::new(),
+            provenance: None,
             key: Key::of_base("x"),
             config: json!({"config": {"Env": ["PATH=/bin"], "WorkingDir": "/work"}}),
             args: BTreeMap::from([("A".to_owned(), "arg".to_owned())]),

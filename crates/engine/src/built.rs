@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use plan::ImagePart;
+use serde::{Deserialize, Serialize};
 use squashfs::Compression;
 use store::{Begin, ImageId, ImageRecord, LayerRecord, StoredImage};
 use types::{Digest, ImageConfig, RegistryRef};
@@ -12,6 +13,21 @@ use crate::{Engine, Error, Resolved, Result, unpack};
 
 /// The registry of images that were built here and have none.
 pub const LOCAL: &str = "localhost";
+
+/// Which blob of an image's record says where its layers are, after manifest
+/// and configuration.
+const PROVENANCE: usize = 2;
+
+/// Where the layers of an image are, so that it is written elsewhere with them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// The image that has the first layers; empty without any.
+    pub base: String,
+    /// How many those are.
+    pub base_layers: usize,
+    /// The others, as squashfs files in the form of overlayfs, lowest first.
+    pub layers: Vec<PathBuf>,
+}
 
 /// An image that was built.
 #[derive(Clone, Debug)]
@@ -26,6 +42,8 @@ pub struct Built {
     pub layers: Vec<LayerRecord>,
     /// The file systems that make its root file system, bottom first.
     pub parts: Vec<ImagePart>,
+    /// Where its layers are; None where its base has none to give.
+    pub provenance: Option<Provenance>,
 }
 
 impl Engine {
@@ -39,6 +57,13 @@ impl Engine {
         std::fs::create_dir_all(&dir)
             .map_err(|source| Error::Export { path: dir.clone(), source })?;
         Ok(dir)
+    }
+
+    /// Removes what builds have kept.
+    pub(crate) fn clear_build_cache(&self) -> Result<()> {
+        let dir = self.build_cache()?;
+        let failed = |source| Error::Export { path: dir.clone(), source };
+        std::fs::remove_dir_all(&dir).map_err(failed)
     }
 
     /// Where a build writes: node-local, of this user alone.
@@ -57,6 +82,21 @@ impl Engine {
     /// When the store cannot be read.
     pub fn image_document(&self, image: &Resolved) -> Result<serde_json::Value> {
         self.document(image)
+    }
+
+    /// Where the layers of an image of the store are, as far as that is known.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn provenance(&self, image: &StoredImage) -> Result<Option<Provenance>> {
+        if let Some(blob) = image.record.blobs.get(PROVENANCE) {
+            let bytes = self.store()?.blob_get(blob)?;
+            return Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()));
+        }
+        let (base, base_layers) = (image.record.reference.clone(), image.record.layers.len());
+        let layers = Vec::new();
+        let local = base.starts_with(&format!("{LOCAL}/"));
+        Ok((!local).then_some(Provenance { base, base_layers, layers }))
     }
 
     /// How layers of builds are compressed.
@@ -89,8 +129,12 @@ impl Engine {
                 let failed = |source| Error::Copy { path: path.clone(), source };
                 let source = image::TreeSource::Images(&images);
                 image::copy(source, file, &options, &[]).map_err(failed)?;
-                let blobs =
+                let mut blobs =
                     vec![store.blob_put(&built.manifest)?, store.blob_put(&built.config_bytes)?];
+                if let Some(provenance) = &built.provenance {
+                    let bytes = serde_json::to_vec(provenance).unwrap_or_default();
+                    blobs.push(store.blob_put(&bytes)?);
+                }
                 let platform = built.config.platform.clone();
                 let record = ImageRecord {
                     id: id.clone(),

@@ -40,7 +40,7 @@ use registry::{Client, ClientOptions, Credentials, Notice};
 use store::{ImageEntry, PruneOptions, PruneReport, RemoveTarget, Removed, Store, StoreOptions};
 use types::{ImageRef, Platform};
 
-pub use built::{Built, LOCAL};
+pub use built::{Built, LOCAL, Provenance};
 pub use config::{Config, ConfigError, Origin, Override, PullPolicy, Setting, Shown};
 pub use container::{Container, mount_source};
 pub use destination::Destination;
@@ -134,6 +134,7 @@ impl Engine {
         let report = self.store()?.prune(options)?;
         if options.all && !options.dry_run {
             unpack::clear(&self.config.scratch.value)?;
+            self.clear_build_cache()?;
         }
         Ok(report)
     }

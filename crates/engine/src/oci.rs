@@ -8,15 +8,16 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use image::{LayerForm, LayerSource, OciImage, OneLayer};
+use image::{Layer, LayerForm, LayerSource, OciImage, OneLayer};
 use registry::Content;
 use serde_json::{Value, json};
 use sha2::Digest as _;
 use sif::{Arch, CreateOptions, Kind, NewObject};
 use squashfs::Compression;
+use store::StoredImage;
 use types::{Descriptor, Digest, ImageConfig, ImageRef, Manifest, RegistryRef, media};
 
-use crate::built::LOCAL;
+use crate::built::{LOCAL, Provenance};
 use crate::export::{self, Fresh, oci_config};
 use crate::layers::{RegistryLayers, Watched};
 use crate::pull::{fetch_config, find_manifest};
@@ -85,6 +86,13 @@ impl Engine {
             return self.put(&documents, &image, to, (force, None), progress);
         }
         let resolved = self.resolve(source, progress)?;
+        if let Some(stored) = &resolved.stored
+            && let Some(provenance) = self.provenance(stored)?
+            && !provenance.layers.is_empty()
+            && provenance.layers.iter().all(|path| path.is_file())
+        {
+            return self.export_built(stored, &provenance, to, force, progress);
+        }
         let (documents, layer) = self.one_layer(&resolved)?;
         self.put(&documents, &layer, to, (force, None), progress)
     }
@@ -95,11 +103,65 @@ impl Engine {
         Ok(self.stored(source)?.is_some_and(|image| image.record.reference.starts_with(&local)))
     }
 
-    /// A root file system as an image of one layer.
-    fn one_layer(&self, resolved: &Resolved) -> Result<(Documents, OneLayer)> {
+    /// Writes an image that was built, with the layers that it was built of.
+    fn export_built(
+        &self,
+        stored: &StoredImage,
+        provenance: &Provenance,
+        to: &Destination,
+        force: bool,
+        progress: &SharedProgress,
+    ) -> Result<Digest> {
+        let name = stored.record.reference.clone();
+        let missing = || Error::UnknownImage { name: name.clone() };
+        let blob = stored.record.blobs.get(1).ok_or_else(missing)?;
+        let config = self.store()?.blob_get(blob)?.ok_or_else(missing)?;
+        let base = &stored.record.layers[..provenance.base_layers.min(stored.record.layers.len())];
+        let mut descriptors: Vec<Descriptor> =
+            base.iter().map(|l| Descriptor::new(&l.media_type, l.digest.clone(), l.size)).collect();
+        let mut own = Vec::new();
+        for path in &provenance.layers {
+            let part = plan::ImagePart { path: path.clone(), offset: 0 };
+            let image = unpack::open(&[part])?.remove(0);
+            let layer = self.as_layer(&image)?;
+            descriptors.push(layer.descriptor().clone());
+            own.push(layer);
+        }
+        let config_descriptor = Descriptor::new(CONFIG, digest(&config), config.len() as u64);
+        let manifest = Manifest { config: config_descriptor, layers: descriptors };
+        let documents = Documents {
+            manifest_bytes: image::manifest(&manifest.config, &manifest.layers),
+            manifest,
+            media_type: media::OCI_MANIFEST.to_owned(),
+            config,
+        };
+        let parsed = self.parse_config(&name, &documents.config)?;
+        let layers = image::layers(&documents.manifest, &parsed);
+        let put = |below: &dyn LayerSource, from: Option<&RegistryRef>| {
+            let source = Composite { layers: &layers, below, own: &own };
+            self.put(&documents, &source, to, (force, from), progress)
+        };
+        if base.is_empty() {
+            return put(&Nowhere, None);
+        }
+        match provenance.base.parse::<ImageRef>()? {
+            ImageRef::Registry(reference) => {
+                let client = self.client(Some(progress))?;
+                let layers = layers[..base.len()].to_vec();
+                let below = RegistryLayers { client: &client, name: &reference, layers };
+                put(&below, Some(&reference))
+            }
+            local => {
+                let opened = transport::open(&local, &self.config().platform.value)?;
+                put(&opened.image, None)
+            }
+        }
+    }
+
+    /// A file system as a compressed layer, in a file without a name.
+    fn as_layer(&self, image: &squashfs::Image) -> Result<OneLayer> {
         let scratch = &self.config().scratch.value;
         let near = unpack::own_directory(&unpack::cache(scratch))?.join("layer");
-        let image = self.as_image(resolved, &near)?;
         let cannot = |source| Error::Export { path: near.clone(), source };
         let mut file = unpack::nameless(&near).map_err(cannot)?;
         let failed = |source| Error::Copy { path: near.clone(), source };
@@ -112,16 +174,25 @@ impl Engine {
             _ => LayerForm::Gzip(GZIP_LEVEL),
         };
         let mut buffered = io::BufWriter::with_capacity(1 << 20, &mut file);
-        let written = image::write_layer(&image, &mut buffered, form).map_err(failed)?;
+        let written = image::write_layer(image, &mut buffered, form).map_err(failed)?;
         buffered.into_inner().map_err(|e| cannot(e.into_error()))?;
-        let config = self.config_of(resolved, &written.diff_id)?;
+        Ok(OneLayer::new(file, written))
+    }
+
+    /// A root file system as an image of one layer.
+    fn one_layer(&self, resolved: &Resolved) -> Result<(Documents, OneLayer)> {
+        let scratch = &self.config().scratch.value;
+        let near = unpack::own_directory(&unpack::cache(scratch))?.join("layer");
+        let image = self.as_image(resolved, &near)?;
+        let layer = self.as_layer(&image)?;
+        let config = self.config_of(resolved, layer.diff_id())?;
         let descriptor = Descriptor::new(CONFIG, digest(&config), config.len() as u64);
-        let layers = vec![written.descriptor.clone()];
+        let layers = vec![layer.descriptor().clone()];
         let manifest_bytes = image::manifest(&descriptor, &layers);
         let manifest = Manifest { config: descriptor, layers };
         let media_type = media::OCI_MANIFEST.to_owned();
         let documents = Documents { manifest, manifest_bytes, media_type, config };
-        Ok((documents, OneLayer::new(file, written)))
+        Ok((documents, layer))
     }
 
     /// The configuration of an image whose layers became one.
@@ -297,6 +368,40 @@ impl io::Read for FromStart<'_> {
         let got = std::os::unix::fs::FileExt::read_at(self.file, buffer, self.at)?;
         self.at += got as u64;
         Ok(got)
+    }
+}
+
+/// The layers of a base, and those that a build has put over them.
+struct Composite<'a> {
+    layers: &'a [Layer],
+    below: &'a dyn LayerSource,
+    own: &'a [OneLayer],
+}
+
+impl LayerSource for Composite<'_> {
+    fn layers(&self) -> &[Layer] {
+        self.layers
+    }
+
+    fn open(&self, index: usize) -> io::Result<Box<dyn io::Read + Send + '_>> {
+        let below = self.layers.len() - self.own.len();
+        match index.checked_sub(below) {
+            None => self.below.open(index),
+            Some(own) => self.own.get(own).ok_or(io::ErrorKind::NotFound)?.open(0),
+        }
+    }
+}
+
+/// The layers of an image that begins with nothing.
+struct Nowhere;
+
+impl LayerSource for Nowhere {
+    fn layers(&self) -> &[Layer] {
+        &[]
+    }
+
+    fn open(&self, _: usize) -> io::Result<Box<dyn io::Read + Send + '_>> {
+        Err(io::ErrorKind::NotFound.into())
     }
 }
 

@@ -196,19 +196,32 @@ fn of(like: &Digest, bytes: &[u8]) -> Digest {
     }
 }
 
-/// An image's only layer, in a file of its own.
+/// A layer that was written to a file of its own.
 pub struct OneLayer {
     layer: [Layer; 1],
+    written: WrittenLayer,
     file: Arc<File>,
 }
 
 impl OneLayer {
-    /// A layer that was written to a file from its first byte on.
+    /// A layer that fills a file from its first byte on.
     #[must_use]
     pub fn new(file: File, written: WrittenLayer) -> Self {
-        let Descriptor { digest, size, .. } = written.descriptor;
-        let layer = Layer { digest, size, diff_id: Some(written.diff_id) };
-        Self { layer: [layer], file: Arc::new(file) }
+        let Descriptor { digest, size, .. } = written.descriptor.clone();
+        let layer = Layer { digest, size, diff_id: Some(written.diff_id.clone()) };
+        Self { layer: [layer], written, file: Arc::new(file) }
+    }
+
+    /// What a manifest says of it.
+    #[must_use]
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.written.descriptor
+    }
+
+    /// Digest of the uncompressed tar.
+    #[must_use]
+    pub fn diff_id(&self) -> &Digest {
+        &self.written.diff_id
     }
 }
 
