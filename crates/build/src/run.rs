@@ -70,7 +70,12 @@ impl Builder<'_> {
             return Ok(false);
         }
         let file = self.cache().create(&key)?;
-        scratch.commit(file, self.engine().build_compression())?;
+        let options = ConvertOptions {
+            compression: self.engine().build_compression(),
+            latest: self.epoch(),
+            ..ConvertOptions::default()
+        };
+        scratch.commit(file, &options)?;
         let record = self.keep(&key, true)?;
         self.apply(state, key, &record);
         Ok(false)
@@ -330,11 +335,10 @@ impl Scratch {
     }
 
     /// Writes what has changed as a layer.
-    fn commit(&self, file: File, compression: squashfs::Compression) -> Result<()> {
-        let options = ConvertOptions { compression, ..ConvertOptions::default() };
+    fn commit(&self, file: File, options: &ConvertOptions) -> Result<()> {
         let upper = self.upper();
         let done = runtime::as_root(|| {
-            let copied = image::copy(TreeSource::Upper(&upper), file, &options, &[]);
+            let copied = image::copy(TreeSource::Upper(&upper), file, options, &[]);
             if let Err(error) = &copied {
                 tell(error);
             }

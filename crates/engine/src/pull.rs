@@ -144,6 +144,7 @@ impl Engine {
             compression: settings.compression.value,
             parallel_layers: settings.parallel_layers.value,
             size_limit: settings.size_limit.value,
+            ..ConvertOptions::default()
         };
         image::convert(source, file, &options)
             .map_err(|source| Error::Convert { name: name.to_owned(), source })?;

@@ -21,11 +21,18 @@ pub struct ConvertOptions {
     pub parallel_layers: usize,
     /// Most uncompressed bytes of all layers together.
     pub size_limit: u64,
+    /// Seconds since 1970 that nothing copied from a directory is younger than.
+    pub latest: Option<u32>,
 }
 
 impl Default for ConvertOptions {
     fn default() -> Self {
-        Self { compression: Compression::Zstd(1), parallel_layers: 4, size_limit: 1 << 40 }
+        Self {
+            compression: Compression::Zstd(1),
+            parallel_layers: 4,
+            size_limit: 1 << 40,
+            latest: None,
+        }
     }
 }
 

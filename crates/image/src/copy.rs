@@ -117,6 +117,7 @@ pub fn copy(
         merge: Merge::new(),
         left: options.size_limit,
         limit: options.size_limit,
+        latest: options.latest.unwrap_or(u32::MAX),
     };
     match source {
         TreeSource::Images(images) => {
@@ -140,6 +141,7 @@ struct Copier {
     merge: Merge,
     left: u64,
     limit: u64,
+    latest: u32,
 }
 
 impl Copier {
@@ -255,7 +257,9 @@ impl Copier {
         };
         let meta = std::fs::symlink_metadata(top).map_err(failed(top))?;
         let root = self.merge.tree.root();
-        self.merge.tree.get_mut(root).meta = host_meta(top, &meta, upper).0;
+        let (mut own, _) = host_meta(top, &meta, upper);
+        own.mtime = own.mtime.min(self.latest);
+        self.merge.tree.get_mut(root).meta = own;
         let mut links: HashMap<(u64, u64), NodeId> = HashMap::new();
         let mut todo = vec![(top.to_owned(), root)];
         while let Some((dir, id)) = todo.pop() {
@@ -275,7 +279,8 @@ impl Copier {
                     self.merge.tree.link(id, name.as_bytes(), *known);
                     continue;
                 }
-                let (own, noted) = host_meta(&path, &meta, upper);
+                let (mut own, noted) = host_meta(&path, &meta, upper);
+                own.mtime = own.mtime.min(self.latest);
                 let device = || (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
                 let node = if let Some(Device { block, major, minor }) = noted {
                     if block {

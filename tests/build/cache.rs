@@ -1,0 +1,81 @@
+//! Layers by what they were made from, and builds that end badly.
+
+use harness::Place;
+
+use crate::{build, id};
+
+const STEPS: &str = "ARG BASE\nFROM $BASE\nRUN echo one >/one\nCOPY dir /d\nRUN echo two >/two\n";
+
+fn cached(ran: &harness::Ran) -> usize {
+    ran.err.matches("(cached)").count()
+}
+
+#[test]
+fn another_checkout_of_the_same_files_hits() {
+    let place = Place::new();
+    let first = build(&place, STEPS, &[]);
+    assert_eq!(cached(&first), 0, "{}", first.err);
+    let first = id(first);
+    let again = build(&place, STEPS, &[]);
+    assert_eq!(cached(&again), 3, "{}", again.err);
+    assert_eq!(id(again), first);
+    // Elsewhere, with other times.
+    let copy = "cp -r ctx other && touch other/dir/b.txt && rm other/dir/hard && cp other/dir/b.txt other/dir/hard";
+    let _ = place.shell(copy).ok();
+    let base = format!("BASE={}", crate::base(&place));
+    let flags = ["build", "-t", "made", "-f", "Dockerfile", "--build-arg", &base, "other"];
+    let moved = place.sampan(&flags);
+    assert_eq!(cached(&moved), 3, "{}", moved.err);
+    // One changed file: misses from there on.
+    let _ = place.shell("echo changed >ctx/dir/b.txt").ok();
+    let changed = build(&place, STEPS, &[]);
+    assert_eq!(cached(&changed), 1, "{}", changed.err);
+    let line = STEPS.replace("echo one", "echo uno");
+    assert_eq!(cached(&build(&place, &line, &[])), 0);
+    assert_eq!(cached(&build(&place, STEPS, &["--no-cache"])), 0);
+    // Without the cache the image is still there.
+    let _ = place.sampan(&["prune", "--all"]).ok();
+    assert_eq!(cached(&build(&place, STEPS, &[])), 0);
+}
+
+#[test]
+fn the_same_files_give_the_same_image() {
+    let place = Place::new();
+    let text =
+        "ARG BASE\nFROM $BASE\nCOPY dir /d\nRUN mkdir /new && echo x >/new/file\nWORKDIR /w\n";
+    let flags = ["--timestamp", "1000000", "--no-cache"];
+    let first = id(build(&place, text, &flags));
+    let _ = place.shell("sleep 1; touch ctx/dir/sub/c.txt").ok();
+    assert_eq!(id(build(&place, text, &flags)), first);
+}
+
+#[test]
+fn a_killed_build_leaves_nothing() {
+    let place = Place::new();
+    let text = "ARG BASE\nFROM $BASE\nRUN touch /before && busybox sleep 4711\n";
+    let _ = build(&place, "ARG BASE\nFROM $BASE\n", &[]).ok();
+    let file = place.write("work/Dockerfile", text);
+    place.give(&file);
+    let script = format!(
+        "$sampan build -f Dockerfile --build-arg BASE={} ctx >/dev/null 2>&1 & \
+         while ! pgrep -u $(id -u) -xf 'busybox sleep 4711' >/dev/null; do sleep 0.05; done; \
+         kill -9 $!; sleep 0.5; pgrep -u $(id -u) -xf 'busybox sleep 4711'; \
+         ls $SAMPAN_SCRATCH/sampan-*/build | wc -l",
+        crate::base(&place)
+    );
+    assert_eq!(place.shell(&script).out, "1\n", "the command outlived its build");
+    let ran = build(&place, "ARG BASE\nFROM $BASE\nRUN test ! -e /before\n", &[]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!(place.shell("ls $SAMPAN_SCRATCH/sampan-*/build | wc -l").ok(), "0\n");
+}
+
+#[test]
+fn a_failed_step_leaves_the_ones_before() {
+    let place = Place::new();
+    let text = "ARG BASE\nFROM $BASE\nRUN echo one >/one\nRUN echo said; exit 3\n";
+    let ran = build(&place, text, &[]);
+    assert!(ran.code == 3 && ran.err.contains("said"), "{}", ran.err);
+    let ran = build(&place, text, &["--progress=quiet"]);
+    assert!(ran.code == 3 && ran.err.contains("said"), "{}", ran.err);
+    assert_eq!(cached(&build(&place, &text.replace("exit 3", "true"), &[])), 1);
+}

@@ -1,0 +1,78 @@
+//! What programs see of root, and what stays of it.
+
+use harness::Place;
+
+use crate::{build, unpacked};
+
+/// Runs a script as root in the busybox image, in both modes.
+fn script(place: &Place, mode: &str, script: &str) -> harness::Ran {
+    let image = place.image_file();
+    let flags = ["exec", "--root", "--root-emulation", mode, "--writable-tmpfs", "--contain"];
+    place.sampan(&[&flags[..], &[&image, "sh", "-c", script]].concat())
+}
+
+#[test]
+fn what_is_recorded_is_shown() {
+    let place = Place::new();
+    let owners = "cd /tmp; touch f; busybox chown 5:7 f; stat -c '%u:%g' f; busybox chown :9 f; \
+                  stat -c '%u:%g' f; busybox chmod 6755 f; busybox chown 1 f; stat -c '%a %u' f; \
+                  busybox ln f hard; busybox mv f moved; stat -c '%u:%g' hard moved; \
+                  mkdir d; busybox chown -R 42 d; cd d; stat -c %u . ../d /tmp/d; \
+                  busybox chown 0:0 .; stat -c %u .; busybox cp -a ../moved copy; stat -c '%u:%g %a' copy";
+    let expected = "5:7\n5:9\n755 1\n1:9\n1:9\n42\n42\n42\n0\n1:9 755\n";
+    assert_eq!(script(&place, "consistent", owners).ok(), expected);
+    let devices = "cd /tmp; busybox mknod c c 1 3; busybox mknod b b 8 1; busybox mknod p p; \
+                   stat -c '%F %t,%T' c b p; busybox chown 3 c; stat -c '%F %u' c; rm c b p; ls";
+    let expected = "character special file 1,3\nblock special file 8,1\nfifo 0,0\n\
+                    character special file 3\n";
+    assert_eq!(script(&place, "consistent", devices).ok(), expected);
+    let identity = "busybox su app -c 'id -u; id -g; cd /tmp; echo x >mine; mkdir dir; \
+                    stat -c %u:%g mine dir; busybox su root -c true 2>&1 | wc -l'";
+    let expected = "999\n998\n999:998\n999:998\n1\n";
+    assert_eq!(script(&place, "consistent", identity).ok(), expected);
+    // Another root directory.
+    let chroot = "mkdir -p /tmp/r/bin; busybox cp /bin/busybox /tmp/r/bin/; \
+                  busybox chroot /tmp/r /bin/busybox sh -c 'busybox touch /f; busybox chown 3:4 /f; \
+                  busybox stat -c %u:%g /f'; stat -c %u:%g /tmp/r/f";
+    assert_eq!(script(&place, "consistent", chroot).ok(), "3:4\n3:4\n");
+    // Errors are the kernel's own.
+    let errors = "busybox chown 1 /nosuch 2>&1; busybox mknod /tmp c 1 3 2>&1; \
+                  busybox chown 1 /proc/self/status 2>&1 | wc -l";
+    let said = script(&place, "consistent", errors).ok();
+    assert!(said.contains("No such file") && said.contains("File exists"), "{said}");
+}
+
+#[test]
+fn the_fast_mode_says_yes_and_does_nothing() {
+    let place = Place::new();
+    let all = "cd /tmp; touch f; busybox chown 5:7 f && stat -c '%u:%g' f; \
+               busybox mknod c c 1 3 && test ! -e c && busybox mknod p p && stat -c %F p; id -u";
+    assert_eq!(script(&place, "fast", all).ok(), "0:0\nfifo\n0\n");
+    let ran = script(&place, "none", "touch /tmp/f; busybox chown 5:7 /tmp/f");
+    assert!(ran.code != 0 && ran.err.contains("Invalid argument"), "{}", ran.err);
+}
+
+#[test]
+fn a_build_keeps_all_of_it() {
+    let place = Place::new();
+    let text = "ARG BASE\nFROM $BASE\n\
+        RUN busybox chown 5:7 /etc/marker && busybox mknod /dev-null c 1 3 && busybox mknod /pipe p \
+         && mkdir -m 1777 /sticky && busybox chown 9:9 /sticky && busybox chmod 0 /etc/group\n\
+        RUN stat -c '%u:%g %a' /etc/marker /sticky && test -c /dev-null && rm /bin/wc\n\
+        USER app\nRUN mkdir /tmp/own && echo x >/tmp/own/file\n";
+    let _ = build(&place, text, &[]).ok();
+    let all = unpacked(&place, "made");
+    for line in [
+        "./etc/marker regular file 644 5:7 0,0",
+        "./dev-null character special file 644 0:0 1,3",
+        "./pipe fifo 644 0:0 0,0",
+        "./sticky directory 1777 9:9 0,0",
+        "./etc/group regular file 0 0:0 0,0",
+        "./tmp/own directory 755 999:998 0,0",
+        "./tmp/own/file regular file 644 999:998 0,0",
+    ] {
+        assert!(all.lines().any(|found| found == line), "{line}\n{all}");
+    }
+    assert!(!all.contains("./bin/wc") && all.contains("./bin/ls"), "{all}");
+    assert!(!all.contains("override_stat"));
+}
