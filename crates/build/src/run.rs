@@ -198,6 +198,8 @@ impl Builder<'_> {
         request.skip =
             Skip { tmp: true, cwd: true, accounts: true, localtime: true, ..Skip::default() };
         request.overlays = vec![(scratch.overlay(), false)];
+        // What a crash leaves of it is thrown away.
+        request.volatile = true;
         request.mounts.clone_from(&run.mounts);
         request.env = run.env.iter().map(|(n, v)| (n.into(), v.into())).collect();
         request.home = HomeChoice::None;

@@ -164,7 +164,7 @@ fn rootfs(
     }
     let mut writable = request.overlays.iter().filter(|(_, read_only)| !read_only);
     let mut upper = match writable.next() {
-        Some((path, _)) => Upper::Directory { path: path.clone() },
+        Some((path, _)) => Upper::Directory { path: path.clone(), volatile: request.volatile },
         None => Upper::None,
     };
     let several = writable.next().is_some();
@@ -181,6 +181,9 @@ fn rootfs(
         request.overlays.iter().filter(|(_, ro)| *ro).map(|(dir, _)| dir.clone()).collect();
     Ok(Rootfs { source: request.root.clone(), mount, skeleton, lowers, upper, in_place })
 }
+
+/// Where apt finds its configuration (apt.conf(5)).
+const APT: &str = "/etc/apt/apt.conf.d";
 
 /// Finds each mount its place in the image, and adds what is missing there.
 struct Layout<'a> {
@@ -237,6 +240,15 @@ impl<'a> Layout<'a> {
         });
         for (path, bytes) in accounts_files.into_iter().flatten() {
             self.file(path, bytes, "names the caller")?;
+        }
+        if request.root_emulation == RootEmulation::Fast && !host.real_root {
+            // apt gives root up and looks whether it has: here it has not.
+            let (dir, entry) = resolve(self.tree, Path::new(APT))?;
+            if entry.is_some_and(|entry| entry.kind == EntryKind::Directory) {
+                let path = dir.join("zz-sampan");
+                let text = b"APT::Sandbox::User \"root\";\n".to_vec();
+                self.file(&path.to_string_lossy(), text, "for apt without a user of its own")?;
+            }
         }
         let network = !request.skip.network_files && !request.isolation.no_net;
         let files = [

@@ -70,6 +70,8 @@ pub enum Upper {
     Directory {
         /// The overlay directory on the host.
         path: PathBuf,
+        /// Whether what is written need not survive a crash of the machine.
+        volatile: bool,
     },
 }
 

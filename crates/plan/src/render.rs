@@ -81,7 +81,7 @@ fn rootfs(plan: &Plan) -> Vec<(String, String)> {
     match &root.upper {
         Upper::None => {}
         Upper::Tmpfs => list.push(("writable layer in memory".into(), "--writable-tmpfs".into())),
-        Upper::Directory { path } => {
+        Upper::Directory { path, .. } => {
             list.push((format!("writable layer {}", path.display()), "--overlay".to_owned()));
         }
     }

@@ -306,6 +306,9 @@ pub struct RunRequest {
     pub writable: Writable,
     /// Overlay directories, topmost first; the second value is read-only.
     pub overlays: Vec<(PathBuf, bool)>,
+    /// Whether what is written to an overlay need not survive a crash of the
+    /// machine: fsync(2) then does nothing, and the overlay cannot be used again.
+    pub volatile: bool,
     /// Mounts.
     pub mounts: Vec<MountRequest>,
     /// `--env` and `--env-file`, in order; the last one wins.
@@ -339,6 +342,7 @@ impl RunRequest {
             isolation: Isolation::default(),
             writable: Writable::No,
             overlays: Vec::new(),
+            volatile: false,
             mounts: Vec::new(),
             env: Vec::new(),
             workdir: None,

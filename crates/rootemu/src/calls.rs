@@ -31,6 +31,8 @@ pub(crate) enum Call {
     Open,
     /// `(dirfd, path, flags, mode)`.
     Openat,
+    /// Only noted: paths then begin elsewhere.
+    Chroot,
     /// `(path, mode)`.
     Creat,
     /// `(path, mode)`.
@@ -154,6 +156,8 @@ const X86_64_CALLS: &[(u32, Call)] = &[
     (85, Creat),
     (83, Mkdir),
     (258, Mkdirat),
+    (161, Chroot),
+    (155, Chroot),
 ];
 
 const I386_CALLS: &[(u32, Call)] = &[
@@ -219,6 +223,8 @@ const GENERIC_CALLS: &[(u32, Call)] = &[
     (104, KexecLoad),
     (56, Openat),
     (34, Mkdirat),
+    (51, Chroot),
+    (41, Chroot),
 ];
 
 /// 32-bit arm, on arm64 kernels.

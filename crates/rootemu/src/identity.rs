@@ -130,14 +130,25 @@ struct Process {
     started: u64,
 }
 
+/// More entries than this are looked through for dead ones.
+const MOST_KNOWN: usize = 4096;
+
 impl Process {
-    fn of(pid: u32) -> io::Result<Self> {
+    /// When a thread started, and its parent.
+    fn stat(pid: u32) -> io::Result<(u64, u64)> {
         let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
         // The name in parentheses may hold anything.
         let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
         let field = |index: usize| rest.split_whitespace().nth(index)?.parse::<u64>().ok();
-        let both = field(1).zip(field(19));
-        let (parent, started) = both.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(field(1).zip(field(19)).ok_or(io::ErrorKind::InvalidData)?)
+    }
+
+    fn started(pid: u32) -> io::Result<u64> {
+        Self::stat(pid).map(|(_, started)| started)
+    }
+
+    fn of(pid: u32) -> io::Result<Self> {
+        let (parent, started) = Self::stat(pid)?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
         let group = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
         let group = group.and_then(|text| text.trim().parse().ok()).unwrap_or(pid);
@@ -151,25 +162,32 @@ impl Identities {
         if self.known.is_empty() {
             return Identity::default();
         }
-        self.find(pid, 0).unwrap_or_default()
+        if self.known.len() > MOST_KNOWN {
+            self.known.retain(|pid, (started, _)| {
+                Process::started(*pid).is_ok_and(|now| now == *started)
+            });
+        }
+        self.find(pid, 0)
     }
 
     /// Its own, its process's, or that of the nearest ancestor that has one.
-    fn find(&mut self, pid: u32, depth: u32) -> Option<Identity> {
+    /// What was found is kept: looking up costs more than a call.
+    fn find(&mut self, pid: u32, depth: u32) -> Identity {
         // Deeper than any tree of processes in a build.
         if pid == 0 || depth > 256 {
-            return None;
+            return Identity::default();
         }
-        let process = Process::of(pid).ok()?;
-        if let Some((started, identity)) = self.known.get(&pid)
-            && *started == process.started
+        let Ok(started) = Process::started(pid) else { return Identity::default() };
+        if let Some((known, identity)) = self.known.get(&pid)
+            && *known == started
         {
-            return Some(identity.clone());
+            return identity.clone();
         }
+        let Ok(process) = Process::of(pid) else { return Identity::default() };
         let above = if process.group == pid { process.parent } else { process.group };
-        let identity = self.find(above, depth + 1)?;
-        self.known.insert(pid, (process.started, identity.clone()));
-        Some(identity)
+        let identity = self.find(above, depth + 1);
+        self.known.insert(pid, (started, identity.clone()));
+        identity
     }
 
     /// Changes who a thread is.

@@ -109,6 +109,8 @@ struct Target {
 #[derive(Default)]
 struct Supervisor {
     identities: Identities,
+    /// Whether somebody has changed a root directory.
+    rooted: bool,
 }
 
 impl Supervisor {
@@ -126,7 +128,7 @@ impl Supervisor {
         };
         let flags = OFlags::from_bits_retain(flags as u32);
         let owner = self.owner_of_new(call.pid).filter(|_| !flags.contains(OFlags::TMPFILE))?;
-        let target = target(call.pid, dirfd, place, 0).ok()?;
+        let target = self.target(call.pid, dirfd, place, 0).ok()?;
         let bits = mode as u32 & 0o7777 & !umask(call.pid);
         let wanted = flags | OFlags::EXCL | OFlags::CLOEXEC;
         // A file that is there already is the kernel's business.
@@ -142,6 +144,44 @@ impl Supervisor {
         Some((file, flags.contains(OFlags::CLOEXEC)))
     }
 
+    /// What a path leads to.
+    fn target(&self, pid: u32, dirfd: i32, place: u64, flags: u64) -> Result<Target> {
+        let follow = flags & NOFOLLOW == 0;
+        let mut path = match string(pid, place) {
+            Ok(path) => path,
+            // A null path with AT_EMPTY_PATH is an empty one since 6.11.
+            Err(_) if flags & EMPTY_PATH != 0 && place == 0 => Vec::new(),
+            Err(refusal) => return Err(refusal),
+        };
+        if path.is_empty() {
+            if flags & EMPTY_PATH == 0 {
+                return Err(Refusal::Errno(2));
+            }
+            if dirfd != AT_FDCWD {
+                return Ok(descriptor(pid, dirfd as u64));
+            }
+            let path = c_string(format!("/proc/{pid}/cwd").into_bytes())?;
+            return Ok(Target { path, follow: true });
+        }
+        let mut full = if path[0] == b'/' {
+            if let Some(rest) = path.strip_prefix(b"/proc/self/") {
+                // There it depends on who asks.
+                path = [format!("/proc/{pid}/").as_bytes(), rest].concat();
+            }
+            if self.rooted && other_root(pid) {
+                format!("/proc/{pid}/root").into_bytes()
+            } else {
+                Vec::new()
+            }
+        } else if dirfd == AT_FDCWD {
+            format!("/proc/{pid}/cwd/").into_bytes()
+        } else {
+            format!("/proc/{pid}/fd/{dirfd}/").into_bytes()
+        };
+        full.extend(path);
+        Ok(Target { path: c_string(full)?, follow })
+    }
+
     /// Who a caller that is not root makes files for.
     fn owner_of_new(&mut self, pid: u32) -> Option<Owner> {
         let identity = self.identities.get(pid);
@@ -151,7 +191,7 @@ impl Supervisor {
 
     fn mkdir(&mut self, pid: u32, dirfd: i32, place: u64, mode: u64) -> Result<Answer> {
         let owner = self.owner_of_new(pid).ok_or(Refusal::Pass)?;
-        let target = target(pid, dirfd, place, NOFOLLOW)?;
+        let target = self.target(pid, dirfd, place, NOFOLLOW)?;
         let bits = mode as u32 & 0o7777 & !umask(pid);
         rustix::fs::mkdir(&target.path, FsMode::from_raw_mode(bits))?;
         target.record(Owner { mode: bits, ..owner })?;
@@ -163,22 +203,50 @@ impl Supervisor {
         let [a, b, c, d, e, _] = call.args;
         let pid = call.pid;
         match what {
-            Call::Chown => chown(&target(pid, AT_FDCWD, a, 0)?, b, c),
-            Call::Lchown => chown(&target(pid, AT_FDCWD, a, NOFOLLOW)?, b, c),
+            Call::Chown => chown(&self.target(pid, AT_FDCWD, a, 0)?, b, c),
+            Call::Lchown => chown(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?, b, c),
             Call::Fchown => chown(&descriptor(pid, a), b, c),
-            Call::Fchownat => chown(&target(pid, a as i32, b, e)?, c, d),
-            Call::Mknod => mknod(&target(pid, AT_FDCWD, a, NOFOLLOW)?, pid, b, c),
-            Call::Mknodat => mknod(&target(pid, a as i32, b, NOFOLLOW)?, pid, c, d),
-            Call::Stat => stat(&target(pid, AT_FDCWD, a, 0)?, pid, b),
-            Call::Lstat => stat(&target(pid, AT_FDCWD, a, NOFOLLOW)?, pid, b),
+            Call::Fchownat => chown(&self.target(pid, a as i32, b, e)?, c, d),
+            Call::Mknod => mknod(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?, pid, b, c),
+            Call::Mknodat => mknod(&self.target(pid, a as i32, b, NOFOLLOW)?, pid, c, d),
+            Call::Stat => stat(&self.target(pid, AT_FDCWD, a, 0)?, pid, b),
+            Call::Lstat => stat(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?, pid, b),
             Call::Fstat => stat(&descriptor(pid, a), pid, b),
-            Call::Fstatat => stat(&target(pid, a as i32, b, d)?, pid, c),
-            Call::Statx => statx(&target(pid, a as i32, b, c)?, pid, d as u32, e),
-            Call::Setxattr => setxattr(call),
+            Call::Fstatat => stat(&self.target(pid, a as i32, b, d)?, pid, c),
+            Call::Statx => statx(&self.target(pid, a as i32, b, c)?, pid, d as u32, e),
+            Call::Setxattr => self.setxattr(call),
+            Call::Chroot => {
+                self.rooted = true;
+                Err(Refusal::Pass)
+            }
             Call::Mkdir => self.mkdir(pid, AT_FDCWD, a, b),
             Call::Mkdirat => self.mkdir(pid, a as i32, b, c),
             _ => self.identity(what, call),
         }
+    }
+
+    /// An access control list that names ids which the namespace does not have is
+    /// taken for the permission bits that it amounts to; everything else is real.
+    fn setxattr(&self, call: &Notification) -> Result<Answer> {
+        let Notification { pid, number, args: [what, name, value, size, ..], .. } = *call;
+        let name = string(pid, name)?;
+        let access = name == b"system.posix_acl_access";
+        if !access && name != b"system.posix_acl_default" {
+            return Err(Refusal::Pass);
+        }
+        let mut list = vec![0; (size as usize).min(LONGEST_LIST)];
+        let got = seccomp::read_memory(pid, value, &mut list)?;
+        let Some(mode) = acl_mode(&list[..got]) else { return Err(Refusal::Pass) };
+        if access {
+            let target = match lookup(number) {
+                Lookup::Descriptor => descriptor(pid, what),
+                Lookup::Link => self.target(pid, AT_FDCWD, what, NOFOLLOW)?,
+                Lookup::Path => self.target(pid, AT_FDCWD, what, 0)?,
+            };
+            let bits = target.stat()?.mode() & 0o7000 | mode;
+            rustix::fs::chmod(&target.path, FsMode::from_raw_mode(bits))?;
+        }
+        Ok(Answer::Value(0))
     }
 
     fn identity(&mut self, what: Call, call: &Notification) -> Result<Answer> {
@@ -284,40 +352,6 @@ fn descriptor(pid: u32, fd: u64) -> Target {
     Target { path, follow: true }
 }
 
-/// What a path leads to.
-fn target(pid: u32, dirfd: i32, place: u64, flags: u64) -> Result<Target> {
-    let follow = flags & NOFOLLOW == 0;
-    let mut path = match string(pid, place) {
-        Ok(path) => path,
-        // A null path with AT_EMPTY_PATH is an empty one since 6.11.
-        Err(_) if flags & EMPTY_PATH != 0 && place == 0 => Vec::new(),
-        Err(refusal) => return Err(refusal),
-    };
-    if path.is_empty() {
-        if flags & EMPTY_PATH == 0 {
-            return Err(Refusal::Errno(2));
-        }
-        if dirfd != AT_FDCWD {
-            return Ok(descriptor(pid, dirfd as u64));
-        }
-        let path = c_string(format!("/proc/{pid}/cwd").into_bytes())?;
-        return Ok(Target { path, follow: true });
-    }
-    let mut full = if path[0] == b'/' {
-        if let Some(rest) = path.strip_prefix(b"/proc/self/") {
-            // There it depends on who asks.
-            path = [format!("/proc/{pid}/").as_bytes(), rest].concat();
-        }
-        if other_root(pid) { format!("/proc/{pid}/root").into_bytes() } else { Vec::new() }
-    } else if dirfd == AT_FDCWD {
-        format!("/proc/{pid}/cwd/").into_bytes()
-    } else {
-        format!("/proc/{pid}/fd/{dirfd}/").into_bytes()
-    };
-    full.extend(path);
-    Ok(Target { path: c_string(full)?, follow })
-}
-
 /// Whether a process has changed its root directory.
 fn other_root(pid: u32) -> bool {
     let link = rustix::fs::readlink(format!("/proc/{pid}/root"), Vec::with_capacity(64));
@@ -417,30 +451,6 @@ fn statx(target: &Target, pid: u32, mask: u32, place: u64) -> Result<Answer> {
     let (mode, device) = shown(owner, stat.mode());
     stat.change(owner.uid, owner.gid, mode, device);
     seccomp::write_memory(pid, place, stat.bytes())?;
-    Ok(Answer::Value(0))
-}
-
-/// An access control list that names ids which the namespace does not have is
-/// taken for the permission bits that it amounts to; everything else is real.
-fn setxattr(call: &Notification) -> Result<Answer> {
-    let Notification { pid, number, args: [what, name, value, size, ..], .. } = *call;
-    let name = string(pid, name)?;
-    let access = name == b"system.posix_acl_access";
-    if !access && name != b"system.posix_acl_default" {
-        return Err(Refusal::Pass);
-    }
-    let mut list = vec![0; (size as usize).min(LONGEST_LIST)];
-    let got = seccomp::read_memory(pid, value, &mut list)?;
-    let Some(mode) = acl_mode(&list[..got]) else { return Err(Refusal::Pass) };
-    if access {
-        let target = match lookup(number) {
-            Lookup::Descriptor => descriptor(pid, what),
-            Lookup::Link => target(pid, AT_FDCWD, what, NOFOLLOW)?,
-            Lookup::Path => target(pid, AT_FDCWD, what, 0)?,
-        };
-        let bits = target.stat()?.mode() & 0o7000 | mode;
-        rustix::fs::chmod(&target.path, FsMode::from_raw_mode(bits))?;
-    }
     Ok(Answer::Value(0))
 }
 

@@ -268,7 +268,7 @@ fn stage(root: &Rootfs, images: &[OwnedFd]) -> Result<Stage, RuntimeError> {
         .map(|dir| clone_tree(&lower_of(dir), false).map_err(step(&dir.display().to_string())))
         .collect::<Result<_, _>>()?;
     let upper = match &root.upper {
-        Upper::Directory { path } => Some(upper_dir(path)?),
+        Upper::Directory { path, .. } => Some(upper_dir(path)?),
         _ => None,
     };
     let stage = tmpfs(None, 0o755).map_err(step("making the stage"))?;
@@ -328,8 +328,8 @@ fn overlay_mount(layers: &[String], upper: &Upper) -> rustix::io::Result<OwnedFd
         }
     }
     fsconfig_set_flag(fs.as_fd(), "userxattr")?;
-    if *upper == Upper::Tmpfs {
-        // Nothing outlives the container, so nothing need reach a disk.
+    if matches!(upper, Upper::Tmpfs | Upper::Directory { volatile: true, .. }) {
+        // Nothing has to outlive a crash, so nothing need reach a disk.
         fsconfig_set_flag(fs.as_fd(), "volatile")?;
     }
     fsconfig_create(fs.as_fd())?;
