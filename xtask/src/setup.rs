@@ -10,7 +10,7 @@ use crate::run::{cargo, output, root_shell, run as execute, target};
 pub(crate) const USER: &str = "sampan-test";
 
 /// What the commands need beside Rust.
-const PACKAGES: [&str; 23] = [
+const PACKAGES: [&str; 24] = [
     "build-essential",
     "mmdebstrap",
     "busybox-static",
@@ -20,6 +20,7 @@ const PACKAGES: [&str; 23] = [
     "squashfs-tools",
     "squashfuse",
     "bubblewrap",
+    "buildah",
     "charliecloud",
     "crun",
     "podman",

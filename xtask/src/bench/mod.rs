@@ -8,6 +8,7 @@
 //! with a delegated leaf: crun and podman refuse a hybrid one.
 
 mod apptainer;
+mod building;
 mod files;
 mod measure;
 mod peers;

@@ -108,9 +108,9 @@ fn home(user: &str) -> Result<String> {
 }
 
 /// Makes the tools of one user.
-struct As {
+pub(super) struct As {
     user: &'static str,
-    home: String,
+    pub(super) home: String,
 }
 
 impl As {
@@ -119,7 +119,7 @@ impl As {
     }
 
     /// `line` is split at blanks; the words of `rest` follow as they are.
-    fn tool(&self, name: &'static str, line: &str, rest: &[&str]) -> Tool {
+    pub(super) fn tool(&self, name: &'static str, line: &str, rest: &[&str]) -> Tool {
         let words = line.split_ascii_whitespace().chain(rest.iter().copied());
         let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         Tool {
@@ -230,6 +230,7 @@ pub(super) fn works(job: &Job, apptainer: Option<&Apptainer>) -> Result<Vec<Work
     ];
     works.extend(super::files::works(job));
     works.extend(super::writing::works(job, &ordinary.home));
+    works.extend(super::building::works(job, &ordinary, &subid)?);
     Ok(works)
 }
 
