@@ -4,6 +4,7 @@
 
 mod cache;
 mod debian;
+mod definition;
 mod emulation;
 mod recipes;
 

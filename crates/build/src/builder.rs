@@ -25,10 +25,14 @@ use crate::state::State;
 /// How an image is built.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// Whether the %test of a definition file is left out.
+    pub no_test: bool,
     /// The recipe, for messages.
     pub file: PathBuf,
-    /// The directory that COPY takes from.
+    /// The directory that COPY takes from; of a definition file that is `/`.
     pub context: PathBuf,
+    /// Where relative paths of a definition file begin.
+    pub directory: PathBuf,
     /// The stage to build; None is the last one.
     pub target: Option<String>,
     /// `--build-arg`.
@@ -249,7 +253,7 @@ impl<'a> Builder<'a> {
     }
 
     /// An image as a state; `scratch` is the empty one.
-    fn image(&mut self, name: &str) -> Result<State> {
+    pub(crate) fn image(&mut self, name: &str) -> Result<State> {
         let shell = vec!["/bin/sh".to_owned(), "-c".to_owned()];
         let platform = self.engine.config().platform.value.clone();
         if name.eq_ignore_ascii_case("scratch") {
@@ -296,6 +300,24 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// Gives a stage a name for copies.
+    pub(crate) fn name_stage(&mut self, name: &str, state: &State) {
+        self.done.insert(name.to_owned(), state.clone());
+    }
+
+    /// Tells of a step.
+    pub(crate) fn say(&mut self, stage: &str, text: &str) {
+        self.last_output.clear();
+        self.watch.step(stage, text);
+    }
+
+    /// Tells that it was in the cache, if it was.
+    pub(crate) fn told(&mut self, cached: bool) {
+        if cached {
+            self.watch.cached();
+        }
+    }
+
     /// Makes sure that [`other`](Self::other) finds a stage or image.
     fn ensure(&mut self, index: usize, name: &str) -> Result<()> {
         if self.done.contains_key(name) {
@@ -311,7 +333,12 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn at(&self, place: crate::dockerfile::Place, text: &str, source: BuildError) -> BuildError {
+    pub(crate) fn at(
+        &self,
+        place: crate::dockerfile::Place,
+        text: &str,
+        source: BuildError,
+    ) -> BuildError {
         if let BuildError::Step { .. } = source {
             return source;
         }

@@ -1,10 +1,10 @@
 //! Recipes to images, as an ordinary user with one id.
 //!
 //! ```text
-//! Dockerfile ── parse ─→ stages ── step by step ─→ layers ─→ image in the store
-//!                                    │  COPY, ADD, WORKDIR: written as they are
-//!                                    └─ RUN: a container whose root is emulated; what it
-//!                                       changed is its overlay's upper directory
+//! Dockerfile, definition file ── parse ─→ stages ── step by step ─→ layers ─→ image
+//!      │  COPY, ADD, WORKDIR, %files: written as they are
+//!      └─ RUN, %post: a container whose root is emulated; what it changed is its
+//!         overlay's upper directory
 //! ```
 //!
 //! A layer is one squashfs file in the form of overlayfs, with true owners. The
@@ -17,6 +17,8 @@ mod archive;
 mod builder;
 mod cache;
 mod copy;
+mod define;
+mod definition;
 pub mod dockerfile;
 mod error;
 mod files;
@@ -26,11 +28,13 @@ mod run;
 mod state;
 
 pub use builder::{Options, Watch};
+pub use definition::is_definition;
 pub use error::BuildError;
 
 use engine::{Built, Engine, SharedProgress};
 
 use builder::Builder;
+use dockerfile::Dockerfile;
 
 /// What came of a build.
 #[derive(Debug)]
@@ -41,8 +45,8 @@ pub struct Outcome {
     pub last_output: Vec<u8>,
 }
 
-/// Builds an image from the text of a Dockerfile. Must be called while the
-/// process has one thread.
+/// Builds an image from the text of a Dockerfile or a definition file. Must be
+/// called while the process has one thread.
 pub fn build(
     engine: &Engine,
     text: &str,
@@ -52,8 +56,16 @@ pub fn build(
 ) -> Outcome {
     let mut last_output = Vec::new();
     let run = || {
-        let file = dockerfile::parse(text)
-            .map_err(|source| BuildError::Syntax { path: options.file.clone(), source })?;
+        let syntax = |source| BuildError::Syntax { path: options.file.clone(), source };
+        if is_definition(text) {
+            let stages = definition::parse(text, &options.args).map_err(syntax)?;
+            let none = Dockerfile { escape: '\\', args: Vec::new(), stages: Vec::new() };
+            let mut builder = Builder::new(engine, options, &none, progress, watch)?;
+            let built = builder.define(&stages, text, !options.no_test);
+            last_output.clone_from(&builder.last_output);
+            return builder.image_of(&built?);
+        }
+        let file = dockerfile::parse(text).map_err(syntax)?;
         let mut builder = Builder::new(engine, options, &file, progress, watch)?;
         let built = builder.build();
         last_output.clone_from(&builder.last_output);

@@ -33,11 +33,13 @@ pub fn run(engine: &Engine, globals: &Globals, args: &BuildArgs) -> Result<(), C
     }
     let options = Options {
         file,
-        context,
+        directory: context.clone(),
+        context: if build::is_definition(&text) { "/".into() } else { context },
         target: args.target.clone(),
         args: variables(args)?,
         secrets: args.secrets.iter().map(|s| secret(s, keep.path())).collect::<Result<_, _>>()?,
         no_cache: args.no_cache,
+        no_test: args.no_test,
         // clap has checked the word.
         root_emulation: args.root_emulation.parse().unwrap_or_default(),
         epoch: args.timestamp.or(epoch),
@@ -77,7 +79,8 @@ fn recipe(args: &BuildArgs) -> Result<(PathBuf, String), CliError> {
         }
         Some(path) => path.clone(),
         None => {
-            let names = ["Dockerfile", "Containerfile"].map(|name| args.context.join(name));
+            let names = ["Dockerfile", "Containerfile", "Apptainer.def"]
+                .map(|name| args.context.join(name));
             let there = names.iter().find(|path| path.exists()).unwrap_or(&names[0]);
             there.clone()
         }

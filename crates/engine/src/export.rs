@@ -256,7 +256,14 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// What Apptainer looks for in an image, made from an OCI configuration.
+/// What Apptainer looks for in an image, made from an OCI configuration: paths
+/// without a leading slash, permission bits, texts.
+#[must_use]
+pub fn apptainer_scripts(config: &ImageConfig) -> Vec<(String, u16, String)> {
+    let text = |extra: Extra| String::from_utf8_lossy(&extra.bytes).into_owned();
+    scripts(config).into_iter().map(|extra| (extra.path.clone(), extra.mode, text(extra))).collect()
+}
+
 fn scripts(config: &ImageConfig) -> Vec<Extra> {
     let extra = |path: &str, mode, text: String| Extra {
         path: format!("{}/{path}", SCRIPTS.trim_start_matches('/')),

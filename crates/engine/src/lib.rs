@@ -46,7 +46,7 @@ pub use container::{Container, mount_source};
 pub use destination::Destination;
 pub use doctor::{Check, Status};
 pub use error::{Error, Result, exit};
-pub use export::{ExportOptions, Exported};
+pub use export::{ExportOptions, Exported, apptainer_scripts};
 pub use inspect::Inspected;
 pub use progress::{Event, LayerInfo, Progress, SharedProgress, Silent};
 pub use pull::Pulled;

@@ -29,13 +29,9 @@ pub struct Resolved {
 impl Resolved {
     pub(crate) fn of_stored(name: String, stored: StoredImage) -> Self {
         let root = RootSource::squashfs(stored.path.clone(), 0);
-        Self {
-            name,
-            root,
-            config: stored.record.config.clone(),
-            stored: Some(stored),
-            scripts: false,
-        }
+        // An image that was built from a definition file starts by its scripts.
+        let scripts = stored.record.config.entrypoint == [format!("{}/actions/run", plan::SCRIPTS)];
+        Self { name, root, config: stored.record.config.clone(), stored: Some(stored), scripts }
     }
 }
 

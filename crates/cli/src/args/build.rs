@@ -27,7 +27,8 @@ pub struct BuildArgs {
     /// Name of the image in the store; may be given several times
     #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
     pub tags: Vec<String>,
-    /// The Dockerfile; - is standard input [default: CONTEXT/Dockerfile or Containerfile]
+    /// The Dockerfile or Apptainer definition file, told apart by what it says; - is standard
+    /// input [default: CONTEXT/Dockerfile, Containerfile or Apptainer.def]
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Also write the image here; may be given several times
@@ -45,6 +46,9 @@ pub struct BuildArgs {
     /// A file that RUN --mount=type=secret shows: id=NAME,src=FILE or id=NAME,env=VARIABLE
     #[arg(long = "secret", value_name = "SECRET")]
     pub secrets: Vec<String>,
+    /// Leave out the %test of a definition file
+    #[arg(long, visible_alias = "notest")]
+    pub no_test: bool,
     /// Do every step anew
     #[arg(long)]
     pub no_cache: bool,

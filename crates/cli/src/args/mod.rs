@@ -67,7 +67,7 @@ pub enum Command {
     Shell(ShellArgs),
     /// Run the test script of an image that Apptainer made
     Test(TestArgs),
-    /// Build an image from a Dockerfile
+    /// Build an image from a Dockerfile or a definition file
     Build(BuildArgs),
     /// Write an image as a file or directory, or into a registry
     Convert(ConvertArgs),

@@ -1,0 +1,307 @@
+//! A definition file, built: its sections as steps.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::builder::Builder;
+use crate::cache::Hasher;
+use crate::definition::{Section, Stage};
+use crate::dockerfile::expand::expand_words;
+use crate::dockerfile::{Copy, Place, Problem, Source, Words};
+use crate::error::{BuildError, Result};
+use crate::files::Files;
+use crate::layer::{LayerWriter, Owning};
+use crate::run::RunArguments;
+use crate::state::State;
+
+/// Where Apptainer keeps what an image says of itself.
+const META: &str = "/.singularity.d";
+/// What %post may append variables to.
+const WRITTEN_ENVIRONMENT: &str = "/.singularity.d/env/91-environment.sh";
+
+/// The environment of the app that is asked for.
+const APPS: &str = r#"#!/bin/sh
+if [ -n "$SINGULARITY_APPNAME" ]; then
+    SCIF_APPNAME="$SINGULARITY_APPNAME"
+    SCIF_APPROOT="/scif/apps/$SCIF_APPNAME"
+    PATH="$SCIF_APPROOT/bin:$PATH"
+    LD_LIBRARY_PATH="$SCIF_APPROOT/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+    export SCIF_APPNAME SCIF_APPROOT PATH LD_LIBRARY_PATH
+    if [ -f "$SCIF_APPROOT/scif/env/90-environment.sh" ]; then
+        . "$SCIF_APPROOT/scif/env/90-environment.sh"
+    fi
+fi
+"#;
+
+/// A file of the image that a section makes.
+struct Meta {
+    path: PathBuf,
+    mode: u16,
+    text: String,
+}
+
+impl Builder<'_> {
+    /// Builds every stage; the last one is the image.
+    pub(crate) fn define(&mut self, stages: &[Stage], text: &str, test: bool) -> Result<State> {
+        let mut last = None;
+        for (index, stage) in stages.iter().enumerate() {
+            let name = stage.header.get("stage").cloned().unwrap_or_else(|| index.to_string());
+            let state = self
+                .define_stage(stage, &name, text, test && index + 1 == stages.len())
+                .map_err(|error| self.at(place(stage.line), "Bootstrap", error))?;
+            self.name_stage(&name, &state);
+            last = Some(state);
+        }
+        last.ok_or(BuildError::NoStage("of the definition file".to_owned()))
+    }
+
+    fn define_stage(&mut self, stage: &Stage, name: &str, text: &str, test: bool) -> Result<State> {
+        let mut state = self.bootstrap(stage)?;
+        let located = |error, builder: &Self, section: &Section| {
+            builder.at(place(section.line), &format!("%{}", section.name), error)
+        };
+        for section in &stage.sections {
+            if ["pre", "setup"].contains(&section.name.as_str()) && !section.text.trim().is_empty()
+            {
+                let text = format!("%{} (it runs on the host)", section.name);
+                return Err(located(Problem::Unsupported(text).into(), self, section));
+            }
+        }
+        for section in stage.sections.iter().filter(|s| s.name == "files" || s.name == "appfiles") {
+            self.say(name, &format!("%{} {}", section.name, section.arguments.join(" ")));
+            self.files(&mut state, section).map_err(|error| located(error, self, section))?;
+        }
+        self.say(name, META);
+        self.meta(&mut state, stage, text)?;
+        let posts = |s: &&Section| s.name == "post" || s.name == "appinstall";
+        for section in stage.sections.iter().filter(posts) {
+            self.say(name, &format!("%{} {}", section.name, section.arguments.join(" ")));
+            let script = script_of(section);
+            let words = Words::Exec(script);
+            let before = state.clone();
+            for variable in ["APPTAINER_ENVIRONMENT", "SINGULARITY_ENVIRONMENT"] {
+                state.args.insert(variable.to_owned(), WRITTEN_ENVIRONMENT.to_owned());
+            }
+            state.process().insert("WorkingDir".to_owned(), json!("/"));
+            let done = self.run(&mut state, &plain(&words));
+            state.args = before.args;
+            let cached = done.map_err(|error| located(error, self, section))?;
+            self.told(cached);
+        }
+        state.process().insert("Entrypoint".to_owned(), json!([format!("{META}/actions/run")]));
+        for gone in ["Cmd", "User", "WorkingDir"] {
+            state.process().remove(gone);
+        }
+        let tests = stage.sections.iter().find(|section| section.name == "test");
+        if let Some(section) = tests.filter(|_| test) {
+            self.say(name, "%test");
+            let words = Words::Exec(vec![format!("{META}/actions/test")]);
+            let mut thrown_away = state.clone();
+            self.run(&mut thrown_away, &plain(&words)).map_err(|e| located(e, self, section))?;
+        }
+        Ok(state)
+    }
+
+    /// The image that a stage begins with.
+    fn bootstrap(&mut self, stage: &Stage) -> Result<State> {
+        let kind = stage.header.get("bootstrap").map(|kind| kind.to_ascii_lowercase());
+        let kind = kind.unwrap_or_default();
+        let from = || {
+            let needs = Problem::Arguments { name: "Bootstrap".to_owned(), expected: "From:" };
+            stage.header.get("from").cloned().ok_or(BuildError::Value(needs))
+        };
+        if stage.header.contains_key("fingerprints") {
+            let text = "Fingerprints: (signatures cannot be checked yet)".to_owned();
+            return Err(Problem::Unsupported(text).into());
+        }
+        let name = match kind.as_str() {
+            "docker" => format!("docker://{}", from()?),
+            "oci" | "oci-archive" | "docker-archive" => format!("{kind}:{}", from()?),
+            "localimage" => {
+                let path = self.options().directory.join(from()?);
+                format!("file:{}", path.display())
+            }
+            "scratch" => "scratch".to_owned(),
+            other => {
+                let text = format!("Bootstrap: {other}");
+                return Err(Problem::Unsupported(text).into());
+            }
+        };
+        self.image(&name)
+    }
+
+    /// `%files [from STAGE]`: a source, and where it goes if elsewhere.
+    fn files(&mut self, state: &mut State, section: &Section) -> Result<()> {
+        let from = match &section.arguments[..] {
+            [word, stage] if word == "from" => Some(stage.clone()),
+            _ => None,
+        };
+        for line in section.text.lines().map(str::trim) {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let words = expand_words(line, '\\', &|name| Some(format!("${name}")))?;
+            let Some(first) = words.first() else { continue };
+            let mut to = words.get(1).unwrap_or(first).clone();
+            let source = match from {
+                Some(_) => first.clone(),
+                None => self.options().directory.join(first).to_string_lossy().into_owned(),
+            };
+            let below = state.files()?;
+            let real = plan::resolve(&below, &state.absolute(&to))?;
+            let into = real.1.is_some_and(|entry| entry.kind == plan::EntryKind::Directory);
+            if into && self.is_directory(&source, from.as_deref())? {
+                // As cp(1) has it: a directory goes into one that is there.
+                let name = Path::new(&source).file_name().unwrap_or_default();
+                to = Path::new(&to).join(name).to_string_lossy().into_owned();
+            }
+            let copy = Copy {
+                sources: vec![Source::Path(source.replace('$', "\\$"))],
+                destination: to.replace('$', "\\$"),
+                from: from.clone(),
+                chown: None,
+                chmod: None,
+                parents: false,
+                exclude: Vec::new(),
+                checksum: None,
+            };
+            let cached = self.copy(state, &copy, false)?;
+            self.told(cached);
+        }
+        Ok(())
+    }
+
+    fn is_directory(&self, source: &str, from: Option<&str>) -> Result<bool> {
+        match from {
+            Some(stage) => {
+                let files = self.other(stage)?;
+                let (_, entry) = plan::resolve(&files, &Path::new("/").join(source))?;
+                Ok(entry.is_some_and(|entry| entry.kind == plan::EntryKind::Directory))
+            }
+            None => Ok(self.context().join(source).is_dir()),
+        }
+    }
+
+    /// What the image says of itself, as Apptainer looks for it.
+    fn meta(&mut self, state: &mut State, stage: &Stage, text: &str) -> Result<()> {
+        let below = state.files()?;
+        let mut all: Vec<Meta> = Vec::new();
+        let own = below.info(Path::new(META)).ok().flatten().is_some();
+        if !own {
+            let bytes = state.config.to_string().into_bytes();
+            let config = types::parse_image_config(&bytes).map_err(|source| {
+                engine::Error::ImageConfig { name: "build".to_owned(), source }
+            })?;
+            for (path, mode, text) in engine::apptainer_scripts(&config) {
+                all.push(Meta { path: Path::new("/").join(path), mode, text });
+            }
+        }
+        let mut put = |path: String, mode, text: String| {
+            let path = PathBuf::from(path);
+            all.retain(|other| other.path != path);
+            all.push(Meta { path, mode, text });
+        };
+        put(format!("{META}/Singularity"), 0o644, text.to_owned());
+        put(WRITTEN_ENVIRONMENT.to_owned(), 0o755, "#!/bin/sh\n".to_owned());
+        for section in &stage.sections {
+            let app = section.arguments.first().map(|app| format!("/scif/apps/{app}/scif"));
+            let app = app.unwrap_or_default();
+            let mut script = |path: String| put(path, 0o755, with_shell(section));
+            match section.name.as_str() {
+                "environment" => script(format!("{META}/env/90-environment.sh")),
+                "runscript" => script(format!("{META}/runscript")),
+                "startscript" => script(format!("{META}/startscript")),
+                "test" => script(format!("{META}/test")),
+                "apprun" => script(format!("{app}/runscript")),
+                "appstart" => script(format!("{app}/startscript")),
+                "apptest" => script(format!("{app}/test")),
+                "appenv" => script(format!("{app}/env/90-environment.sh")),
+                "help" => put(format!("{META}/runscript.help"), 0o644, section.text.clone()),
+                "apphelp" => put(format!("{app}/runscript.help"), 0o644, section.text.clone()),
+                "labels" => {
+                    let labels = labels(&section.text);
+                    for (name, value) in &labels {
+                        let map = state.process().entry("Labels").or_insert(json!({}));
+                        if map.is_null() {
+                            *map = json!({});
+                        }
+                        map[name] = value.as_str().into();
+                    }
+                    let all = state.config["config"]["Labels"].to_string();
+                    put(format!("{META}/labels.json"), 0o644, all);
+                }
+                "applabels" => {
+                    let labels = serde_json::to_string(&labels(&section.text)).unwrap_or_default();
+                    put(format!("{app}/labels.json"), 0o644, labels);
+                }
+                _ => {}
+            }
+        }
+        if stage.sections.iter().any(|section| section.name.starts_with("app")) {
+            put(format!("{META}/env/95-apps.sh"), 0o755, APPS.to_owned());
+        }
+        let mut hasher = Hasher::new(&state.key, "meta");
+        for Meta { path, mode, text } in &all {
+            hasher.text(&format!("{} {mode:o}", path.display()));
+            hasher.text(text);
+        }
+        let epoch = self.epoch();
+        let cached = self.layer(state, hasher.key(), |file, compression| {
+            let mut writer = LayerWriter::new(file, compression, &below, epoch)?;
+            for Meta { path, mode, text } in &all {
+                let owning = Owning { owner: None, mode: Some(*mode) };
+                writer.bytes(path, text.as_bytes(), owning)?;
+            }
+            writer.finish()
+        })?;
+        self.told(cached);
+        Ok(())
+    }
+}
+
+fn place(line: usize) -> Place {
+    Place { line, column: 1 }
+}
+
+fn plain(words: &Words) -> RunArguments<'_> {
+    RunArguments { command: words, heredocs: &[], mounts: &[], network: None }
+}
+
+/// `name value` in lines.
+fn labels(text: &str) -> std::collections::BTreeMap<String, String> {
+    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+    let pair = |line: &str| {
+        let (name, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        (name.to_owned(), value.trim().trim_matches('"').to_owned())
+    };
+    lines.map(pair).collect()
+}
+
+/// The script of a section, for the shell unless it names its interpreter.
+fn with_shell(section: &Section) -> String {
+    let text = section.text.trim_start_matches('\n');
+    if text.trim_start().starts_with("#!") {
+        return text.trim_start().to_owned();
+    }
+    format!("#!/bin/sh\n\n{text}")
+}
+
+/// The words that run %post: a failing command ends it, as Apptainer has it.
+fn script_of(section: &Section) -> Vec<String> {
+    let at = section.arguments.iter().position(|word| word == "-c");
+    let shell = at.and_then(|at| section.arguments.get(at + 1));
+    let mut words = match shell {
+        Some(shell) => vec![shell.clone(), "-c".to_owned()],
+        None => ["/bin/sh", "-e", "-c"].map(str::to_owned).to_vec(),
+    };
+    let app = section.arguments.first().filter(|_| section.name == "appinstall");
+    let begin = app.map_or_else(String::new, |app| {
+        format!(
+            "SCIF_APPNAME={app} SCIF_APPROOT=/scif/apps/{app}; export SCIF_APPNAME SCIF_APPROOT\n\
+             mkdir -p /scif/apps/{app}/bin /scif/apps/{app}/lib; cd /scif/apps/{app}\n"
+        )
+    });
+    words.push(begin + &section.text);
+    words
+}

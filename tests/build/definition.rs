@@ -1,0 +1,139 @@
+//! Apptainer's definition files.
+
+use harness::Place;
+
+use crate::context;
+
+const TEXT: &str = r#"Bootstrap: oci
+From: {{ BASE }}
+Stage: tools
+
+%post
+    echo tool >/tool
+    busybox chown 5:6 /tool
+
+Bootstrap: oci
+From: {{ BASE }}
+
+%arguments
+    WHO=world
+
+%files from tools
+    /tool /opt/tool
+
+%files
+    dir /opt
+    a.txt /opt/renamed
+    *.txt /texts/
+
+%environment
+    export GREETING="hello {{ WHO }}"
+
+%post
+    test "$(id -u)" = 0
+    stat -c '%u:%g' /opt/tool >/owner
+    echo 'export WRITTEN="by post"' >>$APPTAINER_ENVIRONMENT
+    false || true
+
+%runscript
+    echo "$GREETING, $WRITTEN: $*"
+
+%startscript
+    echo started
+
+%test
+    test -f /opt/tool && echo tested
+
+%labels
+    Author me
+    Version 1.0
+
+%help
+    Some help.
+
+%appinstall solve
+    echo data >data
+%appenv solve
+    export SOLVER=fast
+%apprun solve
+    echo "solve $SOLVER $(cat /scif/apps/solve/data)"
+"#;
+
+#[test]
+fn sections_become_the_image() {
+    let place = Place::new();
+    context(&place);
+    let base = crate::base(&place);
+    let base = base.trim_start_matches("oci:");
+    let file = place.write("work/image.def", TEXT);
+    place.give(&file);
+    let arg = format!("BASE={base}");
+    let flags = [
+        "build",
+        "-t",
+        "defined",
+        "-o",
+        "defined.sif",
+        "-f",
+        "image.def",
+        "--build-arg",
+        &arg,
+        "ctx",
+    ];
+    let ran = place.sampan(&flags);
+    assert!(ran.code == 0 && ran.err.contains("tested"), "{}", ran.err);
+    for image in ["defined", "./defined.sif"] {
+        let run = |args: &[&str]| place.sampan(args).ok();
+        assert_eq!(run(&["run", image, "a", "b"]), "hello world, by post: a b\n", "{image}");
+        assert_eq!(run(&["exec", image, "sh", "-c", "echo $WRITTEN"]), "by post\n");
+        assert_eq!(run(&["exec", image, "cat", "/owner", "/opt/renamed"]), "5:6\na\n");
+        let listed = run(&["exec", image, "ls", "/opt/dir", "/texts"]);
+        assert_eq!(
+            listed,
+            "/opt/dir:\nb.o\nb.txt\nempty\nhard\ninner\nsub\n\n/texts:\na.txt\nsp ace.txt\n"
+        );
+        assert_eq!(run(&["test", image]), "tested\n");
+        assert_eq!(run(&["run", "--app", "solve", image]), "solve fast data\n");
+    }
+    let shown = place.sampan(&["inspect", "./defined.sif"]).ok();
+    assert!(shown.contains("Author=me") && shown.contains("Version=1.0"), "{shown}");
+    let help = place.sampan(&["inspect", "--show", "help", "./defined.sif"]).ok();
+    assert!(help.contains("Some help."), "{help}");
+    // All of it is in the cache.
+    let again = place.sampan(&flags);
+    assert!(again.err.matches("(cached)").count() >= 6, "{}", again.err);
+}
+
+#[test]
+fn what_cannot_be_honoured_is_told() {
+    let place = Place::new();
+    context(&place);
+    let base = crate::base(&place);
+    let base = base.trim_start_matches("oci:");
+    for (text, flags, words) in [
+        (
+            format!("Bootstrap: oci\nFrom: {base}\n%setup\n touch x\n"),
+            &[][..],
+            "%setup|not supported",
+        ),
+        ("Bootstrap: yum\nFrom: x\n".to_owned(), &[], "Bootstrap: yum|not supported"),
+        (format!("Bootstrap: oci\nFrom: {base}\n%post\n exit 9\n"), &[], "%post|exit code 9"),
+        (format!("Bootstrap: oci\nFrom: {base}\n%test\n exit 4\n"), &[], "%test|exit code 4"),
+        (format!("Bootstrap: oci\nFrom: {base}\n%pots\n x\n"), &[], "line 3|%pots"),
+        (format!("Bootstrap: oci\nFrom: {base}\n"), &["--build-arg", "X=1"], "X"),
+        ("Bootstrap: oci\nFrom: {{ X }}\n".to_owned(), &[], "line 2|X is needed"),
+        ("Bootstrap: docker\nFrom: x\nFingerprints: 12\n".to_owned(), &[], "Fingerprints"),
+    ] {
+        let file = place.write("work/image.def", &text);
+        place.give(&file);
+        let ran = place.sampan(&[&["build", "-f", "image.def"][..], flags, &["ctx"]].concat());
+        assert!(ran.code != 0 && !ran.err.contains("panicked"), "{text}: {}", ran.err);
+        for word in words.split('|') {
+            assert!(ran.err.contains(word), "{text}: {word}: {}", ran.err);
+        }
+    }
+    let text = format!("Bootstrap: oci\nFrom: {base}\n%test\n exit 4\n");
+    let file = place.write("work/image.def", &text);
+    place.give(&file);
+    assert_eq!(place.sampan(&["build", "--no-test", "-f", "image.def", "ctx"]).code, 0);
+}
