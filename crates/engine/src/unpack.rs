@@ -24,7 +24,7 @@ use plan::ImagePart;
 use rustix::fs::{CWD, Mode, OFlags, fchmod, mkdirat, openat, symlinkat};
 use sha2::Digest as _;
 use squashfs::{Image, Inode, InodeKind, ReaderOptions};
-use types::Digest;
+use types::{Digest, OVERRIDE_STAT, Owner};
 
 use crate::{Error, Result};
 
@@ -241,9 +241,10 @@ pub(crate) fn with_owners(parts: &[ImagePart], to: &Path) -> Result<()> {
 /// Notes owner and mode of a file or directory; a file system without user
 /// attributes has no place for them.
 fn note_owner(fd: impl AsFd, inode: &Inode) {
-    let value = format!("{}:{}:0{:o}", inode.uid, inode.gid, inode.mode);
+    let Inode { uid, gid, mode, .. } = *inode;
+    let value = Owner { uid, gid, mode: u32::from(mode), device: None }.to_string();
     let flags = rustix::fs::XattrFlags::empty();
-    if let Err(error) = rustix::fs::fsetxattr(fd, ::image::OVERRIDE, value.as_bytes(), flags) {
+    if let Err(error) = rustix::fs::fsetxattr(fd, OVERRIDE_STAT, value.as_bytes(), flags) {
         tracing::debug!("the owner of inode {} is lost: {error}", inode.number);
     }
 }

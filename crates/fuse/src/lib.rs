@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::Errno;
 use squashfs::{DirEntry, EntryKind, Image, Inode, InodeKind, InodeRef, Piece};
+use types::{OVERRIDE_STAT, Owner};
 
 pub use preload::Preload;
 use protocol::{Answer, Attr, MAJOR, MINOR, OUT_HEADER, Request, flag, op};
@@ -434,12 +435,13 @@ impl Server {
 }
 
 /// Where true owners are noted, as `rootemu` reads it.
-const NOTED: &[u8] = b"user.containers.override_stat";
+const NOTED: &[u8] = OVERRIDE_STAT.as_bytes();
 
 /// What is noted of an inode; nothing of root's own.
 fn owner_of(inode: &Inode) -> Option<String> {
     let Inode { uid, gid, mode, .. } = *inode;
-    ((uid, gid) != (0, 0)).then(|| format!("{uid}:{gid}:0{:o}", mode & 0o7777))
+    let owner = Owner { uid, gid, mode: u32::from(mode & 0o7777), device: None };
+    ((uid, gid) != (0, 0)).then(|| owner.to_string())
 }
 
 /// What overlayfs asks of each directory that it merges, in a user namespace.

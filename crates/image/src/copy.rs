@@ -11,6 +11,8 @@ use std::sync::Arc;
 use ext::{FileSystem, Kind};
 use squashfs::{Image, Inode, InodeKind, Meta, Node, NodeId, NodeKind, Writer, WriterOptions};
 
+use types::{Device, OVERRIDE_STAT, Owner};
+
 use crate::merge::{Depth, Merge};
 use crate::{Conversion, ConvertOptions};
 
@@ -466,36 +468,6 @@ fn image_meta(image: &Image, inode: &Inode) -> Result<Meta, squashfs::Error> {
     })
 }
 
-/// The owner and mode that a tool without privilege has noted, as containers/storage
-/// and fuse-overlayfs do: `uid:gid:mode[:type]`, the mode in octal.
-pub const OVERRIDE: &str = "user.containers.override_stat";
-
-/// A device that an empty file stands for.
-struct Device {
-    block: bool,
-    major: u32,
-    minor: u32,
-}
-
-/// Reads the value of [`OVERRIDE`].
-fn overridden(value: &[u8]) -> Option<(u32, u32, u16, Option<Device>)> {
-    let text = std::str::from_utf8(value).ok()?;
-    let mut words = text.trim_end_matches('\0').split(':');
-    let (uid, gid) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-    let mode = u32::from_str_radix(words.next()?, 8).ok()?;
-    let device = words.next().and_then(|kind| {
-        let mut parts = kind.split('-');
-        let block = match parts.next()? {
-            "block" => true,
-            "char" => false,
-            _ => return None,
-        };
-        let (major, minor) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-        Some(Device { block, major, minor })
-    });
-    Some((uid, gid, (mode & 0o7777) as u16, device))
-}
-
 /// What a path of the host says of itself, and the device that it stands for.
 /// What belongs to the caller belongs to root in the image. In an upper
 /// directory the permission bits are real, and only owners are noted.
@@ -504,8 +476,8 @@ fn host_meta(path: &Path, meta: &std::fs::Metadata, upper: bool) -> (Meta, Optio
     let mut noted = None;
     for name in xattr_names(path) {
         let Some(value) = xattr(path, &name) else { continue };
-        if name == OVERRIDE.as_bytes() {
-            noted = overridden(&value);
+        if name == OVERRIDE_STAT.as_bytes() {
+            noted = Owner::parse(&value);
         } else if upper && name == b"user.overlay.opaque" {
             xattrs.push((b"trusted.overlay.opaque".to_vec(), value));
         } else if name == b"security.capability" {
@@ -518,13 +490,14 @@ fn host_meta(path: &Path, meta: &std::fs::Metadata, upper: bool) -> (Meta, Optio
     let own = |id: u32, caller: u32| if id == caller { 0 } else { id };
     let bits = (meta.mode() & 0o7777) as u16;
     let mtime = u32::try_from(meta.mtime().max(0)).unwrap_or(u32::MAX);
-    let (uid, gid, mode, device) = noted.unwrap_or((
-        own(meta.uid(), rustix::process::geteuid().as_raw()),
-        own(meta.gid(), rustix::process::getegid().as_raw()),
-        bits,
-        None,
-    ));
-    let mode = if upper { bits } else { mode };
+    let owner = noted.unwrap_or(Owner {
+        uid: own(meta.uid(), rustix::process::geteuid().as_raw()),
+        gid: own(meta.gid(), rustix::process::getegid().as_raw()),
+        mode: u32::from(bits),
+        device: None,
+    });
+    let Owner { uid, gid, mode, device } = owner;
+    let mode = if upper { bits } else { mode as u16 };
     (Meta { mode, uid, gid, mtime, xattrs }, device)
 }
 
@@ -557,18 +530,6 @@ fn xattr(path: &Path, name: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn noted_owners_are_read() {
-        let owner = |value: &[u8]| overridden(value).map(|(uid, gid, mode, _)| (uid, gid, mode));
-        assert_eq!(owner(b"0:42:0104755"), Some((0, 42, 0o4755)));
-        assert_eq!(owner(b"7:8:644:file\0"), Some((7, 8, 0o644)));
-        for bad in [&b""[..], b"1:2", b"a:b:c", b"1:2:9z"] {
-            assert_eq!(owner(bad), None);
-        }
-        let (.., device) = overridden(b"0:0:0660:block-8-1").unwrap();
-        assert!(device.is_some_and(|d| d.block && (d.major, d.minor) == (8, 1)));
-    }
 
     #[test]
     fn capabilities_lose_their_namespace() {

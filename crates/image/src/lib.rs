@@ -20,7 +20,7 @@ mod stream;
 
 pub use archive::{ArchiveError, LocalImage, OneLayer, layers};
 pub use convert::{Conversion, ConvertOptions, convert};
-pub use copy::{CopyError, Extra, OVERRIDE, TreeSource, copy};
+pub use copy::{CopyError, Extra, TreeSource, copy};
 pub use error::ConvertError;
 pub use layer::{LayerForm, WrittenLayer, digest, tar_digest, write_layer};
 pub use put::{OciImage, PutError, manifest};

@@ -24,11 +24,9 @@
 mod calls;
 mod filter;
 mod identity;
-mod owner;
 mod supervisor;
 
 pub use filter::filter;
-pub use owner::{ATTRIBUTE, Device, Owner};
 pub use supervisor::supervise;
 
 /// How root is emulated.

@@ -12,10 +12,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode as FsMode, OFlags, XattrFlags};
 use sys::seccomp::{self, Answer, Notification, Stat, Statx};
+use types::{Device, OVERRIDE_STAT, Owner};
 
 use crate::calls::{Call, Lookup, NATIVE, lookup, native};
 use crate::identity::{Identities, Which};
-use crate::owner::{ATTRIBUTE, Device, Owner};
 
 const KEEP: u32 = u32::MAX;
 /// AT_FDCWD, AT_SYMLINK_NOFOLLOW and AT_EMPTY_PATH of linux/fcntl.h.
@@ -135,7 +135,7 @@ impl Supervisor {
         let file = rustix::fs::open(&target.path, wanted, FsMode::from_raw_mode(bits)).ok()?;
         let value = Owner { mode: bits, ..owner }.to_string();
         // Where there are no attributes the file is root's.
-        let _ = rustix::fs::fsetxattr(&file, ATTRIBUTE, value.as_bytes(), XattrFlags::empty());
+        let _ = rustix::fs::fsetxattr(&file, OVERRIDE_STAT, value.as_bytes(), XattrFlags::empty());
         if !flags.contains(OFlags::EXCL) {
             // The caller's own flags do not say so.
             let plain = rustix::fs::fcntl_getfl(&file).ok()? - OFlags::EXCL;
@@ -363,14 +363,14 @@ impl Target {
     fn owner(&self) -> Option<Owner> {
         let mut value = [0; 128];
         let read = if self.follow { rustix::fs::getxattr } else { rustix::fs::lgetxattr };
-        let len = read(&self.path, ATTRIBUTE, &mut value[..]).ok()?;
+        let len = read(&self.path, OVERRIDE_STAT, &mut value[..]).ok()?;
         Owner::parse(&value[..len])
     }
 
     fn record(&self, owner: Owner) -> Result<()> {
         let value = owner.to_string();
         let write = if self.follow { rustix::fs::setxattr } else { rustix::fs::lsetxattr };
-        Ok(write(&self.path, ATTRIBUTE, value.as_bytes(), XattrFlags::empty())?)
+        Ok(write(&self.path, OVERRIDE_STAT, value.as_bytes(), XattrFlags::empty())?)
     }
 
     fn stat(&self) -> Result<Stat> {
@@ -415,7 +415,7 @@ fn mknod(target: &Target, pid: u32, mode: u64, device: u64) -> Result<Answer> {
     let file = rustix::fs::open(&target.path, flags, FsMode::from_raw_mode(bits))?;
     let device = Some(Device { block, major, minor });
     let value = Owner { uid: 0, gid: 0, mode: bits, device }.to_string();
-    rustix::fs::fsetxattr(&file, ATTRIBUTE, value.as_bytes(), XattrFlags::empty())?;
+    rustix::fs::fsetxattr(&file, OVERRIDE_STAT, value.as_bytes(), XattrFlags::empty())?;
     Ok(Answer::Value(0))
 }
 

@@ -14,6 +14,7 @@
 mod config;
 mod digest;
 mod manifest;
+mod owner;
 mod platform;
 mod reference;
 mod size;
@@ -24,6 +25,7 @@ pub use manifest::{
     Descriptor, DescriptorPlatform, Document, DocumentError, Index, LayerCompression, Manifest,
     media, parse_document,
 };
+pub use owner::{Device, OVERRIDE_STAT, Owner};
 pub use platform::{Platform, PlatformError};
 pub use reference::{ImageRef, ImageRefError, RegistryRef, Tag};
 pub use size::{ByteSize, ByteSizeError};

@@ -1,9 +1,10 @@
-//! The attribute that says whose a file is.
+//! The extended attribute that says whose a file is, where nobody with the
+//! right to may give it to him.
 
 use std::fmt;
 
 /// Its name, as fuse-overlayfs and containers/storage have it.
-pub const ATTRIBUTE: &str = "user.containers.override_stat";
+pub const OVERRIDE_STAT: &str = "user.containers.override_stat";
 
 /// A device that an empty file stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
