@@ -79,3 +79,36 @@ fn a_failed_step_leaves_the_ones_before() {
     assert!(ran.code == 3 && ran.err.contains("said"), "{}", ran.err);
     assert_eq!(cached(&build(&place, &text.replace("exit 3", "true"), &[])), 1);
 }
+
+#[test]
+fn an_image_is_pushed_with_the_layers_that_it_was_built_of() {
+    let place = Place::new();
+    let name = format!("{}/pushed-{}", harness::registry(), std::process::id());
+    let source = format!("{}/busybox:latest", harness::registry());
+    let text =
+        format!("FROM {source}\nCOPY a.txt /\nRUN rm /bin/cat && mkdir -p /new\nCMD ls /new\n");
+    let _ = build(&place, &text, &["-t", &format!("{name}:1")]).ok();
+    let out = place.sampan(&["push", "--json", &format!("{name}:1")]).ok();
+    let said: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let again = place.sampan(&["push", "--json", "made", &format!("docker://{name}:2")]).ok();
+    let again: serde_json::Value = serde_json::from_str(&again).unwrap();
+    assert_eq!(said["digest"], again["digest"], "a second push gave other layers");
+    let manifest = |image: &str| {
+        let mut skopeo = std::process::Command::new("skopeo");
+        let flags = ["inspect", "--raw", "--tls-verify=false", &format!("docker://{image}")];
+        let raw = harness::run(skopeo.args(flags)).ok();
+        serde_json::from_str::<serde_json::Value>(&raw).unwrap()
+    };
+    let (base, pushed) = (manifest(&source), manifest(&format!("{name}:1")));
+    let layers = |m: &serde_json::Value| m["layers"].as_array().unwrap().clone();
+    assert_eq!(layers(&pushed).len(), layers(&base).len() + 2);
+    assert_eq!(layers(&pushed)[0], layers(&base)[0], "the base's layer is another one");
+    // Another user of the registry has what was built.
+    let look = "ls -d /bin/cat /a.txt /new 2>/dev/null";
+    let ran = place.sampan(&["--store", "other", "exec", &format!("{name}:2"), "sh", "-c", look]);
+    assert_eq!(ran.out, "/a.txt\n/new\n");
+    let _ = place.sampan(&["tag", "made", "renamed:3"]).ok();
+    let steps = place.sampan(&["history", "renamed:3"]).ok();
+    assert!(steps.contains("COPY a.txt /") && steps.contains("CMD ls /new"), "{steps}");
+    assert!(place.sampan(&["tag", "nosuch", "x"]).fails(3).contains("nosuch"));
+}

@@ -8,8 +8,8 @@ use store::{PruneOptions, unix_now};
 use types::{ImageRef, Platform};
 
 use crate::args::{
-    Cli, Command, ConfigCommand, ConvertArgs, DoctorArgs, Globals, ImagesArgs, InspectArgs,
-    LoginArgs, LogoutArgs, PruneArgs, PullArgs, RemoveArgs,
+    Cli, Command, ConfigCommand, ConvertArgs, DoctorArgs, Globals, HistoryArgs, ImagesArgs,
+    InspectArgs, LoginArgs, LogoutArgs, PruneArgs, PullArgs, PushArgs, RemoveArgs, TagArgs,
 };
 use crate::error::CliError;
 use crate::{bars, building, listing, manual, output, prompt, run, sif_file, text};
@@ -36,6 +36,9 @@ pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
         Command::Test(args) => return run::test(&engine, &globals, &args),
         Command::Build(args) => building::run(&engine, &globals, &args)?,
         Command::Convert(args) => convert(&engine, &globals, &args)?,
+        Command::Push(args) => push(&engine, &globals, &args)?,
+        Command::Tag(args) => tag(&engine, &globals, &args)?,
+        Command::History(args) => history(&engine, &globals, &args)?,
         Command::Sif(args) => sif_file::run(args.command)?,
         Command::Doctor(args) => return doctor(&engine, &args),
         Command::Pull(args) => pull(&engine, &globals, &args)?,
@@ -103,11 +106,52 @@ fn pull(engine: &Engine, globals: &Globals, args: &PullArgs) -> Result<(), CliEr
 fn convert(engine: &Engine, globals: &Globals, args: &ConvertArgs) -> Result<(), CliError> {
     let to = Destination::parse(&args.destination)?;
     let options = ExportOptions { force: args.force, deterministic: args.deterministic };
+    export(engine, globals, (&args.image, &to), options, args.json)
+}
+
+/// Sends an image to a registry, under its own name or another.
+fn push(engine: &Engine, globals: &Globals, args: &PushArgs) -> Result<(), CliError> {
+    let name = args.destination.as_ref().unwrap_or(&args.image);
+    let name = name.strip_prefix("docker://").unwrap_or(name);
+    let to = Destination::Registry(name.parse().map_err(engine::Error::from)?);
+    export(engine, globals, (&args.image, &to), ExportOptions::default(), args.json)
+}
+
+fn tag(engine: &Engine, globals: &Globals, args: &TagArgs) -> Result<(), CliError> {
     let image = args.image.parse().map_err(engine::Error::from)?;
-    let progress = bars::progress(globals);
-    let exported = engine.convert(&image, &to, options, &progress)?;
-    drop(progress);
+    let name = args.name.parse().map_err(engine::Error::from)?;
+    let reference = engine.tag(&image, &name)?;
+    say(globals, &format!("{reference}\n"))
+}
+
+/// What an image's configuration says of each step, oldest first.
+fn history(engine: &Engine, globals: &Globals, args: &HistoryArgs) -> Result<(), CliError> {
+    let resolved = run::resolve(engine, globals, &args.image)?;
+    let document = engine.image_document(&resolved)?;
+    let steps = document["history"].as_array().cloned().unwrap_or_default();
     if args.json {
+        return output::json(&steps);
+    }
+    let line = |step: &serde_json::Value| {
+        let text = |name: &str| step[name].as_str().unwrap_or_default().to_owned();
+        let layer = if step["empty_layer"] == true { "-" } else { "layer" };
+        format!("{:<20}  {layer:<5}  {}\n", text("created"), text("created_by"))
+    };
+    output::print(&steps.iter().map(line).collect::<String>())
+}
+
+fn export(
+    engine: &Engine,
+    globals: &Globals,
+    (image, to): (&str, &Destination),
+    options: ExportOptions,
+    json: bool,
+) -> Result<(), CliError> {
+    let image = image.parse().map_err(engine::Error::from)?;
+    let progress = bars::progress(globals);
+    let exported = engine.convert(&image, to, options, &progress)?;
+    drop(progress);
+    if json {
         return output::json(&exported);
     }
     let digest = exported.digest.map_or_else(String::new, |digest| format!("@{digest}"));

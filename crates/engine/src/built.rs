@@ -7,7 +7,7 @@ use plan::ImagePart;
 use serde::{Deserialize, Serialize};
 use squashfs::Compression;
 use store::{Begin, ImageId, ImageRecord, LayerRecord, StoredImage};
-use types::{Digest, ImageConfig, RegistryRef};
+use types::{Digest, ImageConfig, ImageRef, RegistryRef};
 
 use crate::{Engine, Error, Resolved, Result, unpack};
 
@@ -16,7 +16,7 @@ pub const LOCAL: &str = "localhost";
 
 /// Which blob of an image's record says where its layers are, after manifest
 /// and configuration.
-const PROVENANCE: usize = 2;
+pub(crate) const PROVENANCE: usize = 2;
 
 /// Where the layers of an image are, so that it is written elsewhere with them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +97,18 @@ impl Engine {
         let layers = Vec::new();
         let local = base.starts_with(&format!("{LOCAL}/"));
         Ok((!local).then_some(Provenance { base, base_layers, layers }))
+    }
+
+    /// Gives an image of the store another name; the name as the store has it.
+    ///
+    /// # Errors
+    /// When there is no such image, or the store cannot be written.
+    pub fn tag(&self, image: &ImageRef, name: &RegistryRef) -> Result<String> {
+        let unknown = || Error::UnknownImage { name: image.to_string() };
+        let stored = self.stored(image)?.ok_or_else(unknown)?;
+        let reference = local_reference(name);
+        self.store()?.set_ref(&reference, &self.config().platform.value, &stored.id)?;
+        Ok(reference)
     }
 
     /// How layers of builds are compressed.

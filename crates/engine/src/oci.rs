@@ -17,7 +17,7 @@ use squashfs::Compression;
 use store::StoredImage;
 use types::{Descriptor, Digest, ImageConfig, ImageRef, Manifest, RegistryRef, media};
 
-use crate::built::{LOCAL, Provenance};
+use crate::built::{LOCAL, PROVENANCE, Provenance};
 use crate::export::{self, Fresh, oci_config};
 use crate::layers::{RegistryLayers, Watched};
 use crate::pull::{fetch_config, find_manifest};
@@ -100,7 +100,10 @@ impl Engine {
     /// Whether a name means what was built here, which no registry has.
     fn built_here(&self, source: &ImageRef) -> Result<bool> {
         let local = format!("{LOCAL}/");
-        Ok(self.stored(source)?.is_some_and(|image| image.record.reference.starts_with(&local)))
+        let built = |image: StoredImage| {
+            image.record.blobs.len() > PROVENANCE || image.record.reference.starts_with(&local)
+        };
+        Ok(self.stored(source)?.is_some_and(built))
     }
 
     /// Writes an image that was built, with the layers that it was built of.

@@ -18,6 +18,7 @@ use crate::calls::{Call, Lookup, NATIVE, lookup, native};
 use crate::identity::{Identities, Which};
 
 const KEEP: u32 = u32::MAX;
+const EMFILE: i32 = 24;
 /// AT_FDCWD, AT_SYMLINK_NOFOLLOW and AT_EMPTY_PATH of linux/fcntl.h.
 const AT_FDCWD: i32 = -100;
 const NOFOLLOW: u64 = 0x100;
@@ -60,7 +61,17 @@ pub fn supervise(listener: &OwnedFd) -> io::Result<()> {
         // A caller that has gone needs no answer.
         let _ = match supervisor.opened(&call) {
             Some((file, close_on_exec)) => {
-                seccomp::answer_with_descriptor(listener, call.id, &file, close_on_exec)
+                match seccomp::answer_with_descriptor(listener, call.id, &file, close_on_exec) {
+                    // Its table is full, as it would be without us.
+                    Err(e) if e.raw_os_error() == Some(EMFILE) => {
+                        seccomp::answer(listener, call.id, Answer::Errno(EMFILE))
+                    }
+                    // A kernel that passes no descriptors opens what is there by now.
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                        seccomp::answer(listener, call.id, Answer::Continue)
+                    }
+                    other => other,
+                }
             }
             None => {
                 let answer = supervisor.answer(&call).unwrap_or_else(|error| error.answer());

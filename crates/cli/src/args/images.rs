@@ -117,6 +117,54 @@ pub struct ConvertArgs {
     pub destination: String,
 }
 
+/// `push`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "An image that was built here is sent with the layers of its base \
+    and its own; what the registry has is not sent again. Log in first: sampan login REGISTRY. \
+    Examples:
+  sampan push registry.example/me/solver:1
+  sampan push solver docker://registry.example/me/solver:1
+  sampan push image.sif registry.example/me/solver:1")]
+pub struct PushArgs {
+    /// How to compress layers that have no form yet: gzip[:LEVEL] or zstd[:LEVEL]
+    #[arg(long, value_name = "METHOD")]
+    pub compression: Option<String>,
+    /// Platform of the image, os/architecture[/variant]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The image
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// The repository, with its registry [default: the image's name]
+    #[arg(value_name = "NAME[:TAG]")]
+    pub destination: Option<String>,
+}
+
+/// `tag`.
+#[derive(Args, Debug)]
+pub struct TagArgs {
+    /// The image, by name, or by digest or the beginning of one
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// The new name; without a registry it is one of this store alone
+    #[arg(value_name = "NAME[:TAG]")]
+    pub name: String,
+}
+
+/// `history`.
+#[derive(Args, Debug)]
+pub struct HistoryArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The image
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+}
+
 /// `prune`.
 #[derive(Args, Debug)]
 #[command(after_long_help = "Without --all, what goes is what crashes left behind, and images \

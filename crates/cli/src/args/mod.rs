@@ -17,8 +17,8 @@ use engine::{Override, exit};
 pub use build::BuildArgs;
 pub use container::{ContainerArgs, DryRun, ExecArgs, Net, RunArgs, ShellArgs, TestArgs};
 pub use images::{
-    ConfigArgs, ConfigCommand, ConvertArgs, DoctorArgs, ImagesArgs, InspectArgs, LoginArgs,
-    LogoutArgs, PruneArgs, PullArgs, RemoveArgs,
+    ConfigArgs, ConfigCommand, ConvertArgs, DoctorArgs, HistoryArgs, ImagesArgs, InspectArgs,
+    LoginArgs, LogoutArgs, PruneArgs, PullArgs, PushArgs, RemoveArgs, TagArgs,
 };
 pub use sif::{SifAddArgs, SifArgs, SifCommand, SifFs, SifPart, SifType};
 
@@ -71,6 +71,12 @@ pub enum Command {
     Build(BuildArgs),
     /// Write an image as a file or directory, or into a registry
     Convert(ConvertArgs),
+    /// Send an image to a registry
+    Push(PushArgs),
+    /// Give an image of the store another name
+    Tag(TagArgs),
+    /// Show how an image was made
+    History(HistoryArgs),
     /// Show, extract and change what a SIF file holds
     Sif(SifArgs),
     /// List the images in the store
@@ -135,6 +141,10 @@ impl Command {
                 add("platform", "--platform", &args.platform);
                 add("compression", "--compression", &args.compression);
                 add("pull", "--pull", &args.pull);
+            }
+            Self::Push(args) => {
+                add("platform", "--platform", &args.platform);
+                add("compression", "--compression", &args.compression);
             }
             Self::Convert(args) => {
                 add("platform", "--platform", &args.platform);
