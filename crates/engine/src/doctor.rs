@@ -109,6 +109,16 @@ fn kernel(caps: &KernelCaps, sysctl: Read<'_>) -> Vec<Check> {
             "overlayfs in a user namespace needs Linux 5.11 or newer and the module overlay",
         ),
     });
+    checks.push(match &caps.notification {
+        None => Check::ok("root emulation", "seccomp notifies of system calls"),
+        Some(reason) => Check::with(
+            "root emulation",
+            Status::Warn,
+            reason,
+            "builds need Linux 5.14 or newer and no seccomp listener around this process; \
+             sampan build --root-emulation=fast does without, and loses owners",
+        ),
+    });
     checks
 }
 

@@ -54,4 +54,7 @@ pub struct KernelCaps {
     pub fuse: Option<String>,
     /// overlayfs mounts in a user namespace; else the reason.
     pub overlay: Option<String>,
+    /// System calls can be answered by another process, as builds need it;
+    /// else the reason.
+    pub notification: Option<String>,
 }

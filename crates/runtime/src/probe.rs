@@ -47,11 +47,12 @@ pub fn probe() -> io::Result<KernelCaps> {
         mount_namespace: next(),
         fuse: next(),
         overlay: next(),
+        notification: next(),
     })
 }
 
 /// The attempts, each standing on the one before.
-fn attempts() -> [io::Result<()>; 4] {
+fn attempts() -> [io::Result<()>; 5] {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let ids = IdMap { uid, gid, host_uid: uid, host_gid: gid };
     let namespaces = Namespaces { user: true, ..Namespaces::default() };
@@ -70,7 +71,11 @@ fn attempts() -> [io::Result<()>; 4] {
         Ok(stage) => overlay(stage),
         Err(_) => Err(io::Error::other("needs a private mount namespace")),
     };
-    [entered, stage.map(drop), fuse, overlay]
+    // Last, as what it leaves in force needs somebody to answer.
+    let notification = rustix::thread::set_no_new_privs(true).map_err(Into::into).and_then(|()| {
+        sys::seccomp::install_notifying(&rootemu::filter(rootemu::Mode::Consistent))
+    });
+    [entered, stage.map(drop), fuse, overlay, notification.map(drop)]
 }
 
 fn fuse(ids: IdMap) -> io::Result<()> {
