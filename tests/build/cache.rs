@@ -59,7 +59,8 @@ fn a_killed_build_leaves_nothing() {
     let script = format!(
         "$sampan build -f Dockerfile --build-arg BASE={} ctx >/dev/null 2>&1 & \
          while ! pgrep -u $(id -u) -xf 'busybox sleep 4711' >/dev/null; do sleep 0.05; done; \
-         kill -9 $!; sleep 0.5; pgrep -u $(id -u) -xf 'busybox sleep 4711'; \
+         kill -9 $!; for i in $(seq 200); do pgrep -u $(id -u) -xf 'busybox sleep 4711' >/dev/null || break; sleep 0.05; done; \
+         pgrep -u $(id -u) -xf 'busybox sleep 4711'; \
          ls $SAMPAN_SCRATCH/sampan-*/build | wc -l",
         crate::base(&place)
     );

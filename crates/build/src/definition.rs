@@ -188,6 +188,24 @@ mod tests {
     }
 
     #[test]
+    fn any_mixture_of_tokens_is_read_or_refused() {
+        let tokens = [
+            "Bootstrap: x\n", "From: ", "%post", "%files from ", "%arguments\n", "{{", "}}", " a ",
+            "=", "\n", "#", "%", "é", ":", "%appenv x\n", "\"", "-c ",
+        ];
+        let mut state = 11_u64;
+        for _ in 0..20_000 {
+            let mut text = String::new();
+            for _ in 0..12 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                text.push_str(tokens[(state >> 33) as usize % tokens.len()]);
+            }
+            let _ = parse(&text, &BTreeMap::from([("a".to_owned(), "{{a}}".to_owned())]));
+            let _ = is_definition(&text);
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_told() {
         let none = BTreeMap::new();
         for (text, line) in [

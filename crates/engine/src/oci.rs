@@ -14,8 +14,10 @@ use serde_json::{Value, json};
 use sha2::Digest as _;
 use sif::{Arch, CreateOptions, Kind, NewObject};
 use squashfs::Compression;
-use store::StoredImage;
-use types::{Descriptor, Digest, ImageConfig, ImageRef, Manifest, RegistryRef, media};
+use store::{LayerRecord, StoredImage};
+use types::{
+    Descriptor, Digest, ImageConfig, ImageRef, LayerCompression, Manifest, RegistryRef, media,
+};
 
 use crate::built::{LOCAL, PROVENANCE, Provenance};
 use crate::export::{self, Fresh, oci_config};
@@ -120,8 +122,7 @@ impl Engine {
         let blob = stored.record.blobs.get(1).ok_or_else(missing)?;
         let config = self.store()?.blob_get(blob)?.ok_or_else(missing)?;
         let base = &stored.record.layers[..provenance.base_layers.min(stored.record.layers.len())];
-        let mut descriptors: Vec<Descriptor> =
-            base.iter().map(|l| Descriptor::new(&l.media_type, l.digest.clone(), l.size)).collect();
+        let mut descriptors: Vec<Descriptor> = base.iter().map(of_oci).collect();
         let mut own = Vec::new();
         for path in &provenance.layers {
             let part = plan::ImagePart { path: path.clone(), offset: 0 };
@@ -413,6 +414,18 @@ fn media_type(manifest: &[u8]) -> String {
     let value: Option<Value> = serde_json::from_slice(manifest).ok();
     let named = value.as_ref().and_then(|value| value["mediaType"].as_str());
     named.unwrap_or(media::OCI_MANIFEST).to_owned()
+}
+
+/// A layer as a manifest of OCI names it, whatever its own manifest was.
+fn of_oci(layer: &LayerRecord) -> Descriptor {
+    let plain = Descriptor::new(&layer.media_type, layer.digest.clone(), layer.size);
+    let media_type = match plain.layer_compression() {
+        Some(LayerCompression::None) => "application/vnd.oci.image.layer.v1.tar",
+        Some(LayerCompression::Gzip) => "application/vnd.oci.image.layer.v1.tar+gzip",
+        Some(LayerCompression::Zstd) => "application/vnd.oci.image.layer.v1.tar+zstd",
+        None => return plain,
+    };
+    Descriptor { media_type: media_type.to_owned(), ..plain }
 }
 
 /// Docker's names have a tag.

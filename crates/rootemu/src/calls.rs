@@ -111,7 +111,14 @@ pub(crate) struct Table {
     pub(crate) arch: u32,
     /// Bits of a number that name no call: x32 marks its calls.
     pub(crate) mask: u32,
-    pub(crate) calls: &'static [(u32, Call)],
+    calls: &'static [&'static [(u32, Call)]],
+}
+
+impl Table {
+    /// Numbers, and what they mean.
+    pub(crate) fn calls(&self) -> impl Iterator<Item = (u32, Call)> {
+        self.calls.iter().flat_map(|list| list.iter().copied())
+    }
 }
 
 use Call::*;
@@ -160,36 +167,44 @@ const X86_64_CALLS: &[(u32, Call)] = &[
     (155, Chroot),
 ];
 
-const I386_CALLS: &[(u32, Call)] = &[
-    (16, Lchown),
-    (95, Fchown),
-    (182, Chown),
-    (198, Lchown),
-    (207, Fchown),
-    (212, Chown),
-    (298, Fchownat),
+/// The first calls of this kind, where they are still there.
+const FIRST_CALLS: &[(u32, Call)] = &[
     (14, Mknod),
-    (297, Mknodat),
+    (16, Lchown),
     (23, Setuid),
     (46, Setgid),
     (70, Setreuid),
     (71, Setregid),
     (81, Setgroups),
+    (95, Fchown),
     (138, Setfsuid),
     (139, Setfsgid),
     (164, Setresuid),
-    (170, Setresgid),
+];
+
+/// Their successors with ids of 32 bits.
+const LATER_CALLS: &[(u32, Call)] = &[
+    (198, Lchown),
     (203, Setreuid),
     (204, Setregid),
     (206, Setgroups),
+    (207, Fchown),
     (208, Setresuid),
     (210, Setresgid),
+    (212, Chown),
     (213, Setuid),
     (214, Setgid),
     (215, Setfsuid),
     (216, Setfsgid),
+];
+
+const I386_CALLS: &[(u32, Call)] = &[
+    (170, Setresgid),
+    (182, Chown),
     (185, Capset),
     (283, KexecLoad),
+    (297, Mknodat),
+    (298, Fchownat),
 ];
 
 /// Of arm64 and riscv64, which have the kernel's generic numbers.
@@ -229,86 +244,35 @@ const GENERIC_CALLS: &[(u32, Call)] = &[
 
 /// 32-bit arm, on arm64 kernels.
 const ARM_CALLS: &[(u32, Call)] = &[
-    (16, Lchown),
-    (95, Fchown),
-    (182, Chown),
-    (198, Lchown),
-    (207, Fchown),
-    (212, Chown),
-    (325, Fchownat),
-    (14, Mknod),
-    (324, Mknodat),
-    (23, Setuid),
-    (46, Setgid),
-    (70, Setreuid),
-    (71, Setregid),
-    (81, Setgroups),
-    (138, Setfsuid),
-    (139, Setfsgid),
-    (164, Setresuid),
     (170, Setresgid),
-    (203, Setreuid),
-    (204, Setregid),
-    (206, Setgroups),
-    (208, Setresuid),
-    (210, Setresgid),
-    (213, Setuid),
-    (214, Setgid),
-    (215, Setfsuid),
-    (216, Setfsgid),
+    (182, Chown),
     (185, Capset),
+    (324, Mknodat),
+    (325, Fchownat),
     (347, KexecLoad),
 ];
 
 const PPC64_CALLS: &[(u32, Call)] = &[
-    (16, Lchown),
-    (95, Fchown),
-    (181, Chown),
-    (289, Fchownat),
-    (14, Mknod),
-    (288, Mknodat),
-    (23, Setuid),
-    (46, Setgid),
-    (70, Setreuid),
-    (71, Setregid),
-    (81, Setgroups),
-    (138, Setfsuid),
-    (139, Setfsgid),
-    (164, Setresuid),
     (169, Setresgid),
+    (181, Chown),
     (184, Capset),
     (268, KexecLoad),
+    (288, Mknodat),
+    (289, Fchownat),
 ];
 
-const S390X_CALLS: &[(u32, Call)] = &[
-    (198, Lchown),
-    (207, Fchown),
-    (212, Chown),
-    (291, Fchownat),
-    (14, Mknod),
-    (290, Mknodat),
-    (203, Setreuid),
-    (204, Setregid),
-    (206, Setgroups),
-    (208, Setresuid),
-    (210, Setresgid),
-    (213, Setuid),
-    (214, Setgid),
-    (215, Setfsuid),
-    (216, Setfsgid),
-    (185, Capset),
-    (277, KexecLoad),
-];
+const S390X_CALLS: &[(u32, Call)] =
+    &[(14, Mknod), (185, Capset), (277, KexecLoad), (290, Mknodat), (291, Fchownat)];
 
 /// Every architecture that is known; calls of any other are refused.
 pub(crate) const TABLES: &[Table] = &[
-    Table { arch: X86_64, mask: 0x4000_0000, calls: X86_64_CALLS },
-    Table { arch: 0x4000_0003, mask: 0, calls: I386_CALLS },
-    Table { arch: 0xc000_00b7, mask: 0, calls: GENERIC_CALLS },
-    Table { arch: 0xc000_00f3, mask: 0, calls: GENERIC_CALLS },
-    Table { arch: 0x4000_0028, mask: 0, calls: ARM_CALLS },
-    Table { arch: 0xc000_0015, mask: 0, calls: PPC64_CALLS },
-    Table { arch: 0x8000_0016, mask: 0, calls: S390X_CALLS },
+    Table { arch: X86_64, mask: 0x4000_0000, calls: &[X86_64_CALLS] },
+    Table { arch: 0x4000_0003, mask: 0, calls: &[FIRST_CALLS, LATER_CALLS, I386_CALLS] },
+    Table { arch: 0xc000_00b7, mask: 0, calls: &[GENERIC_CALLS] },
+    Table { arch: 0xc000_00f3, mask: 0, calls: &[GENERIC_CALLS] },
+    Table { arch: 0x4000_0028, mask: 0, calls: &[FIRST_CALLS, LATER_CALLS, ARM_CALLS] },
+    Table { arch: 0xc000_0015, mask: 0, calls: &[FIRST_CALLS, PPC64_CALLS] },
+    Table { arch: 0x8000_0016, mask: 0, calls: &[LATER_CALLS, S390X_CALLS] },
 ];
 
 /// The one that this binary is for, whose structures it knows.
@@ -318,7 +282,7 @@ pub(crate) const NATIVE: u32 = if cfg!(target_arch = "aarch64") { 0xc000_00b7 } 
 pub(crate) fn native(number: i32) -> Option<Call> {
     let table = TABLES.iter().find(|table| table.arch == NATIVE)?;
     let number = u32::try_from(number).ok()? & !table.mask;
-    table.calls.iter().find(|(known, _)| *known == number).map(|(_, call)| *call)
+    table.calls().find(|(known, _)| *known == number).map(|(_, call)| call)
 }
 
 /// How a call of the setxattr(2) family names a file.

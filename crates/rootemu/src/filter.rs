@@ -67,12 +67,12 @@ fn calls(table: &Table, mode: Mode) -> Vec<Instruction> {
         block.push(step(AND, !table.mask));
     }
     let consistent = mode == Mode::Consistent && table.arch == NATIVE;
-    for (number, call) in table.calls {
-        let answer = answer(*call, consistent);
+    for (number, call) in table.calls() {
+        let answer = answer(call, consistent);
         if answer.is_empty() {
             continue;
         }
-        block.push(Instruction { code: EQUAL, jt: 0, jf: answer.len() as u8, k: *number });
+        block.push(Instruction { code: EQUAL, jt: 0, jf: answer.len() as u8, k: number });
         block.extend(answer);
     }
     block.push(step(RETURN, ALLOW));
@@ -143,10 +143,10 @@ mod tests {
             let program = filter(mode);
             assert!(program.len() < 4096, "{}", program.len());
             for table in TABLES {
-                for (number, call) in table.calls {
+                for (number, call) in table.calls() {
                     let consistent = mode == Mode::Consistent && table.arch == NATIVE;
                     let argument = if call.flags_argument().is_some() { CREATE } else { CHARACTER };
-                    let got = run(&program, table.arch, *number, [argument | 0o600; 6]);
+                    let got = run(&program, table.arch, number, [argument | 0o600; 6]);
                     let expected = match call {
                         Call::Capset | Call::KexecLoad => SUCCESS,
                         _ if consistent => NOTIFY,
