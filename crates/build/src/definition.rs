@@ -190,8 +190,23 @@ mod tests {
     #[test]
     fn any_mixture_of_tokens_is_read_or_refused() {
         let tokens = [
-            "Bootstrap: x\n", "From: ", "%post", "%files from ", "%arguments\n", "{{", "}}", " a ",
-            "=", "\n", "#", "%", "é", ":", "%appenv x\n", "\"", "-c ",
+            "Bootstrap: x\n",
+            "From: ",
+            "%post",
+            "%files from ",
+            "%arguments\n",
+            "{{",
+            "}}",
+            " a ",
+            "=",
+            "\n",
+            "#",
+            "%",
+            "é",
+            ":",
+            "%appenv x\n",
+            "\"",
+            "-c ",
         ];
         let mut state = 11_u64;
         for _ in 0..20_000 {

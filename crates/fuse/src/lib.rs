@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::io::Errno;
 use squashfs::{DirEntry, EntryKind, Image, Inode, InodeKind, InodeRef, Piece};
@@ -84,6 +84,7 @@ pub fn serve(
         image,
         owner: options.owner,
         noted: options.noted,
+        attributes: OnceLock::new(),
         most: options.threads.map_or_else(processors, usize::from).min(MOST_THREADS),
         preload,
         report,
@@ -104,6 +105,8 @@ struct Server {
     image: Arc<Image>,
     owner: Option<(u32, u32)>,
     noted: bool,
+    /// Whether the image has attributes that a container can use.
+    attributes: OnceLock<bool>,
     most: usize,
     threads: AtomicUsize,
     idle: AtomicUsize,
@@ -376,6 +379,11 @@ impl Server {
         Reply::Data
     }
 
+    /// Whether attributes are worth asking for.
+    fn has_attributes(&self) -> bool {
+        self.noted || *self.attributes.get_or_init(|| useful_attributes(&self.image))
+    }
+
     fn getxattr(
         &self,
         request: &Request<'_>,
@@ -384,7 +392,7 @@ impl Server {
         let (Some(size), Some(name)) = (request.u32(0), request.name(8)) else {
             return Ok(Reply::Errno(Errno::INVAL));
         };
-        if !self.noted && self.image.superblock().xattr_table == squashfs::format::ABSENT {
+        if !self.has_attributes() {
             // The kernel stops asking: overlayfs asks at every lookup.
             return Ok(Reply::Errno(Errno::NOSYS));
         }
@@ -426,7 +434,8 @@ impl Server {
             names.extend_from_slice(NOTED);
             names.push(0);
         }
-        for (name, _) in self.image.xattrs(&inode)? {
+        let shown = if self.has_attributes() { self.image.xattrs(&inode)? } else { Vec::new() };
+        for (name, _) in shown {
             names.extend(name);
             names.push(0);
         }
@@ -436,6 +445,26 @@ impl Server {
 
 /// Where true owners are noted, as `rootemu` reads it.
 const NOTED: &[u8] = OVERRIDE_STAT.as_bytes();
+
+/// Attributes that do nothing in a container: its image is mounted nosuid, so
+/// file capabilities give none; `trusted.` is for root of the host; the others
+/// are notes of tools.
+const INERT: [&[u8]; 3] = [b"security.capability", NOTED, b"user.rootlesscontainers"];
+/// More sets of attributes than this are not looked through.
+const MOST_SETS: u32 = 512;
+
+/// Whether an image has attributes that are worth a question for each of its
+/// files: overlayfs asks at every first lookup, whatever the answer was before,
+/// unless it is that there are none at all. Layers below another one need
+/// theirs.
+fn useful_attributes(image: &Image) -> bool {
+    let inert = |name: &Vec<u8>| {
+        INERT.contains(&name.as_slice())
+            || name.starts_with(b"trusted.") && !name.starts_with(b"trusted.overlay.")
+    };
+    // What cannot be read is told to who asks.
+    !matches!(image.xattr_names(MOST_SETS), Ok(Some(names)) if names.iter().all(inert))
+}
 
 /// What is noted of an inode; nothing of root's own.
 fn owner_of(inode: &Inode) -> Option<String> {

@@ -1,5 +1,7 @@
 //! Extended attributes.
 
+use std::collections::BTreeSet;
+
 use super::{Image, Inode};
 use crate::error::Error;
 use crate::format::{ABSENT, NONE, le16, le32, le64};
@@ -26,22 +28,48 @@ impl Image {
         Ok(inode.has_xattrs() && self.xattrs(inode)?.iter().any(marked))
     }
 
+    /// The names of all extended attributes in the image; None where it has
+    /// more than `most` sets of them.
+    ///
+    /// # Errors
+    /// When the image is corrupt there.
+    pub fn xattr_names(&self, most: u32) -> Result<Option<BTreeSet<Vec<u8>>>, Error> {
+        let table = self.superblock().xattr_table;
+        if table == ABSENT {
+            return Ok(Some(BTreeSet::new()));
+        }
+        let ids = le32(&self.bytes(table, 16, "the xattr table")?, 8);
+        if ids > most {
+            return Ok(None);
+        }
+        let mut names = BTreeSet::new();
+        for id in 0..ids {
+            names.extend(self.xattr_set(id)?.into_iter().map(|(name, _)| name));
+        }
+        Ok(Some(names))
+    }
+
     /// The extended attributes of an inode, with full names.
     ///
     /// # Errors
     /// When the image is corrupt there.
     pub fn xattrs(&self, inode: &Inode) -> Result<Vec<Xattr>, Error> {
-        let table = self.superblock().xattr_table;
-        if inode.xattr == NONE || table == ABSENT {
+        if inode.xattr == NONE || self.superblock().xattr_table == ABSENT {
             return Ok(Vec::new());
         }
+        self.xattr_set(inode.xattr)
+    }
+
+    /// The attributes of one index of the table.
+    fn xattr_set(&self, id: u32) -> Result<Vec<Xattr>, Error> {
+        let table = self.superblock().xattr_table;
         let corrupt = |what| Error::Corrupt { what, offset: table };
         let head = self.bytes(table, 16, "the xattr table")?;
         let (start, ids) = (le64(&head, 0), le32(&head, 8));
-        if inode.xattr >= ids {
+        if id >= ids {
             return Err(corrupt("an xattr's index"));
         }
-        let entry: [u8; 16] = self.table_cursor(table + 16, u64::from(inode.xattr) * 16)?.take()?;
+        let entry: [u8; 16] = self.table_cursor(table + 16, u64::from(id) * 16)?.take()?;
         let (place, count) = (le64(&entry, 0), le32(&entry, 8));
         if count > COUNT {
             return Err(corrupt("the number of xattrs"));
