@@ -221,7 +221,9 @@ fn what_is_wrong_is_told_with_its_place() {
         ("FROM $BASE\nCOPY a.txt /etc\nCOPY dir /etc/passwd\n", 1, "/etc/passwd"),
         ("FROM $BASE\nUSER nobodyhere\nRUN id\n", 1, "nobodyhere"),
         ("FROM $BASE\nENV A=\"${B:?must be set}\"\n", 1, "must be set"),
-        ("FROM $BASE\nADD https://example.invalid/x /\n", 1, "not supported"),
+        ("FROM $BASE\nADD https://example.invalid/x /x\n", 1, "example.invalid"),
+        ("FROM $BASE\nADD https://host.invalid/repository.git /x\n", 1, "git|not supported"),
+        ("FROM $BASE\nADD --checksum=sha256:00 a.txt /x\n", 1, "--checksum"),
         ("FROM $BASE\nRUN --mount=type=ssh true\n", 1, "not supported"),
         ("FROM $BASE\nRUN --mount=type=secret,id=s,required true\n", 1, "--secret id=s"),
         ("FROM $BASE AS a\nFROM $BASE AS a\n", 1, "a stage"),
@@ -235,4 +237,29 @@ fn what_is_wrong_is_told_with_its_place() {
     }
     let ran = build(&place, "ARG BASE\nFROM $BASE\n", &["--target", "nosuch"]);
     assert!(ran.fails(1).contains("nosuch"));
+}
+
+/// The registry is a web server like any other.
+#[test]
+fn addresses_are_fetched_and_checked() {
+    let place = Place::new();
+    let name = format!("{}/busybox", harness::registry());
+    let mut skopeo = std::process::Command::new("skopeo");
+    let flags = ["inspect", "--raw", "--tls-verify=false", &format!("docker://{name}:latest")];
+    let raw = harness::run(skopeo.args(flags)).ok();
+    let manifest: serde_json::Value = serde_json::from_str(&raw).unwrap();
+    let digest = manifest["config"]["digest"].as_str().unwrap();
+    let url = format!("http://{}/v2/busybox/blobs/{digest}", harness::registry());
+    let text = format!(
+        "ARG BASE\nFROM $BASE\nADD --checksum={digest} {url} /file\nADD {url} /dir/\n\
+         RUN stat -c %a /file >/o && sha256sum /file >>/o\nCMD cat /o; ls /dir\n"
+    );
+    let ran = build(&place, &text, &[]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let hex = digest.trim_start_matches("sha256:");
+    let out = place.sampan(&["run", "made"]).ok();
+    assert_eq!(out, format!("600\n{hex}  /file\n{digest}\n"));
+    let wrong = text.replacen(digest, &format!("sha256:{}", "0".repeat(64)), 1);
+    let ran = build(&place, &wrong, &[]);
+    assert!(ran.fails(1).contains("checksum"));
 }

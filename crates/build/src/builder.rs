@@ -136,6 +136,10 @@ impl<'a> Builder<'a> {
         &self.scratch
     }
 
+    pub(crate) fn progress(&self) -> &SharedProgress {
+        &self.progress
+    }
+
     pub(crate) fn watch(&mut self) -> &mut dyn Watch {
         self.watch
     }

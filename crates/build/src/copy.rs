@@ -25,6 +25,14 @@ struct Item {
     to: PathBuf,
 }
 
+/// What was fetched from an address.
+struct Fetched {
+    to: PathBuf,
+    file: std::fs::File,
+    digest: types::Digest,
+    size: u64,
+}
+
 /// Where paths of a copy are.
 enum From {
     /// The context, and what of it is left out.
@@ -63,16 +71,16 @@ impl Builder<'_> {
         let plan = self.plan_copy(state, copy)?;
         let below = state.files()?;
         let mut items = Vec::new();
-        let mut documents = Vec::new();
+        let (mut documents, mut fetched) = (Vec::new(), Vec::new());
         let (into, to) = plan.destination(&below)?;
         for source in &copy.sources {
             match source {
                 Source::Path(path) => {
                     let lookup = |name: &str| state.lookup(name);
                     let path = expand(path, self.escape(), &lookup)?;
-                    if add && (path.contains("://") || path.starts_with("git@")) {
-                        let text = format!("ADD of an address ({path})");
-                        return Err(Problem::Unsupported(text).into());
+                    if add && let Some(found) = self.fetch(&plan, &path, (into, &to))? {
+                        fetched.push(found);
+                        continue;
                     }
                     plan.collect(&path, (into, &to), &mut items)?;
                 }
@@ -94,6 +102,10 @@ impl Builder<'_> {
             hasher.bytes(to.as_os_str().as_encoded_bytes());
             hasher.text(text);
         }
+        for Fetched { to, digest, .. } in &fetched {
+            hasher.bytes(to.as_os_str().as_encoded_bytes());
+            hasher.text(&digest.to_string());
+        }
         for item in &items {
             hash_item(&mut hasher, files, item)?;
         }
@@ -105,6 +117,9 @@ impl Builder<'_> {
             for (to, text) in &documents {
                 writer.bytes(to, text.as_bytes(), plan.owning)?;
             }
+            for Fetched { to, file, size, .. } in &mut fetched {
+                writer.stream(to, file, *size, plan.owning)?;
+            }
             writer.next_tree();
             for item in &items {
                 if archives && unpack(&mut writer, files, item, into, &to)? {
@@ -114,6 +129,46 @@ impl Builder<'_> {
             }
             writer.finish()
         })
+    }
+
+    /// What ADD fetches; None for a path.
+    fn fetch(
+        &self,
+        plan: &Plan<'_>,
+        source: &str,
+        (into, to): (bool, &Path),
+    ) -> Result<Option<Fetched>> {
+        let web = source.starts_with("http://") || source.starts_with("https://");
+        let git = source.starts_with("git@") || source.contains("://") && !web;
+        if git || web && (source.ends_with(".git") || source.contains(".git#")) {
+            return Err(Problem::Unsupported(format!("ADD from git ({source})")).into());
+        }
+        if !web {
+            let wanted = plan.copy.checksum.is_some();
+            let text = "--checksum of what is no address".to_owned();
+            return if wanted { Err(Problem::Unsupported(text).into()) } else { Ok(None) };
+        }
+        let path = source.split(['?', '#']).next().unwrap_or(source);
+        let name = path.splitn(4, '/').nth(3).and_then(|path| path.rsplit('/').next());
+        let name = name.filter(|name| !name.is_empty() && *name != "." && *name != "..");
+        let to = match (into, name) {
+            (true, Some(name)) => to.join(name),
+            (true, None) => return Err(BuildError::NoSource(source.to_owned())),
+            (false, _) => to.to_owned(),
+        };
+        let failed = |error| BuildError::Write { path: self.scratch().to_owned(), source: error };
+        let mut file = tempfile::tempfile_in(self.scratch()).map_err(failed)?;
+        self.engine().download(source, &mut file, self.progress())?;
+        std::io::Seek::rewind(&mut file).map_err(failed)?;
+        let (digest, size) = image::digest(&mut file).map_err(failed)?;
+        std::io::Seek::rewind(&mut file).map_err(failed)?;
+        if let Some(expected) = &plan.copy.checksum
+            && *expected != digest.to_string()
+        {
+            let (url, expected) = (source.to_owned(), expected.clone());
+            return Err(BuildError::Checksum { url, expected, found: digest.to_string() });
+        }
+        Ok(Some(Fetched { to, file, digest, size }))
     }
 
     fn plan_copy<'c>(&'c self, state: &State, copy: &'c Copy) -> Result<Plan<'c>> {
@@ -132,8 +187,9 @@ impl Builder<'_> {
             let bad = || Problem::Unsupported(format!("--chmod={mode}: only octal numbers"));
             owning.mode = Some(u16::from_str_radix(&mode, 8).map_err(|_| bad())? & 0o7777);
         }
-        if copy.checksum.is_some() {
-            return Err(Problem::Unsupported("--checksum".to_owned()).into());
+        if copy.checksum.is_some() && copy.sources.len() > 1 {
+            let text = "--checksum with several sources".to_owned();
+            return Err(Problem::Unsupported(text).into());
         }
         let (from, ignore) = match &copy.from {
             Some(name) => (From::Image(self.other(&text(name)?)?), None),

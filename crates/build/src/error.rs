@@ -65,6 +65,16 @@ pub enum BuildError {
     /// No such user or group in the image.
     #[error("the image has no user or group {0:?}")]
     NoUser(String),
+    /// An address gives something else than what was asked for.
+    #[error("{url} has the checksum {found}, not {expected}")]
+    Checksum {
+        /// The address.
+        url: String,
+        /// What it should have.
+        expected: String,
+        /// What it has.
+        found: String,
+    },
     /// A secret that is needed and was not given.
     #[error("the secret {0:?} is needed: --secret id={0},src=FILE")]
     NoSecret(String),

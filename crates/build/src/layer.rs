@@ -118,6 +118,23 @@ impl<'a> LayerWriter<'a> {
         Ok(())
     }
 
+    /// A file of what a reader gives, exactly `size` bytes.
+    pub(crate) fn stream(
+        &mut self,
+        path: &Path,
+        data: &mut dyn Read,
+        size: u64,
+        owning: Owning,
+    ) -> Result<()> {
+        let (uid, gid) = owning.owner.unwrap_or((0, 0));
+        // As Docker has it: what comes from the web is its owner's alone.
+        let mode = owning.mode.unwrap_or(0o600);
+        let kind = self.data(data, size)?;
+        let meta = Meta { mode, uid, gid, mtime: self.latest.unwrap_or(0), xattrs: Vec::new() };
+        self.place(path, Node { meta, kind }, owning)?;
+        Ok(())
+    }
+
     /// Begins to copy from another tree.
     pub(crate) fn next_tree(&mut self) {
         self.from += 1;

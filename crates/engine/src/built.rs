@@ -9,7 +9,7 @@ use squashfs::Compression;
 use store::{Begin, ImageId, ImageRecord, LayerRecord, StoredImage};
 use types::{Digest, ImageConfig, ImageRef, RegistryRef};
 
-use crate::{Engine, Error, Resolved, Result, unpack};
+use crate::{Engine, Error, Resolved, Result, SharedProgress, unpack};
 
 /// The registry of images that were built here and have none.
 pub const LOCAL: &str = "localhost";
@@ -97,6 +97,22 @@ impl Engine {
         let layers = Vec::new();
         let local = base.starts_with(&format!("{LOCAL}/"));
         Ok((!local).then_some(Provenance { base, base_layers, layers }))
+    }
+
+    /// What an address on the web gives, into a file; nothing is checked.
+    ///
+    /// # Errors
+    /// When it cannot be fetched, or the file cannot be written.
+    pub fn download(
+        &self,
+        url: &str,
+        to: &mut std::fs::File,
+        progress: &SharedProgress,
+    ) -> Result<()> {
+        let mut reader = self.client(Some(progress))?.download(url)?;
+        let failed = |source| Error::Download { url: url.to_owned(), source };
+        std::io::copy(&mut reader, to).map_err(failed)?;
+        Ok(())
     }
 
     /// Gives an image of the store another name; the name as the store has it.

@@ -231,6 +231,14 @@ pub enum Error {
         /// Why.
         source: ext::Error,
     },
+    /// Something of the web that cannot be fetched whole.
+    #[error("cannot fetch {url}")]
+    Download {
+        /// Its address.
+        url: String,
+        /// Why.
+        source: io::Error,
+    },
     /// An image that cannot be copied.
     #[error("cannot write the image to {path:?}")]
     Copy {

@@ -255,6 +255,25 @@ impl Client {
         BlobReader::open(self.clone(), endpoints, digest.clone(), size)
     }
 
+    /// What an address gives, whatever serves it: proxies, certificates and
+    /// redirects are as for registries. Nothing of it is checked.
+    ///
+    /// # Errors
+    /// Why there is no answer, or another one than 200.
+    pub fn download(&self, url: &str) -> Result<impl Read + Send + use<>, Error> {
+        let answer = self.retrying(url, true, || {
+            let get = Get { url, insecure: self.inner.options.insecure, ..Get::default() };
+            let answer = self.inner.http.get(get)?;
+            if answer.status() == 200 {
+                return Ok(answer);
+            }
+            let stall = self.inner.options.stall_timeout;
+            let asked = Asked { what: url, registry: url, with_credentials: false, stall };
+            Err(status_error(answer, &asked))
+        })?;
+        Ok(answer.response.into_body().into_with_config().limit(u64::MAX).reader())
+    }
+
     /// Checks credentials against a registry, then keeps them. `registry` may
     /// carry a namespace: `host[:port][/path]`.
     ///
