@@ -39,6 +39,20 @@ fn another_checkout_of_the_same_files_hits() {
 }
 
 #[test]
+fn what_stands_on_a_step_that_was_made_anew_is_made_anew() {
+    let place = Place::new();
+    let text = "ARG BASE\nFROM $BASE AS one\nRUN echo $(busybox date +%N) >/one\n\
+                FROM one\nRUN busybox cp /one /two\nCMD busybox cmp /one /two && echo same\n";
+    assert_eq!(cached(&build(&place, text, &[])), 0);
+    // The first stage's layer is lost; the second one's was made from it.
+    let lose = "ls -tr $SAMPAN_STORE/build/*.json | head -1 | xargs rm";
+    let _ = place.shell(lose).ok();
+    let again = build(&place, text, &[]);
+    assert_eq!(cached(&again), 0, "{}", again.err);
+    assert_eq!(place.sampan(&["run", "made"]).ok(), "same\n");
+}
+
+#[test]
 fn the_same_files_give_the_same_image() {
     let place = Place::new();
     let text =

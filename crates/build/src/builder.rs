@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use engine::{Engine, SharedProgress};
 use plan::{ImagePart, RootEmulation, RootSource};
 use serde_json::{Value, json};
-use squashfs::{Compression, Image, ReaderOptions};
+use squashfs::Compression;
 use store::LayerRecord;
 use types::{Digest, ImageRef, Platform};
 
-use crate::cache::{Cache, Key, Record};
+use crate::cache::{Cache, Key, Out, Record};
 use crate::dockerfile::expand::{expand, expand_words};
 use crate::dockerfile::{
     Arg, Dockerfile, Instruction, Kind, Problem, Stage, Words, parse_instruction,
@@ -73,8 +73,6 @@ pub(crate) struct Builder<'a> {
     globals: BTreeMap<String, String>,
     /// Stages that are done, and images, by the names that copies use.
     done: HashMap<String, State>,
-    /// Whether a step of this stage was made anew: then the following ones are.
-    missed: bool,
     pub(crate) last_output: Vec<u8>,
 }
 
@@ -88,9 +86,11 @@ impl<'a> Builder<'a> {
     ) -> Result<Self> {
         let scratch = engine.build_scratch()?;
         crate::run::clean(&scratch);
+        let cache = Cache { dir: engine.build_cache()? };
+        cache.clean();
         Ok(Self {
             ignore: read_ignore(options)?,
-            cache: Cache { dir: engine.build_cache()? },
+            cache,
             engine,
             options,
             file,
@@ -99,7 +99,6 @@ impl<'a> Builder<'a> {
             scratch,
             globals: BTreeMap::new(),
             done: HashMap::new(),
-            missed: false,
             last_output: Vec::new(),
         })
     }
@@ -126,10 +125,6 @@ impl<'a> Builder<'a> {
 
     pub(crate) fn epoch(&self) -> Option<u32> {
         self.options.epoch
-    }
-
-    pub(crate) fn cache(&self) -> &Cache {
-        &self.cache
     }
 
     pub(crate) fn scratch(&self) -> &Path {
@@ -212,7 +207,6 @@ impl<'a> Builder<'a> {
         };
         let begun = self.begin(index, stage);
         let (mut state, triggers) = begun.map_err(|error| located(self, error))?;
-        self.missed = false;
         let mut cmd = false;
         for text in triggers {
             let instruction = parse_instruction(&text).map_err(|error| {
@@ -276,7 +270,8 @@ impl<'a> Builder<'a> {
             let parts = vec![self.cache.part(&key)];
             let args = BTreeMap::new();
             let (layers, provenance) = (Vec::new(), Some(engine::Provenance::default()));
-            return Ok(State { parts, layers, provenance, key, config, args, shell });
+            let missed = false;
+            return Ok(State { parts, layers, provenance, key, config, args, shell, missed });
         }
         let reference: ImageRef = name.parse().map_err(engine::Error::from)?;
         let resolved = self.engine.resolve(&reference, &self.progress)?;
@@ -293,7 +288,8 @@ impl<'a> Builder<'a> {
         };
         let config = self.engine.image_document(&resolved)?;
         let (parts, key, args) = (parts.clone(), Key::of_base(&id), BTreeMap::new());
-        Ok(State { parts, layers, provenance, key, config, args, shell })
+        let missed = false;
+        Ok(State { parts, layers, provenance, key, config, args, shell, missed })
     }
 
     /// The files of another stage or image that a step names.
@@ -327,12 +323,10 @@ impl<'a> Builder<'a> {
         if self.done.contains_key(name) {
             return Ok(());
         }
-        let missed = self.missed;
         let state = match self.stage_index(name, index) {
             Some(other) => self.stage(other)?,
             None => self.image(name)?,
         };
-        self.missed = missed;
         self.done.insert(name.to_owned(), state);
         Ok(())
     }
@@ -388,29 +382,6 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// A layer of the cache, where it may be used.
-    pub(crate) fn cached(&mut self, key: &Key) -> Option<Record> {
-        let usable = !self.missed && !self.options.no_cache;
-        let found = self.cache.find(key).filter(|_| usable);
-        self.missed |= found.is_none();
-        found
-    }
-
-    /// Keeps a layer that was made, or an empty one.
-    pub(crate) fn keep(&mut self, key: &Key, made: bool) -> Result<Record> {
-        let layer = if made {
-            let path = self.cache.temporary(key);
-            let failed = |source| BuildError::Read { path: path.clone(), source };
-            let file = std::fs::File::open(&path).map_err(failed)?;
-            let image = Image::open(file, 0, ReaderOptions::default());
-            let image = image.map_err(|e| failed(std::io::Error::other(e)))?;
-            Some(image::tar_digest(&image)?)
-        } else {
-            None
-        };
-        self.cache.keep(key, layer)
-    }
-
     /// Puts a layer over a stage.
     pub(crate) fn apply(&self, state: &mut State, key: Key, record: &Record) {
         if let Some((digest, size)) = &record.layer {
@@ -433,25 +404,27 @@ impl<'a> Builder<'a> {
         state.key = key;
     }
 
-    /// A layer that is written without a container; whether it was cached.
+    /// The layer of a step: from the cache, or made now; whether it was cached.
+    /// A step that opens no file for it changes nothing.
     pub(crate) fn layer(
         &mut self,
         state: &mut State,
         key: Key,
-        write: impl FnOnce(std::fs::File, Compression) -> Result<()>,
+        make: impl FnOnce(&mut Self, &State, &Out<'_>) -> Result<()>,
     ) -> Result<bool> {
-        if let Some(record) = self.cached(&key) {
+        let usable = !state.missed && !self.options.no_cache;
+        if let Some(record) = self.cache.find(&key).filter(|_| usable) {
             self.apply(state, key, &record);
             return Ok(true);
         }
-        let file = self.cache.create(&key)?;
-        let written = write(file, self.engine.build_compression());
-        if let Err(error) = written {
-            // The first failure is the one that is told.
-            let _ = std::fs::remove_file(self.cache.temporary(&key));
-            return Err(error);
-        }
-        let record = self.keep(&key, true)?;
+        state.missed = true;
+        // Of its own, so that the step may use the builder.
+        let cache = self.cache.clone();
+        let out = Out { cache: &cache, key: &key };
+        // What a killed build of the same process number left.
+        out.discard();
+        let record = make(self, state, &out).and_then(|()| out.keep());
+        let record = record.inspect_err(|_| out.discard())?;
         self.apply(state, key, &record);
         Ok(false)
     }
@@ -482,8 +455,9 @@ impl<'a> Builder<'a> {
         let mut hasher = crate::cache::Hasher::new(&state.key, "workdir");
         hasher.text(&format!("{} {owner:?}", real.display()));
         let epoch = self.options.epoch;
-        self.layer(state, hasher.key(), |file, compression| {
-            let mut writer = LayerWriter::new(file, compression, &files, epoch)?;
+        self.layer(state, hasher.key(), |builder, _, out| {
+            let compression = builder.engine.build_compression();
+            let mut writer = LayerWriter::new(out.create()?, compression, &files, epoch)?;
             writer.directory(&real, owner)?;
             writer.finish()
         })
@@ -505,11 +479,7 @@ impl<'a> Builder<'a> {
             Kind::Label(pairs) => {
                 for (name, value) in pairs {
                     let (name, value) = (text(name)?, text(value)?);
-                    let labels = state.process().entry("Labels").or_insert(json!({}));
-                    if labels.is_null() {
-                        *labels = json!({});
-                    }
-                    labels[name] = value.into();
+                    state.set_of("Labels").insert(name, value.into());
                 }
             }
             Kind::Arg(args) => {
@@ -531,15 +501,14 @@ impl<'a> Builder<'a> {
                 for port in ports {
                     for word in expand_words(port, escape, &lookup)? {
                         let word = if word.contains('/') { word } else { word + "/tcp" };
-                        let all = state.process().entry("ExposedPorts").or_insert(json!({}));
-                        all[word] = json!({});
+                        state.set_of("ExposedPorts").insert(word, json!({}));
                     }
                 }
             }
             Kind::Volume(paths) => {
                 for path in paths {
                     let path = text(path)?;
-                    state.process().entry("Volumes").or_insert(json!({}))[path] = json!({});
+                    state.set_of("Volumes").insert(path, json!({}));
                 }
             }
             Kind::Entrypoint(words) => {

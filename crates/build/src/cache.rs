@@ -15,9 +15,13 @@ use std::path::{Path, PathBuf};
 use plan::ImagePart;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
+use squashfs::{Image, ReaderOptions};
 use types::Digest;
 
 use crate::error::{BuildError, Result};
+
+/// Older temporary files belong to nobody.
+const LONGEST_STEP: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
 /// Another form of layers has other keys.
 const VERSION: &str = "1";
@@ -73,6 +77,7 @@ pub(crate) struct Record {
     pub(crate) layer: Option<(Digest, u64)>,
 }
 
+#[derive(Clone, Debug)]
 pub(crate) struct Cache {
     pub(crate) dir: PathBuf,
 }
@@ -120,9 +125,56 @@ impl Cache {
     /// A new file at the temporary place.
     pub(crate) fn create(&self, key: &Key) -> Result<File> {
         let path = self.temporary(key);
-        // What a killed build of the same process number left.
-        let _ = std::fs::remove_file(&path);
         let open = File::options().read(true).write(true).create_new(true).open(&path);
         open.map_err(|source| BuildError::Write { path, source })
+    }
+
+    /// Removes what builds that were killed have left, on whatever node: no step
+    /// writes for as long as a day.
+    pub(crate) fn clean(&self) {
+        let Ok(list) = std::fs::read_dir(&self.dir) else { return };
+        let hidden = |e: &std::fs::DirEntry| e.file_name().as_encoded_bytes().starts_with(b".");
+        for entry in list.flatten().filter(hidden) {
+            let age =
+                entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
+            if age.is_some_and(|age| age > LONGEST_STEP) {
+                // Somebody else may be as quick.
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+/// Where a step that is not in the cache writes its layer.
+pub(crate) struct Out<'a> {
+    pub(crate) cache: &'a Cache,
+    pub(crate) key: &'a Key,
+}
+
+impl Out<'_> {
+    pub(crate) fn create(&self) -> Result<File> {
+        self.cache.create(self.key)
+    }
+
+    /// Keeps what was written, or an empty layer.
+    pub(crate) fn keep(&self) -> Result<Record> {
+        let path = self.cache.temporary(self.key);
+        let failed = |source| BuildError::Read { path: path.clone(), source };
+        let layer = match File::open(&path) {
+            Ok(file) => {
+                let image = Image::open(file, 0, ReaderOptions::default());
+                let image = image.map_err(|e| failed(std::io::Error::other(e)))?;
+                Some(image::tar_digest(&image)?)
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(failed(e)),
+        };
+        self.cache.keep(self.key, layer)
+    }
+
+    /// Removes what lies at the temporary place.
+    pub(crate) fn discard(&self) {
+        // Nothing there is as good, and a failure before this one is told.
+        let _ = std::fs::remove_file(self.cache.temporary(self.key));
     }
 }

@@ -112,8 +112,9 @@ impl Builder<'_> {
         let key = hasher.key();
         let archives = add && matches!(plan.from, From::Context(_));
         let epoch = self.epoch();
-        self.layer(state, key, |file, compression| {
-            let mut writer = LayerWriter::new(file, compression, &below, epoch)?;
+        let compression = self.engine().build_compression();
+        self.layer(state, key, |_, _, out| {
+            let mut writer = LayerWriter::new(out.create()?, compression, &below, epoch)?;
             for (to, text) in &documents {
                 writer.bytes(to, text.as_bytes(), plan.owning)?;
             }

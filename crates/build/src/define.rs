@@ -222,11 +222,7 @@ impl Builder<'_> {
                 "labels" => {
                     let labels = labels(&section.text);
                     for (name, value) in &labels {
-                        let map = state.process().entry("Labels").or_insert(json!({}));
-                        if map.is_null() {
-                            *map = json!({});
-                        }
-                        map[name] = value.as_str().into();
+                        state.set_of("Labels").insert(name.clone(), value.as_str().into());
                     }
                     let all = state.config["config"]["Labels"].to_string();
                     put(format!("{META}/labels.json"), 0o644, all);
@@ -247,8 +243,9 @@ impl Builder<'_> {
             hasher.text(text);
         }
         let epoch = self.epoch();
-        let cached = self.layer(state, hasher.key(), |file, compression| {
-            let mut writer = LayerWriter::new(file, compression, &below, epoch)?;
+        let compression = self.engine().build_compression();
+        let cached = self.layer(state, hasher.key(), |_, _, out| {
+            let mut writer = LayerWriter::new(out.create()?, compression, &below, epoch)?;
             for Meta { path, mode, text } in &all {
                 let owning = Owning { owner: None, mode: Some(*mode) };
                 writer.bytes(path, text.as_bytes(), owning)?;

@@ -55,30 +55,22 @@ impl Builder<'_> {
         // What a mount holds does not decide, as in Docker; that it is there does.
         hasher.text(&format!("{:?} {:?}", said.mounts, self.options().root_emulation));
         let key = hasher.key();
-        if let Some(record) = self.cached(&key) {
-            self.apply(state, key, &record);
-            return Ok(true);
-        }
-        let scratch = Scratch::new(self.scratch())?;
-        let code = self.execute(state, &run, &scratch)?;
-        if code != 0 {
-            return Err(BuildError::Command { code });
-        }
-        if scratch.untouched() {
-            let record = self.keep(&key, false)?;
-            self.apply(state, key, &record);
-            return Ok(false);
-        }
-        let file = self.cache().create(&key)?;
-        let options = ConvertOptions {
-            compression: self.engine().build_compression(),
-            latest: self.epoch(),
-            ..ConvertOptions::default()
-        };
-        scratch.commit(file, &options)?;
-        let record = self.keep(&key, true)?;
-        self.apply(state, key, &record);
-        Ok(false)
+        self.layer(state, key, |builder, state, out| {
+            let scratch = Scratch::new(builder.scratch())?;
+            let code = builder.execute(state, &run, &scratch)?;
+            if code != 0 {
+                return Err(BuildError::Command { code });
+            }
+            if scratch.untouched() {
+                return Ok(());
+            }
+            let options = ConvertOptions {
+                compression: builder.engine().build_compression(),
+                latest: builder.epoch(),
+                ..ConvertOptions::default()
+            };
+            scratch.commit(out.create()?, &options)
+        })
     }
 
     fn plan_run(&self, state: &State, said: &RunArguments<'_>) -> Result<Run> {
@@ -298,15 +290,13 @@ fn words(state: &State, said: &RunArguments<'_>) -> Vec<String> {
         all.push('\n');
         return state.command(&Words::Shell(all));
     }
-    match first.content.strip_prefix("#!") {
+    if first.content.starts_with("#!") {
         // Its own interpreter reads it from a file that goes with the shell.
-        Some(_) => {
-            let script = first.content.replace('\'', r"'\''");
-            let run = "f=$(mktemp) && printf '%s' \"$0\" >$f && chmod +x $f && $f; c=$?; rm -f $f; exit $c";
-            ["/bin/sh", "-c", run, &script.replace(r"'\''", "'")].map(str::to_owned).to_vec()
-        }
-        None => state.command(&Words::Shell(first.content.clone())),
+        let run = "f=$(mktemp) && printf '%s' \"$0\" >$f && chmod +x $f && $f; c=$?; \
+                   rm -f $f; exit $c";
+        return ["/bin/sh", "-c", run, &first.content].map(str::to_owned).to_vec();
     }
+    state.command(&Words::Shell(first.content.clone()))
 }
 
 /// Where a command writes: the upper directory of its overlay.

@@ -30,19 +30,31 @@ pub(crate) struct State {
     pub(crate) args: BTreeMap<String, String>,
     /// The words in front of commands for a shell.
     pub(crate) shell: Vec<String>,
+    /// Whether a step was made anew: then all that follow are, here and in
+    /// stages that begin with this one.
+    pub(crate) missed: bool,
+}
+
+/// A value as a map: whatever else a base's configuration has there is none.
+fn object(value: &mut Value) -> &mut Map<String, Value> {
+    if !value.is_object() {
+        *value = json!({});
+    }
+    match value {
+        Value::Object(map) => map,
+        _ => unreachable!("it was made a map right above"),
+    }
 }
 
 impl State {
     /// What the process of the image gets, by its name in the configuration.
     pub(crate) fn process(&mut self) -> &mut Map<String, Value> {
-        if !self.config["config"].is_object() {
-            self.config["config"] = json!({});
-        }
-        match &mut self.config["config"] {
-            Value::Object(map) => map,
-            // It was made one right above.
-            _ => unreachable!("the configuration's process is an object"),
-        }
+        object(&mut self.config["config"])
+    }
+
+    /// One of its maps: labels, ports, volumes.
+    pub(crate) fn set_of(&mut self, name: &str) -> &mut Map<String, Value> {
+        object(self.process().entry(name).or_insert(Value::Null))
     }
 
     fn text(&self, name: &str) -> Option<&str> {
@@ -186,6 +198,7 @@ mod tests {
             config: json!({"config": {"Env": ["PATH=/bin"], "WorkingDir": "/work"}}),
             args: BTreeMap::from([("A".to_owned(), "arg".to_owned())]),
             shell: vec!["/bin/sh".into(), "-c".into()],
+            missed: false,
         }
     }
 
@@ -197,6 +210,18 @@ mod tests {
         state.set_env("PATH", "/usr/bin");
         assert_eq!(state.lookup("A").as_deref(), Some("env"));
         assert_eq!(state.config["config"]["Env"], json!(["PATH=/usr/bin", "A=env"]));
+    }
+
+    #[test]
+    fn a_base_may_say_anything_of_its_maps() {
+        let mut state = state();
+        for odd in [json!([]), json!("text"), Value::Null, json!(7)] {
+            state.process().insert("Labels".to_owned(), odd.clone());
+            state.set_of("Labels").insert("a".to_owned(), "b".into());
+            assert_eq!(state.config["config"]["Labels"], json!({"a": "b"}));
+            state.config["config"] = odd;
+            assert!(state.process().is_empty());
+        }
     }
 
     #[test]

@@ -25,9 +25,10 @@ pub fn run(engine: &Engine, globals: &Globals, args: &BuildArgs) -> Result<(), C
     let outputs = args.outputs.iter().map(|text| destination(text));
     let outputs: Vec<Destination> = outputs.collect::<Result<_, _>>()?;
     let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
-    let keep = tempfile::tempdir().map_err(CliError::Output)?;
+    let keep = tempfile::tempdir()
+        .map_err(|source| BuildError::Write { path: std::env::temp_dir(), source })?;
     let context = std::path::absolute(&args.context)
-        .map_err(|source| CliError::Page { path: args.context.clone(), source })?;
+        .map_err(|source| BuildError::Read { path: args.context.clone(), source })?;
     if !context.is_dir() {
         return Err(wrong(format!("the context {:?} is no directory", args.context)));
     }
