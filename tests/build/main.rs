@@ -2,6 +2,7 @@
 //! owners, devices and capabilities that root's build would have had.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
+mod bootstrap;
 mod cache;
 mod debian;
 mod definition;

@@ -17,6 +17,7 @@
     reason = "a test helper fails by panicking"
 )]
 
+mod files;
 mod images;
 mod server;
 
@@ -25,6 +26,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 
+pub use files::serve;
 pub use images::{Layout, busybox_root, layer, sha256};
 pub use server::{Fault, Server};
 

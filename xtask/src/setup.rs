@@ -10,7 +10,7 @@ use crate::run::{cargo, output, root_shell, run as execute, target};
 pub(crate) const USER: &str = "sampan-test";
 
 /// What the commands need beside Rust.
-const PACKAGES: [&str; 24] = [
+const PACKAGES: [&str; 25] = [
     "build-essential",
     "mmdebstrap",
     "busybox-static",
@@ -31,6 +31,7 @@ const PACKAGES: [&str; 24] = [
     "attr",
     "acl",
     "apache2-utils",
+    "gnupg",
     "openssl",
     "jq",
     "uidmap",

@@ -159,7 +159,7 @@ impl Builder<'_> {
         };
         let failed = |error| BuildError::Write { path: self.scratch().to_owned(), source: error };
         let mut file = tempfile::tempfile_in(self.scratch()).map_err(failed)?;
-        self.engine().download(source, &mut file, self.progress())?;
+        self.engine().downloads(self.progress())?.fetch(source, &mut file)?;
         std::io::Seek::rewind(&mut file).map_err(failed)?;
         let (digest, size) = image::digest(&mut file).map_err(failed)?;
         std::io::Seek::rewind(&mut file).map_err(failed)?;

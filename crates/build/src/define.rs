@@ -57,7 +57,7 @@ impl Builder<'_> {
     }
 
     fn define_stage(&mut self, stage: &Stage, name: &str, text: &str, test: bool) -> Result<State> {
-        let mut state = self.bootstrap(stage)?;
+        let mut state = self.bootstrap(stage, name)?;
         let located = |error, builder: &Self, section: &Section| {
             builder.at(place(section.line), &format!("%{}", section.name), error)
         };
@@ -104,7 +104,7 @@ impl Builder<'_> {
     }
 
     /// The image that a stage begins with.
-    fn bootstrap(&mut self, stage: &Stage) -> Result<State> {
+    fn bootstrap(&mut self, stage: &Stage, stage_name: &str) -> Result<State> {
         let kind = stage.header.get("bootstrap").map(|kind| kind.to_ascii_lowercase());
         let kind = kind.unwrap_or_default();
         let from = || {
@@ -123,6 +123,7 @@ impl Builder<'_> {
                 format!("file:{}", path.display())
             }
             "scratch" => "scratch".to_owned(),
+            "debootstrap" => return self.debian(stage, stage_name),
             other => {
                 let text = format!("Bootstrap: {other}");
                 return Err(Problem::Unsupported(text).into());

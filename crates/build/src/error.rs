@@ -111,6 +111,9 @@ pub enum BuildError {
     /// A layer cannot be copied.
     #[error("cannot copy a layer")]
     Copy(#[from] image::CopyError),
+    /// A system cannot be made of packages.
+    #[error(transparent)]
+    Bootstrap(#[from] crate::debian::BootstrapError),
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] engine::Error),
@@ -141,6 +144,7 @@ impl BuildError {
             Self::Syntax { source, .. } => source.hint(),
             Self::Step { source, .. } => source.hint(),
             Self::Engine(error) => error.hint(),
+            Self::Bootstrap(error) => error.hint().map(str::to_owned),
             Self::Runtime(error) => error.hint().map(str::to_owned),
             Self::NoSource(_) => {
                 Some("paths are relative to the context; .dockerignore may leave it out".to_owned())

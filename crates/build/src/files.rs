@@ -133,6 +133,14 @@ impl RootTree for HostFiles {
     }
 }
 
+/// Writes a program that a container runs.
+pub(crate) fn write_program(path: &Path, text: &str) -> crate::error::Result<()> {
+    use std::io::Write;
+    let file = File::options().write(true).create_new(true).mode(0o755).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|source| crate::error::BuildError::Write { path: path.to_owned(), source })
+}
+
 /// The files of an image.
 pub(crate) struct ImageFiles(pub(crate) ImageTree);
 

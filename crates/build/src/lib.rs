@@ -17,6 +17,7 @@ mod archive;
 mod builder;
 mod cache;
 mod copy;
+mod debian;
 mod define;
 mod definition;
 pub mod dockerfile;
@@ -28,6 +29,7 @@ mod run;
 mod state;
 
 pub use builder::{Options, Watch};
+pub use debian::BootstrapError;
 pub use definition::is_definition;
 pub use error::BuildError;
 

@@ -28,13 +28,13 @@ use crate::state::State;
 const LAST_OUTPUT: usize = 8 << 10;
 
 /// A RUN, with variables expanded.
-struct Run {
-    words: Vec<String>,
-    env: Vec<(String, String)>,
-    mounts: Vec<MountRequest>,
-    no_net: bool,
-    user: Option<(u32, u32)>,
-    workdir: PathBuf,
+pub(crate) struct Run {
+    pub(crate) words: Vec<String>,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) mounts: Vec<MountRequest>,
+    pub(crate) no_net: bool,
+    pub(crate) user: Option<(u32, u32)>,
+    pub(crate) workdir: PathBuf,
 }
 
 /// What a RUN says.
@@ -178,7 +178,7 @@ impl Builder<'_> {
     }
 
     /// Runs the command in a process of its own; its exit code.
-    fn execute(&mut self, state: &State, run: &Run, scratch: &Scratch) -> Result<i32> {
+    pub(crate) fn execute(&mut self, state: &State, run: &Run, scratch: &Scratch) -> Result<i32> {
         let words = run.words.iter().map(OsString::from).collect();
         let root = RootSource::Squashfs { parts: state.parts.clone() };
         let command = Command::Exec { args: words };
@@ -300,18 +300,31 @@ fn words(state: &State, said: &RunArguments<'_>) -> Vec<String> {
 }
 
 /// Where a command writes: the upper directory of its overlay.
-struct Scratch {
+pub(crate) struct Scratch {
     dir: PathBuf,
 }
 
 impl Scratch {
-    fn new(scratch: &Path) -> Result<Self> {
+    pub(crate) fn new(scratch: &Path) -> Result<Self> {
         let dir = scratch.join(std::process::id().to_string());
         let scratch = Self { dir };
         scratch.remove();
         std::fs::create_dir_all(scratch.overlay())
             .map_err(|source| BuildError::Write { path: scratch.dir.clone(), source })?;
         Ok(scratch)
+    }
+
+    /// A path for something of this step.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// A new directory for something of this step.
+    pub(crate) fn directory(&self, name: &str) -> Result<PathBuf> {
+        let path = self.file(name);
+        std::fs::create_dir(&path)
+            .map_err(|source| BuildError::Write { path: path.clone(), source })?;
+        Ok(path)
     }
 
     fn overlay(&self) -> PathBuf {
@@ -327,7 +340,7 @@ impl Scratch {
     }
 
     /// Writes what has changed as a layer.
-    fn commit(&self, file: File, options: &ConvertOptions) -> Result<()> {
+    pub(crate) fn commit(&self, file: File, options: &ConvertOptions) -> Result<()> {
         let upper = self.upper();
         let done = runtime::as_root(|| {
             let copied = image::copy(TreeSource::Upper(&upper), file, options, &[]);

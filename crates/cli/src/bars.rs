@@ -50,6 +50,13 @@ impl BarState {
         line.tick();
     }
 
+    /// A bar for what is fetched.
+    fn transfer(&mut self, name: String, size: u64) {
+        let template = "{prefix} {bar:30} {bytes:>11} / {total_bytes:11} {bytes_per_sec}";
+        let bar = ProgressBar::new(size).with_style(style(template));
+        self.layers.push(self.multi.add(bar.with_prefix(name)));
+    }
+
     fn clear(&mut self) {
         for bar in self.layers.drain(..).chain(self.line.take()) {
             bar.finish_and_clear();
@@ -73,14 +80,9 @@ impl Progress for Bars {
                 state.say(format!("waiting for {who}, which converts this image"));
             }
             Event::Layers { layers, .. } => {
-                for layer in &layers {
-                    let template =
-                        "{prefix} {bar:30} {bytes:>11} / {total_bytes:11} {bytes_per_sec}";
-                    let bar = ProgressBar::new(layer.size).with_style(style(template));
-                    let bar = state.multi.add(bar.with_prefix(name(layer).to_owned()));
-                    state.layers.push(bar);
-                }
+                layers.iter().for_each(|layer| state.transfer(name(layer).to_owned(), layer.size));
             }
+            Event::Packages { count, size } => state.transfer(format!("{count} packages"), size),
             Event::Bytes { layer, count } => {
                 if let Some(bar) = state.layers.get(layer) {
                     bar.inc(count);
@@ -134,6 +136,9 @@ impl Progress for Lines {
                 let plural = if count == 1 { "" } else { "s" };
                 report::note(&format!("fetching {count} layer{plural}, {}", ByteSize(bytes)));
                 state.layers = layers;
+            }
+            Event::Packages { count, size } => {
+                report::note(&format!("fetching {count} packages, {}", ByteSize(size)));
             }
             Event::LayerDone { layer } => {
                 if let Some(layer) = state.layers.get(layer) {

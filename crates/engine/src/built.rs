@@ -1,9 +1,11 @@
 //! What a build needs of the engine: a place for its cache, a place to write,
 //! and a way into the store.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use plan::ImagePart;
+use registry::Client;
 use serde::{Deserialize, Serialize};
 use squashfs::Compression;
 use store::{Begin, ImageId, ImageRecord, LayerRecord, StoredImage};
@@ -44,6 +46,25 @@ pub struct Built {
     pub parts: Vec<ImagePart>,
     /// Where its layers are; None where its base has none to give.
     pub provenance: Option<Provenance>,
+}
+
+/// Fetches from addresses on the web, several at once if need be.
+#[derive(Debug)]
+pub struct Downloads {
+    client: Client,
+}
+
+impl Downloads {
+    /// Writes what an address gives; nothing is checked.
+    ///
+    /// # Errors
+    /// When it cannot be fetched, or the writer fails.
+    pub fn fetch(&self, url: &str, to: &mut dyn Write) -> Result<()> {
+        let mut reader = self.client.download(url)?;
+        let failed = |source| Error::Download { url: url.to_owned(), source };
+        std::io::copy(&mut reader, to).map_err(failed)?;
+        Ok(())
+    }
 }
 
 impl Engine {
@@ -99,20 +120,12 @@ impl Engine {
         Ok((!local).then_some(Provenance { base, base_layers, layers }))
     }
 
-    /// What an address on the web gives, into a file; nothing is checked.
+    /// What fetches from addresses on the web.
     ///
     /// # Errors
-    /// When it cannot be fetched, or the file cannot be written.
-    pub fn download(
-        &self,
-        url: &str,
-        to: &mut std::fs::File,
-        progress: &SharedProgress,
-    ) -> Result<()> {
-        let mut reader = self.client(Some(progress))?.download(url)?;
-        let failed = |source| Error::Download { url: url.to_owned(), source };
-        std::io::copy(&mut reader, to).map_err(failed)?;
-        Ok(())
+    /// When the configuration of certificates or proxies cannot be used.
+    pub fn downloads(&self, progress: &SharedProgress) -> Result<Downloads> {
+        Ok(Downloads { client: self.client(Some(progress))? })
     }
 
     /// Gives an image of the store another name; the name as the store has it.

@@ -40,7 +40,7 @@ use registry::{Client, ClientOptions, Credentials, Notice};
 use store::{ImageEntry, PruneOptions, PruneReport, RemoveTarget, Removed, Store, StoreOptions};
 use types::{ImageRef, Platform};
 
-pub use built::{Built, LOCAL, Provenance};
+pub use built::{Built, Downloads, LOCAL, Provenance};
 pub use config::{Config, ConfigError, Origin, Override, PullPolicy, Setting, Shown};
 pub use container::{Container, mount_source};
 pub use destination::Destination;
@@ -51,6 +51,7 @@ pub use inspect::Inspected;
 pub use progress::{Event, LayerInfo, Progress, SharedProgress, Silent};
 pub use pull::Pulled;
 pub use resolve::Resolved;
+pub use unpack::open as open_parts;
 
 /// Does what is asked, by one configuration.
 #[derive(Debug)]

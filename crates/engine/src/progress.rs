@@ -34,6 +34,13 @@ pub enum Event {
         /// Whether they come over a network.
         remote: bool,
     },
+    /// Packages of a distribution are fetched; their bytes are those of layer 0.
+    Packages {
+        /// How many.
+        count: usize,
+        /// Bytes of all of them.
+        size: u64,
+    },
     /// More bytes of a layer have come.
     Bytes {
         /// Which layer.

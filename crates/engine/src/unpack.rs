@@ -181,7 +181,10 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// Opens images to read them as trees.
-pub(crate) fn open(parts: &[ImagePart]) -> Result<Vec<Image>> {
+///
+/// # Errors
+/// When a file cannot be opened, or is no image.
+pub fn open(parts: &[ImagePart]) -> Result<Vec<Image>> {
     let open = |ImagePart { path, offset }: &ImagePart| {
         let file =
             File::open(path).map_err(|source| Error::OpenImage { path: path.clone(), source })?;

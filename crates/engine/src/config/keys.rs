@@ -202,6 +202,25 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "mirrors",
+        variable: "SAMPAN_MIRRORS",
+        separator: Some(','),
+        expected: "a list of RELEASE=URL, for example bookworm=http://mirror.example/debian",
+        set: |config, words, origin, _| {
+            let pair = |word: &String| {
+                let pair = word.split_once('=').filter(|(_, url)| url.contains("://"));
+                let (name, url) = pair.ok_or_else(|| format!("{word:?} is no RELEASE=URL"))?;
+                Ok::<_, String>((name.to_owned(), url.to_owned()))
+            };
+            put(&mut config.mirrors, words.iter().map(pair).collect::<Result<_, _>>()?, origin);
+            Ok(())
+        },
+        show: |config| {
+            let pairs = config.mirrors.value.iter().map(|(name, url)| format!("{name}={url}"));
+            (pairs.collect::<Vec<_>>().join(","), &config.mirrors.origin)
+        },
+    },
+    Key {
         name: "no_mount",
         variable: "SAMPAN_NO_MOUNT",
         separator: Some(','),

@@ -15,6 +15,7 @@
 //! | `size_limit` | `SAMPAN_SIZE_LIMIT` | the most bytes that an image may unpack to |
 //! | `stall_timeout` | `SAMPAN_STALL_TIMEOUT` | seconds without a byte after which a transfer is given up |
 //! | `binds` | `SAMPAN_BINDS` | binds of every container, `SRC[:DST[:OPTIONS]]` |
+//! | `mirrors` | `SAMPAN_MIRRORS` | mirrors for bootstraps, RELEASE=URL |
 //! | `no_mount` | `SAMPAN_NO_MOUNT` | default mounts to leave out |
 //!
 //! The files are TOML: `$SAMPAN_CONFIG` or `$XDG_CONFIG_HOME/sampan/config.toml`
@@ -211,6 +212,8 @@ pub struct Config {
     pub stall_timeout: Setting<Duration>,
     /// Binds of every container, each with where it was written.
     pub binds: Setting<Vec<Bind>>,
+    /// Mirrors of distributions' packages: the name of a release, and its mirror.
+    pub mirrors: Setting<Vec<(String, String)>>,
     /// Default mounts to leave out.
     pub no_mount: Setting<Skip>,
 }
@@ -297,6 +300,7 @@ impl Config {
             size_limit: Setting::default(256 << 30),
             stall_timeout: Setting::default(Duration::from_secs(30)),
             binds: Setting::default(Vec::new()),
+            mirrors: Setting::default(Vec::new()),
             no_mount: Setting::default(Skip::default()),
         }
     }

@@ -1,0 +1,118 @@
+//! What can go wrong with a distribution's mirror.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a system cannot be made from its distribution's packages.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootstrapError {
+    /// Nobody says where the packages are.
+    #[error("no mirror is known for {suite}")]
+    NoMirror {
+        /// The release that is asked for.
+        suite: String,
+    },
+    /// Nothing to check signatures with.
+    #[error("there is no keyring to check {url} with")]
+    NoKeyring {
+        /// What would be checked.
+        url: String,
+    },
+    /// A keyring cannot be used.
+    #[error("the keyring {path:?} cannot be used")]
+    Keyring {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: trust::TrustError,
+    },
+    /// The signature of a Release file is not good.
+    #[error("{url} is not trusted")]
+    Signature {
+        /// The file.
+        url: String,
+        /// Why.
+        source: trust::TrustError,
+    },
+    /// The time of a Release file is over.
+    #[error("{url} was valid until {until} only")]
+    Expired {
+        /// The file.
+        url: String,
+        /// Its last day.
+        until: String,
+    },
+    /// A mirror gives something else than what its signed index says.
+    #[error("{url} is not what the signed index says: {reason}")]
+    Changed {
+        /// The file.
+        url: String,
+        /// How it differs.
+        reason: String,
+    },
+    /// A file of the repository is malformed.
+    #[error("{url} is malformed: {reason}")]
+    Malformed {
+        /// The file.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The repository has no such part.
+    #[error("{url} has no {what}")]
+    Lacks {
+        /// The Release file.
+        url: String,
+        /// What is missing.
+        what: String,
+    },
+    /// A package that is needed is nowhere.
+    #[error("there is no package {name}, which {by} needs")]
+    NoPackage {
+        /// Its name.
+        name: String,
+        /// Who needs it.
+        by: String,
+    },
+    /// A package cannot be unpacked.
+    #[error("the package {name} cannot be unpacked")]
+    Package {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The first system cannot be written.
+    #[error("the packages cannot be unpacked")]
+    Unpack(#[source] image::ConvertError),
+    /// Its programs do not run here.
+    #[error("{platform} does not run on this machine")]
+    Platform {
+        /// The platform.
+        platform: String,
+    },
+}
+
+impl BootstrapError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::NoMirror { .. } => {
+                "write MirrorURL: in the definition file, or set mirrors in the configuration"
+            }
+            Self::NoKeyring { .. } => "write Keyring: FILE in the definition file",
+            Self::Signature { .. } => {
+                "the keys of a release are in its distribution's keyring package; \
+                 Keyring: FILE in the definition file names another keyring"
+            }
+            Self::Expired { .. } => {
+                "the mirror is out of date, or an archive: Check-Valid-Until: no in the \
+                 definition file takes it as it is"
+            }
+            Self::Changed { .. } => "the mirror may be in the middle of an update: try again later",
+            _ => return None,
+        })
+    }
+}
