@@ -76,3 +76,42 @@ fn a_build_keeps_all_of_it() {
     assert!(!all.contains("./bin/wc") && all.contains("./bin/ls"), "{all}");
     assert!(!all.contains("override_stat"));
 }
+
+/// Links, FIFOs and devices take no attribute of their own; directories of an
+/// earlier step must be copied up whole.
+#[test]
+fn owners_of_special_files_outlive_their_step() {
+    let place = Place::new();
+    let list = "busybox stat -c '%n %u:%g %F' /d/* /etc/marker-link";
+    let text = format!(
+        "FROM {0}/busybox:latest\nRUN ln -s marker /etc/marker-link\n\
+         RUN mkdir /d && cd /d && ln -s a one && ln -s a two && busybox mkfifo fifo && \
+         busybox mknod null c 1 3 && busybox chown -h 5:6 one && busybox chown 7:8 fifo && \
+         busybox chgrp 9 null && mv one three && busybox chown -h 1:2 /etc/marker-link && {list}\n\
+         RUN {list} && touch /d/new && busybox chown 3 /d/null && busybox chown -h 10 /d/three \
+         && {list}\n\
+         RUN {list}\n",
+        harness::registry()
+    );
+    place.write("work/Dockerfile", text);
+    let ran = place.sampan(&["build", "--progress", "json", "-t", "special", "."]);
+    let outputs: Vec<String> = ran
+        .err
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter_map(|value| value["output"].as_str().map(str::to_owned))
+        .collect();
+    let _ = ran.ok();
+    let before = "/d/fifo 7:8 fifo\n/d/null 0:9 character special file\n\
+                  /d/three 5:6 symbolic link\n/d/two 0:0 symbolic link\n\
+                  /etc/marker-link 1:2 symbolic link\n";
+    let after = before
+        .replace("/d/null 0:9", "/d/new 0:0 regular empty file\n/d/null 3:9")
+        .replace("three 5:6", "three 10:6");
+    let all = outputs.concat();
+    assert_eq!(all, [before, before, &after, &after].concat());
+    let files = unpacked(&place, "special");
+    for line in ["d/three symbolic link 777 10:6", "d/null character special file 644 3:9"] {
+        assert!(files.contains(line), "{line}: {files}");
+    }
+}

@@ -8,6 +8,7 @@ mod debian;
 mod definition;
 mod emulation;
 mod recipes;
+mod rpm;
 
 use std::path::Path;
 

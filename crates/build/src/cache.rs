@@ -24,7 +24,7 @@ use crate::error::{BuildError, Result};
 const LONGEST_STEP: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
 /// Another form of layers has other keys.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// What a layer is called.
 #[derive(Clone, Debug, PartialEq, Eq)]

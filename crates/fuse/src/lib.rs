@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::io::Errno;
 use squashfs::{DirEntry, EntryKind, Image, Inode, InodeKind, InodeRef, Piece};
-use types::{OVERRIDE_STAT, Owner};
+use types::{Device, OVERRIDE_STAT, Owner, SPECIAL_STAT};
 
 pub use preload::Preload;
 use protocol::{Answer, Attr, MAJOR, MINOR, OUT_HEADER, Request, flag, op};
@@ -232,6 +232,8 @@ impl Server {
 
     fn attr(&self, inode: &Inode) -> Attr {
         let (kind, rdev) = match inode.kind {
+            // Nobody in the namespace could copy a device up.
+            _ if self.noted && device_of(inode).is_some() => (libc_mode::REGULAR, 0),
             InodeKind::Directory { .. } => (libc_mode::DIRECTORY, 0),
             InodeKind::File { .. } => (libc_mode::REGULAR, 0),
             InodeKind::Symlink { .. } => (libc_mode::SYMLINK, 0),
@@ -397,7 +399,7 @@ impl Server {
             return Ok(Reply::Errno(Errno::NOSYS));
         }
         let inode = self.inode(request.node)?;
-        if self.noted && name == NOTED {
+        if self.noted && (name == NOTED || name == NOTED_SPECIAL) {
             return Ok(match owner_of(&inode) {
                 Some(value) => sized(answer, size, value.as_bytes()),
                 None => Reply::Errno(Errno::NODATA),
@@ -430,12 +432,15 @@ impl Server {
         let Some(size) = request.u32(0) else { return Ok(Reply::Errno(Errno::INVAL)) };
         let inode = self.inode(request.node)?;
         let mut names = Vec::new();
-        if self.noted && owner_of(&inode).is_some() {
+        if self.noted && takes_attributes(&inode) && owner_of(&inode).is_some() {
             names.extend_from_slice(NOTED);
             names.push(0);
         }
         let shown = if self.has_attributes() { self.image.xattrs(&inode)? } else { Vec::new() };
-        for (name, _) in shown {
+        // The kernel refuses to read these in a user namespace (xattr(7)), and a
+        // name that cannot be read stops overlayfs from copying the file up.
+        let readable = shown.into_iter().filter(|(name, _)| !name.starts_with(b"trusted."));
+        for (name, _) in readable {
             names.extend(name);
             names.push(0);
         }
@@ -445,6 +450,9 @@ impl Server {
 
 /// Where true owners are noted, as `rootemu` reads it.
 const NOTED: &[u8] = OVERRIDE_STAT.as_bytes();
+/// The same where that attribute cannot be; it is not listed, as overlayfs could
+/// not copy it.
+const NOTED_SPECIAL: &[u8] = SPECIAL_STAT.as_bytes();
 
 /// Attributes that do nothing in a container: its image is mounted nosuid, so
 /// file capabilities give none; `trusted.` is for root of the host; the others
@@ -466,11 +474,28 @@ fn useful_attributes(image: &Image) -> bool {
     !matches!(image.xattr_names(MOST_SETS), Ok(Some(names)) if names.iter().all(inert))
 }
 
-/// What is noted of an inode; nothing of root's own.
+/// What is noted of an inode; nothing of root's own files.
 fn owner_of(inode: &Inode) -> Option<String> {
     let Inode { uid, gid, mode, .. } = *inode;
-    let owner = Owner { uid, gid, mode: u32::from(mode & 0o7777), device: None };
-    ((uid, gid) != (0, 0)).then(|| owner.to_string())
+    let owner = Owner { uid, gid, mode: u32::from(mode & 0o7777), device: device_of(inode) };
+    ((uid, gid) != (0, 0) || owner.device.is_some()).then(|| owner.to_string())
+}
+
+/// The device that is shown as an empty file with a note, as `rootemu` makes
+/// them; not a whiteout of overlayfs.
+fn device_of(inode: &Inode) -> Option<Device> {
+    match inode.kind {
+        InodeKind::CharDevice { major: 0, minor: 0 } => None,
+        InodeKind::CharDevice { major, minor } => Some(Device { block: false, major, minor }),
+        InodeKind::BlockDevice { major, minor } => Some(Device { block: true, major, minor }),
+        _ => None,
+    }
+}
+
+/// Whether an inode, as it is shown, can have `user.` attributes (xattr(7)).
+fn takes_attributes(inode: &Inode) -> bool {
+    let plain = matches!(inode.kind, InodeKind::Directory { .. } | InodeKind::File { .. });
+    plain || device_of(inode).is_some()
 }
 
 /// What overlayfs asks of each directory that it merges, in a user namespace.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ext::{FileSystem, Kind};
 use squashfs::{Image, Inode, InodeKind, Meta, Node, NodeId, NodeKind, Writer, WriterOptions};
 
-use types::{Device, OVERRIDE_STAT, Owner};
+use types::{Device, OVERRIDE_STAT, Owner, SPECIAL_OWNERS, Special};
 
 use crate::merge::{Depth, Merge};
 use crate::{Conversion, ConvertOptions};
@@ -262,6 +262,7 @@ impl Copier {
         let (mut own, _) = host_meta(top, &meta, upper);
         own.mtime = own.mtime.min(self.latest);
         self.merge.tree.get_mut(root).meta = own;
+        let specials = if upper { special_owners(top) } else { HashMap::new() };
         let mut links: HashMap<(u64, u64), NodeId> = HashMap::new();
         let mut todo = vec![(top.to_owned(), root)];
         while let Some((dir, id)) = todo.pop() {
@@ -283,6 +284,11 @@ impl Copier {
                 }
                 let (mut own, noted) = host_meta(&path, &meta, upper);
                 own.mtime = own.mtime.min(self.latest);
+                if !(specials.is_empty() || kind.is_dir() || kind.is_file())
+                    && let Some(owner) = birth(&path).and_then(|birth| specials.get(&birth))
+                {
+                    (own.uid, own.gid) = *owner;
+                }
                 let device = || (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
                 let node = if let Some(Device { block, major, minor }) = noted {
                     if block {
@@ -499,6 +505,23 @@ fn host_meta(path: &Path, meta: &std::fs::Metadata, upper: bool) -> (Meta, Optio
     let Owner { uid, gid, mode, device } = owner;
     let mode = if upper { bits } else { mode as u16 };
     (Meta { mode, uid, gid, mtime, xattrs }, device)
+}
+
+/// Owners of links, FIFOs and sockets of an upper directory, by their inodes.
+fn special_owners(upper: &Path) -> HashMap<(u64, i64, u32), (u32, u32)> {
+    let text = std::fs::read_to_string(upper.with_file_name(SPECIAL_OWNERS));
+    let text = text.unwrap_or_default();
+    text.lines().filter_map(Special::parse).map(|s| (s.inode, s.owner)).collect()
+}
+
+/// Number of a file's inode, and when it was made, zero where nobody knows.
+fn birth(path: &Path) -> Option<(u64, i64, u32)> {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    let wanted = StatxFlags::INO | StatxFlags::BTIME;
+    let stat = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, wanted).ok()?;
+    let known = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
+    let born = stat.stx_btime;
+    Some(if known { (stat.stx_ino, born.tv_sec, born.tv_nsec) } else { (stat.stx_ino, 0, 0) })
 }
 
 /// File capabilities without the user namespace that gave them: revision 3 of

@@ -14,7 +14,8 @@
 //! `user.containers.override_stat` that other tools use too: `UID:GID:MODE`, and
 //! `:char-MAJOR-MINOR` behind it for a device, whose place an empty file takes.
 //! So they travel with renames and hard links, overlayfs takes them along when
-//! it copies a file up, and whoever writes the image reads them. The image's
+//! it copies a file up, and whoever writes the image reads them. Links, FIFOs and
+//! sockets take no attribute: theirs are in a file beside the upper directory. The image's
 //! server shows the owners of its files as the same attribute.
 //!
 //! What is real stays real: permission bits, file capabilities, FIFOs, sockets,
@@ -24,6 +25,7 @@
 mod calls;
 mod filter;
 mod identity;
+mod specials;
 mod supervisor;
 
 pub use filter::filter;

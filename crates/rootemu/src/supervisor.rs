@@ -6,16 +6,18 @@
 //! changes a path between the look and the answer deceives himself.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode as FsMode, OFlags, XattrFlags};
 use sys::seccomp::{self, Answer, Notification, Stat, Statx};
-use types::{Device, OVERRIDE_STAT, Owner};
+use types::{Device, OVERRIDE_STAT, Owner, SPECIAL_STAT};
 
 use crate::calls::{Call, Lookup, NATIVE, lookup, native};
 use crate::identity::{Identities, Which};
+use crate::specials::Specials;
 
 const KEEP: u32 = u32::MAX;
 const EMFILE: i32 = 24;
@@ -26,23 +28,29 @@ const EMPTY_PATH: u64 = 0x1000;
 /// PATH_MAX of linux/limits.h.
 const LONGEST_PATH: usize = 4096;
 const PAGE: u64 = 4096;
+/// linux/stat.h.
+const STATX_TYPE: u32 = 1;
 /// NGROUPS_MAX of linux/limits.h.
 const MOST_GROUPS: u64 = 65_536;
 
 const TYPES: u32 = 0o170_000;
 const REGULAR: u32 = 0o100_000;
 const SYMLINK: u32 = 0o120_000;
+const DIRECTORY: u32 = 0o040_000;
 const BLOCK: u32 = 0o060_000;
 const CHARACTER: u32 = 0o020_000;
 
 /// Answers until nobody is left who could ask. The caller has a umask of 0.
+/// `owners` keeps whose the links, FIFOs and sockets of an upper directory are
+/// ([`types::SPECIAL_OWNERS`]).
 ///
 /// # Errors
 /// When the listener cannot be read.
-pub fn supervise(listener: &OwnedFd) -> io::Result<()> {
+pub fn supervise(listener: &OwnedFd, owners: Option<File>) -> io::Result<()> {
     // Without it all is right, and slower.
     let _ = seccomp::set_sync_wake_up(listener);
-    let mut supervisor = Supervisor::default();
+    let specials = Specials::new(owners);
+    let mut supervisor = Supervisor { specials, ..Supervisor::default() };
     loop {
         let mut fds = [PollFd::new(listener, PollFlags::IN)];
         match poll(&mut fds, None) {
@@ -112,14 +120,15 @@ impl From<rustix::io::Errno> for Refusal {
 type Result<T> = std::result::Result<T, Refusal>;
 
 /// A file that a call is about.
-struct Target {
-    path: CString,
-    follow: bool,
+pub(crate) struct Target {
+    pub(crate) path: CString,
+    pub(crate) follow: bool,
 }
 
 #[derive(Default)]
 struct Supervisor {
     identities: Identities,
+    specials: Specials,
     /// Whether somebody has changed a root directory.
     rooted: bool,
 }
@@ -214,17 +223,17 @@ impl Supervisor {
         let [a, b, c, d, e, _] = call.args;
         let pid = call.pid;
         match what {
-            Call::Chown => chown(&self.target(pid, AT_FDCWD, a, 0)?, b, c),
-            Call::Lchown => chown(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?, b, c),
-            Call::Fchown => chown(&descriptor(pid, a), b, c),
-            Call::Fchownat => chown(&self.target(pid, a as i32, b, e)?, c, d),
+            Call::Chown => self.chown(&self.target(pid, AT_FDCWD, a, 0)?, b, c),
+            Call::Lchown => self.chown(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?, b, c),
+            Call::Fchown => self.chown(&descriptor(pid, a), b, c),
+            Call::Fchownat => self.chown(&self.target(pid, a as i32, b, e)?, c, d),
             Call::Mknod => mknod(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?, pid, b, c),
             Call::Mknodat => mknod(&self.target(pid, a as i32, b, NOFOLLOW)?, pid, c, d),
-            Call::Stat => stat(&self.target(pid, AT_FDCWD, a, 0)?, pid, b),
-            Call::Lstat => stat(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?, pid, b),
-            Call::Fstat => stat(&descriptor(pid, a), pid, b),
-            Call::Fstatat => stat(&self.target(pid, a as i32, b, d)?, pid, c),
-            Call::Statx => statx(&self.target(pid, a as i32, b, c)?, pid, d as u32, e),
+            Call::Stat => self.stat(&self.target(pid, AT_FDCWD, a, 0)?, pid, b),
+            Call::Lstat => self.stat(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?, pid, b),
+            Call::Fstat => self.stat(&descriptor(pid, a), pid, b),
+            Call::Fstatat => self.stat(&self.target(pid, a as i32, b, d)?, pid, c),
+            Call::Statx => self.statx(&self.target(pid, a as i32, b, c)?, pid, d as u32, e),
             Call::Setxattr => self.setxattr(call),
             Call::Chroot => {
                 self.rooted = true;
@@ -234,6 +243,63 @@ impl Supervisor {
             Call::Mkdirat => self.mkdir(pid, a as i32, b, c),
             _ => self.identity(what, call),
         }
+    }
+
+    /// What is recorded of a file of this mode.
+    fn owner(&self, target: &Target, mode: u32) -> Option<Owner> {
+        match mode & TYPES {
+            REGULAR | DIRECTORY => target.owner(OVERRIDE_STAT),
+            _ => self.specials.get(target).or_else(|| target.owner(SPECIAL_STAT)),
+        }
+    }
+
+    fn chown(&mut self, target: &Target, uid: u64, gid: u64) -> Result<Answer> {
+        let (uid, gid) = (uid as u32, gid as u32);
+        let mode = target.stat()?.mode();
+        let known = self.owner(target, mode);
+        let old = known.unwrap_or(Owner { uid: 0, gid: 0, mode: mode & 0o7777, device: None });
+        let pick = |new, old| if new == KEEP { old } else { new };
+        let mut new = Owner { uid: pick(uid, old.uid), gid: pick(gid, old.gid), ..old };
+        if mode & TYPES == REGULAR && mode & 0o6000 != 0 && old.device.is_none() {
+            // As the kernel has it, even for root (chown(2)); a group bit without
+            // the right to execute is a lock.
+            let cleared = if mode & 0o010 == 0 { 0o4000 } else { 0o6000 };
+            let kept = mode & 0o7777 & !cleared;
+            rustix::fs::chmod(&target.path, FsMode::from_raw_mode(kept))?;
+            new.mode = kept;
+        }
+        // What belongs to root by itself needs no record.
+        let plain = known.is_none() && (new.uid, new.gid) == (0, 0);
+        match mode & TYPES {
+            _ if plain => {}
+            REGULAR | DIRECTORY => target.record(new)?,
+            kind => {
+                if kind == SYMLINK && !target.follow && Specials::of_image(target) {
+                    target.renew()?;
+                }
+                self.specials.put(target, (new.uid, new.gid));
+            }
+        }
+        Ok(Answer::Value(0))
+    }
+
+    fn stat(&self, target: &Target, pid: u32, place: u64) -> Result<Answer> {
+        let mut stat = target.stat().map_err(|_| Refusal::Pass)?;
+        let owner = self.owner(target, stat.mode()).ok_or(Refusal::Pass)?;
+        let (mode, device) = shown(owner, stat.mode());
+        stat.change(owner.uid, owner.gid, mode, device);
+        seccomp::write_memory(pid, place, stat.bytes())?;
+        Ok(Answer::Value(0))
+    }
+
+    fn statx(&self, target: &Target, pid: u32, mask: u32, place: u64) -> Result<Answer> {
+        let stat = Statx::of(&target.path, target.follow, mask | STATX_TYPE);
+        let mut stat = stat.map_err(|_| Refusal::Pass)?;
+        let owner = self.owner(target, stat.mode()).ok_or(Refusal::Pass)?;
+        let (mode, device) = shown(owner, stat.mode());
+        stat.change(owner.uid, owner.gid, mode, device);
+        seccomp::write_memory(pid, place, stat.bytes())?;
+        Ok(Answer::Value(0))
     }
 
     /// An access control list that names ids which the namespace does not have is
@@ -370,11 +436,11 @@ fn other_root(pid: u32) -> bool {
 }
 
 impl Target {
-    /// What is recorded of it.
-    fn owner(&self) -> Option<Owner> {
+    /// What an attribute says of it.
+    fn owner(&self, attribute: &str) -> Option<Owner> {
         let mut value = [0; 128];
         let read = if self.follow { rustix::fs::getxattr } else { rustix::fs::lgetxattr };
-        let len = read(&self.path, OVERRIDE_STAT, &mut value[..]).ok()?;
+        let len = read(&self.path, attribute, &mut value[..]).ok()?;
         Owner::parse(&value[..len])
     }
 
@@ -384,32 +450,34 @@ impl Target {
         Ok(write(&self.path, OVERRIDE_STAT, value.as_bytes(), XattrFlags::empty())?)
     }
 
+    /// Makes a link of the image anew: what overlayfs copies up keeps the number
+    /// that it had, which says nothing of the upper directory's inode.
+    fn renew(&self) -> Result<()> {
+        use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT};
+        let to = rustix::fs::readlink(&self.path, Vec::new())?;
+        let stat = rustix::fs::lstat(&self.path)?;
+        let beside = c_string([self.path.as_bytes(), b".sampan-new"].concat())?;
+        rustix::fs::symlink(&to, &beside)?;
+        let times = Timestamps {
+            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+            last_modification: Timespec {
+                tv_sec: stat.st_mtime as _,
+                tv_nsec: stat.st_mtime_nsec as _,
+            },
+        };
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let done = rustix::fs::utimensat(CWD, &beside, &times, flags)
+            .and_then(|()| rustix::fs::rename(&beside, &self.path));
+        done.inspect_err(|_| {
+            // The one that is told of is the first failure.
+            let _ = rustix::fs::unlink(&beside);
+        })?;
+        Ok(())
+    }
+
     fn stat(&self) -> Result<Stat> {
         Ok(Stat::of(&self.path, self.follow)?)
     }
-}
-
-fn chown(target: &Target, uid: u64, gid: u64) -> Result<Answer> {
-    let (uid, gid) = (uid as u32, gid as u32);
-    let mode = target.stat()?.mode();
-    let known = target.owner();
-    let old = known.unwrap_or(Owner { uid: 0, gid: 0, mode: mode & 0o7777, device: None });
-    let pick = |new, old| if new == KEEP { old } else { new };
-    let mut new = Owner { uid: pick(uid, old.uid), gid: pick(gid, old.gid), ..old };
-    if mode & TYPES == REGULAR && mode & 0o6000 != 0 && old.device.is_none() {
-        // As the kernel has it, even for root (chown(2)); a group bit without
-        // the right to execute is a lock.
-        let cleared = if mode & 0o010 == 0 { 0o4000 } else { 0o6000 };
-        let kept = mode & 0o7777 & !cleared;
-        rustix::fs::chmod(&target.path, FsMode::from_raw_mode(kept))?;
-        new.mode = kept;
-    }
-    // What belongs to root by itself needs no record; links can have none.
-    let plain = known.is_none() && (new.uid, new.gid) == (0, 0);
-    if !plain && mode & TYPES != SYMLINK {
-        target.record(new)?;
-    }
-    Ok(Answer::Value(0))
 }
 
 /// Devices only: an empty file in their place.
@@ -445,24 +513,6 @@ fn shown(owner: Owner, mode: u32) -> (u32, Option<(u32, u32)>) {
         }
         None => (mode, None),
     }
-}
-
-fn stat(target: &Target, pid: u32, place: u64) -> Result<Answer> {
-    let owner = target.owner().ok_or(Refusal::Pass)?;
-    let mut stat = target.stat()?;
-    let (mode, device) = shown(owner, stat.mode());
-    stat.change(owner.uid, owner.gid, mode, device);
-    seccomp::write_memory(pid, place, stat.bytes())?;
-    Ok(Answer::Value(0))
-}
-
-fn statx(target: &Target, pid: u32, mask: u32, place: u64) -> Result<Answer> {
-    let owner = target.owner().ok_or(Refusal::Pass)?;
-    let mut stat = Statx::of(&target.path, target.follow, mask)?;
-    let (mode, device) = shown(owner, stat.mode());
-    stat.change(owner.uid, owner.gid, mode, device);
-    seccomp::write_memory(pid, place, stat.bytes())?;
-    Ok(Answer::Value(0))
 }
 
 /// XATTR_SIZE_MAX of linux/limits.h.

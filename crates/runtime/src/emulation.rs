@@ -1,8 +1,9 @@
 //! Root for the processes of a container, through the filter of `rootemu`.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
-use plan::{Plan, RootEmulation};
+use plan::{Plan, RootEmulation, Upper};
 use rootemu::Mode;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
@@ -17,12 +18,14 @@ pub(crate) struct Emulation {
     mode: Mode,
     /// The way of the listener from the one to the other.
     ends: Option<(OwnedFd, OwnedFd)>,
+    /// Owners of what can have no attribute, beside the upper directory.
+    owners: Option<File>,
     /// Who the application seems to be.
     user: Option<(u32, u32)>,
 }
 
 impl Emulation {
-    /// Before the fork.
+    /// Before the fork, and before the host's paths are gone.
     pub(crate) fn prepare(plan: &Plan) -> Result<Self, RuntimeError> {
         let mode = match plan.root_emulation {
             RootEmulation::None => Mode::None,
@@ -35,7 +38,18 @@ impl Emulation {
                 .map_err(failed("socket"))
         };
         let ends = (mode == Mode::Consistent).then(pair).transpose()?;
-        Ok(Self { mode, ends, user: plan.emulated_user })
+        let owners = match &plan.rootfs.upper {
+            Upper::Directory { path, .. } if mode == Mode::Consistent => {
+                let open = File::options()
+                    .read(true)
+                    .append(true)
+                    .create(true)
+                    .open(path.join(types::SPECIAL_OWNERS));
+                Some(open.map_err(failed("owners"))?)
+            }
+            _ => None,
+        };
+        Ok(Self { mode, ends, owners, user: plan.emulated_user })
     }
 
     /// In the process that becomes the application.
@@ -73,7 +87,7 @@ impl Emulation {
         let (_, fds) = pass::receive(&theirs).map_err(failed("receive"))?;
         // Without a listener the other has failed, and says so.
         if let Some(listener) = fds.into_iter().next() {
-            std::thread::spawn(move || rootemu::supervise(&listener));
+            std::thread::spawn(move || rootemu::supervise(&listener, self.owners));
         }
         Ok(())
     }

@@ -48,8 +48,8 @@ pub(crate) fn run(
         Fork::Child => {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
                 .map_err(failed("parent death signal"))?;
-            root::enter(plan, served)?;
             let emulation = Emulation::prepare(plan)?;
+            root::enter(plan, served)?;
             match fork().map_err(failed("fork"))? {
                 Fork::Child => {
                     emulation.install()?;

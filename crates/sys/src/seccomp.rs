@@ -262,6 +262,17 @@ impl Statx {
         u32::from(self.0.stx_mode)
     }
 
+    /// Number of the inode, and when it was made in seconds and nanoseconds,
+    /// zero where nobody knows.
+    #[must_use]
+    pub fn inode(&self) -> (u64, i64, u32) {
+        let born = &self.0.stx_btime;
+        match self.0.stx_mask & libc::STATX_BTIME {
+            0 => (self.0.stx_ino, 0, 0),
+            _ => (self.0.stx_ino, born.tv_sec, born.tv_nsec),
+        }
+    }
+
     /// Says something else of owner, type and device.
     pub fn change(&mut self, uid: u32, gid: u32, mode: u32, device: Option<(u32, u32)>) {
         (self.0.stx_uid, self.0.stx_gid) = (uid, gid);

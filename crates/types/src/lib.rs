@@ -25,7 +25,7 @@ pub use manifest::{
     Descriptor, DescriptorPlatform, Document, DocumentError, Index, LayerCompression, Manifest,
     media, parse_document,
 };
-pub use owner::{Device, OVERRIDE_STAT, Owner};
+pub use owner::{Device, OVERRIDE_STAT, Owner, SPECIAL_OWNERS, SPECIAL_STAT, Special};
 pub use platform::{Platform, PlatformError};
 pub use reference::{ImageRef, ImageRefError, RegistryRef, Tag};
 pub use size::{ByteSize, ByteSizeError};

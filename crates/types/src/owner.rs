@@ -6,6 +6,44 @@ use std::fmt;
 /// Its name, as fuse-overlayfs and containers/storage have it.
 pub const OVERRIDE_STAT: &str = "user.containers.override_stat";
 
+/// The same for what takes no attribute of that name: links, devices, FIFOs and
+/// sockets (xattr(7)). Only the server of an image shows it.
+pub const SPECIAL_STAT: &str = "security.sampan.override_stat";
+
+/// The file beside the upper directory of an overlay that says whose the links,
+/// FIFOs and sockets in it are: lines of [`Special`], the latest of an inode last.
+pub const SPECIAL_OWNERS: &str = "owners";
+
+/// An inode that can have no attribute, and its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Special {
+    /// The inode's number, and when it was made in seconds and nanoseconds: a
+    /// number is used again.
+    pub inode: (u64, i64, u32),
+    /// User and group.
+    pub owner: (u32, u32),
+}
+
+impl Special {
+    /// Reads a line; None for what is none, which a crash may leave.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let mut word = || words.next();
+        let inode = (word()?.parse().ok()?, word()?.parse().ok()?, word()?.parse().ok()?);
+        let owner = (word()?.parse().ok()?, word()?.parse().ok()?);
+        (words.next() == Some(".")).then_some(Self { inode, owner })
+    }
+}
+
+impl fmt::Display for Special {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { inode: (number, seconds, nanoseconds), owner: (uid, gid) } = self;
+        // The point says that the line is whole.
+        write!(f, "{number} {seconds} {nanoseconds} {uid} {gid} .")
+    }
+}
+
 /// A device that an empty file stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Device {
@@ -67,6 +105,16 @@ impl fmt::Display for Owner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_of_special_files_are_read_back() {
+        let special = Special { inode: (7, -1, 999_999_999), owner: (1000, 5) };
+        let line = special.to_string();
+        assert_eq!(Special::parse(&line), Some(special));
+        for end in 0..line.len() {
+            assert_eq!(Special::parse(&line[..end]), None, "{end}");
+        }
+    }
 
     #[test]
     fn values_come_back() {
