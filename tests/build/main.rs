@@ -7,6 +7,7 @@ mod cache;
 mod debian;
 mod definition;
 mod emulation;
+mod inputs;
 mod recipes;
 mod rpm;
 

@@ -36,6 +36,7 @@ fn answer(mut client: TcpStream, dir: &Path) -> std::io::Result<()> {
             line.clear();
         }
         let path = first.split(' ').nth(1).unwrap_or("/").trim_start_matches('/');
+        let path = path.split('?').next().unwrap_or(path);
         let path: PathBuf = dir.join(path);
         let (status, body) = match std::fs::read(&path) {
             Ok(body) => ("200 OK", body),

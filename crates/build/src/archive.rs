@@ -31,7 +31,7 @@ impl LayerSource for OneTar {
     }
 
     fn open(&self, _: usize) -> io::Result<Box<dyn Read + Send + '_>> {
-        Ok(Box::new(FromStart { file: &self.file, at: 0 }))
+        Ok(Box::new(FromStart::new(&self.file)))
     }
 }
 
@@ -69,9 +69,16 @@ pub(crate) fn open<'a>(
     Ok(Some(ImageFiles(ImageTree::new(vec![image.into()]))))
 }
 
-struct FromStart<'a> {
+/// A file from its beginning, wherever others have read to.
+pub(crate) struct FromStart<'a> {
     file: &'a File,
     at: u64,
+}
+
+impl<'a> FromStart<'a> {
+    pub(crate) fn new(file: &'a File) -> Self {
+        Self { file, at: 0 }
+    }
 }
 
 impl Read for FromStart<'_> {

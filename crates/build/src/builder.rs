@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use engine::{Engine, SharedProgress};
 use plan::{ImagePart, RootEmulation, RootSource};
@@ -10,7 +11,7 @@ use squashfs::Compression;
 use store::LayerRecord;
 use types::{Digest, ImageRef, Platform};
 
-use crate::cache::{Cache, Key, Out, Record};
+use crate::cache::{Cache, Hasher, Key, Out, Record};
 use crate::dockerfile::expand::{expand, expand_words};
 use crate::dockerfile::{
     Arg, Dockerfile, Instruction, Kind, Problem, Stage, Words, parse_instruction,
@@ -39,6 +40,12 @@ pub struct Options {
     pub args: BTreeMap<String, String>,
     /// Secrets: name and file.
     pub secrets: Vec<(String, PathBuf)>,
+    /// Agents of ssh: name and socket.
+    pub agents: Vec<(String, PathBuf)>,
+    /// A shell where a command fails.
+    pub shell_on_failure: bool,
+    /// One layer with everything.
+    pub squash: bool,
     /// Do every step anew.
     pub no_cache: bool,
     /// How root is emulated in RUN.
@@ -69,7 +76,7 @@ pub(crate) struct Builder<'a> {
     watch: &'a mut dyn Watch,
     cache: Cache,
     scratch: PathBuf,
-    ignore: Ignore,
+    ignore: Arc<Ignore>,
     globals: BTreeMap<String, String>,
     /// Stages that are done, and images, by the names that copies use.
     done: HashMap<String, State>,
@@ -89,7 +96,7 @@ impl<'a> Builder<'a> {
         let cache = Cache { dir: engine.build_cache()? };
         cache.clean();
         Ok(Self {
-            ignore: read_ignore(options)?,
+            ignore: Arc::new(read_ignore(options)?),
             cache,
             engine,
             options,
@@ -119,8 +126,8 @@ impl<'a> Builder<'a> {
         &self.options.context
     }
 
-    pub(crate) fn ignore(&self) -> &Ignore {
-        &self.ignore
+    pub(crate) fn ignore(&self) -> Arc<Ignore> {
+        Arc::clone(&self.ignore)
     }
 
     pub(crate) fn epoch(&self) -> Option<u32> {
@@ -344,6 +351,19 @@ impl<'a> Builder<'a> {
         BuildError::Step { path, place, text: text.to_owned(), source }
     }
 
+    /// The stages and images that an instruction takes files from.
+    fn sources(&self, state: &State, kind: &Kind) -> Result<Vec<String>> {
+        match kind {
+            Kind::Copy(copy) => {
+                let lookup = |name: &str| state.lookup(name);
+                let from = copy.from.iter().map(|from| expand(from, self.escape(), &lookup));
+                Ok(from.collect::<std::result::Result<_, Problem>>()?)
+            }
+            Kind::Run { mounts, .. } => self.mounted_stages(state, mounts),
+            _ => Ok(Vec::new()),
+        }
+    }
+
     fn step(
         &mut self,
         index: usize,
@@ -353,13 +373,10 @@ impl<'a> Builder<'a> {
         cmd: &mut bool,
     ) -> Result<()> {
         self.last_output.clear();
-        if let Kind::Copy(copy) = &instruction.kind
-            && let Some(from) = &copy.from
-        {
-            let lookup = |name: &str| state.lookup(name);
-            let name = expand(from, self.escape(), &lookup)?;
-            self.ensure(index, &name)
-                .map_err(|error| self.at(instruction.place, &instruction.text, error))?;
+        let located =
+            |builder: &Self, error| builder.at(instruction.place, &instruction.text, error);
+        for name in self.sources(state, &instruction.kind).map_err(|e| located(self, e))? {
+            self.ensure(index, &name).map_err(|error| located(self, error))?;
         }
         self.watch.step(stage, &instruction.text);
         let layers = state.layers.len();
@@ -373,7 +390,7 @@ impl<'a> Builder<'a> {
             Kind::Workdir(dir) => self.workdir(state, dir),
             other => self.set(state, other, cmd).map(|()| false),
         };
-        let cached = done.map_err(|e| self.at(instruction.place, &instruction.text, e))?;
+        let cached = done.map_err(|error| located(self, error))?;
         if cached {
             self.watch.cached();
         }
@@ -430,12 +447,9 @@ impl<'a> Builder<'a> {
     }
 
     /// Where a cache mount of a name lives.
-    pub(crate) fn cache_mount(&self, id: &str) -> Result<PathBuf> {
+    pub(crate) fn cache_mount(&self, id: &str) -> PathBuf {
         let key = Key::of_base(&format!("cache mount {id}"));
-        let path = self.cache.part(&key).path.with_extension("cache");
-        std::fs::create_dir_all(&path)
-            .map_err(|source| BuildError::Write { path: path.clone(), source })?;
-        Ok(path)
+        self.cache.part(&key).path.with_extension("cache")
     }
 
     /// WORKDIR makes its directory, of the stage's user.
@@ -452,7 +466,7 @@ impl<'a> Builder<'a> {
             Some(spec) => Some(state.ids(spec)?).map(|(uid, gid, _)| (uid, gid)),
             None => None,
         };
-        let mut hasher = crate::cache::Hasher::new(&state.key, "workdir");
+        let mut hasher = Hasher::new(&state.key, "workdir");
         hasher.text(&format!("{} {owner:?}", real.display()));
         let epoch = self.options.epoch;
         self.layer(state, hasher.key(), |builder, _, out| {
@@ -543,8 +557,79 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
+    /// The finished image, in one layer if that is asked for.
+    pub(crate) fn finish(&mut self, state: &State) -> Result<engine::Built> {
+        if !self.options.squash {
+            return self.image_of(state);
+        }
+        let mut flat = self.image("scratch")?;
+        flat.config.clone_from(&state.config);
+        flat.config["rootfs"]["diff_ids"] = json!([]);
+        let history = flat.config["history"].as_array_mut().map(Vec::as_mut_slice);
+        for line in history.unwrap_or_default() {
+            line["empty_layer"] = true.into();
+        }
+        let key = Hasher::new(&state.key, "squash").key();
+        self.layer(&mut flat, key, |builder, _, out| {
+            let images = engine::open_parts(&state.parts)?;
+            let options = builder.convert_options();
+            image::copy(image::TreeSource::Images(&images), out.create()?, &options, &[])?;
+            Ok(())
+        })?;
+        let created = self.options.epoch.map(|epoch| rfc3339(u64::from(epoch)));
+        flat.history("squash", created.as_deref(), false);
+        self.image_of(&flat)
+    }
+
+    /// An image with what an overlay directory has over it.
+    pub(crate) fn commit(
+        &mut self,
+        image: &str,
+        overlay: &Path,
+        changes: &[String],
+    ) -> Result<State> {
+        let mut state = self.image(image)?;
+        let upper = overlay.join("upper");
+        let missing = |source| BuildError::Read { path: upper.clone(), source };
+        std::fs::read_dir(&upper).map_err(missing)?;
+        let mut hasher = Hasher::new(&state.key, "commit");
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        hasher.text(&format!("{} {now:?}", std::process::id()));
+        self.layer(&mut state, hasher.key(), |builder, _, out| {
+            crate::run::commit(&upper, out.create()?, &builder.convert_options())
+        })?;
+        state.history(&format!("commit of {}", overlay.display()), None, false);
+        let mut cmd = false;
+        for change in changes {
+            let syntax = |source| BuildError::Syntax { path: "--change".into(), source };
+            let instruction = parse_instruction(change).map_err(syntax)?;
+            match &instruction.kind {
+                Kind::Run { .. } | Kind::Copy(_) | Kind::Add(_) | Kind::Arg(_) => {
+                    let text = format!("--change {change:?}");
+                    return Err(Problem::Unsupported(text).into());
+                }
+                Kind::Workdir(dir) => {
+                    let dir = state.absolute(dir);
+                    drop(state.process().insert("WorkingDir".to_owned(), json!(dir)));
+                }
+                kind => self.set(&mut state, kind, &mut cmd)?,
+            }
+            state.history(&instruction.text, None, true);
+        }
+        Ok(state)
+    }
+
+    /// How layers are written.
+    pub(crate) fn convert_options(&self) -> image::ConvertOptions {
+        image::ConvertOptions {
+            compression: self.engine.build_compression(),
+            latest: self.options.epoch,
+            ..image::ConvertOptions::default()
+        }
+    }
+
     /// The finished image.
-    pub(crate) fn image_of(&self, state: &State) -> Result<engine::Built> {
+    fn image_of(&self, state: &State) -> Result<engine::Built> {
         let mut document = state.config.clone();
         if let Some(epoch) = self.options.epoch {
             document["created"] = rfc3339(u64::from(epoch)).into();

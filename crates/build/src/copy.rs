@@ -2,27 +2,46 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use plan::{EntryKind, resolve};
 use sha2::Digest as _;
 
 use crate::builder::Builder;
 use crate::cache::{Hasher, hex};
+use crate::chmod::Chmod;
 use crate::dockerfile::expand::{expand, expand_heredoc};
 use crate::dockerfile::{Copy, Problem, Source};
 use crate::error::{BuildError, Result};
 use crate::files::{Files, HostFiles, Info, What};
+use crate::git::{self, Address, Checkout};
 use crate::ignore::{Ignore, matcher};
 use crate::layer::{LayerWriter, Owning};
 use crate::state::State;
 
 /// One entry that is copied.
-struct Item {
+pub(crate) struct Item {
     /// Where it is in its tree.
-    from: PathBuf,
-    info: Info,
+    pub(crate) from: PathBuf,
+    pub(crate) info: Info,
     /// Where it goes.
-    to: PathBuf,
+    pub(crate) to: PathBuf,
+}
+
+/// What one source means, for a mount: places begin at `/`.
+pub(crate) struct Picked {
+    from: From,
+    pub(crate) items: Vec<Item>,
+}
+
+impl Picked {
+    pub(crate) fn files(&self) -> &dyn Files {
+        self.from.files()
+    }
+
+    pub(crate) fn hash(&self, hasher: &mut Hasher) -> Result<()> {
+        self.items.iter().try_for_each(|item| hash_item(hasher, self.files(), item))
+    }
 }
 
 /// What was fetched from an address.
@@ -57,9 +76,10 @@ const DEEPEST: usize = 1024;
 struct Plan<'a> {
     copy: &'a Copy,
     from: From,
-    ignore: Option<&'a Ignore>,
+    ignore: Option<Arc<Ignore>>,
     exclude: Vec<globset::GlobMatcher>,
     owning: Owning,
+    chmod: Option<Chmod>,
     /// Where it goes, and whether that is a directory by its slash.
     to: PathBuf,
     into: bool,
@@ -72,12 +92,17 @@ impl Builder<'_> {
         let below = state.files()?;
         let mut items = Vec::new();
         let (mut documents, mut fetched) = (Vec::new(), Vec::new());
+        let mut checkouts = Vec::new();
         let (into, to) = plan.destination(&below)?;
         for source in &copy.sources {
             match source {
                 Source::Path(path) => {
                     let lookup = |name: &str| state.lookup(name);
                     let path = expand(path, self.escape(), &lookup)?;
+                    if add && let Some(address) = Address::parse(&path) {
+                        checkouts.push(self.checkout(&plan, &address, &to)?);
+                        continue;
+                    }
                     if add && let Some(found) = self.fetch(&plan, &path, (into, &to))? {
                         fetched.push(found);
                         continue;
@@ -95,9 +120,11 @@ impl Builder<'_> {
                 }
             }
         }
+        plan.change_modes(&mut items);
         let files = plan.from.files();
+        let archives = add && plan.copy.unpack.unwrap_or(true);
         let mut hasher = Hasher::new(&state.key, if add { "add" } else { "copy" });
-        hasher.text(&format!("{:?} {}", plan.owning, plan.into));
+        hasher.text(&format!("{:?} {} {archives} {:?}", plan.owning, plan.into, plan.chmod));
         for (to, text) in &documents {
             hasher.bytes(to.as_os_str().as_encoded_bytes());
             hasher.text(text);
@@ -109,17 +136,32 @@ impl Builder<'_> {
         for item in &items {
             hash_item(&mut hasher, files, item)?;
         }
+        for (_, checked_out) in &checkouts {
+            checked_out.hash(&mut hasher)?;
+        }
         let key = hasher.key();
-        let archives = add && matches!(plan.from, From::Context(_));
         let epoch = self.epoch();
         let compression = self.engine().build_compression();
+        let to_top = to.clone();
         self.layer(state, key, |_, _, out| {
             let mut writer = LayerWriter::new(out.create()?, compression, &below, epoch)?;
             for (to, text) in &documents {
-                writer.bytes(to, text.as_bytes(), plan.owning)?;
+                let owning = plan.owning_of(0o644);
+                writer.bytes(to, text.as_bytes(), owning)?;
             }
             for Fetched { to, file, size, .. } in &mut fetched {
-                writer.stream(to, file, *size, plan.owning)?;
+                if plan.copy.unpack == Some(true) && unpack_fetched(&mut writer, file, &to_top)? {
+                    continue;
+                }
+                // As Docker has it: what comes from the web is its owner's alone.
+                writer.stream(to, file, *size, plan.owning_of(0o600))?;
+            }
+            for (_, checked_out) in &checkouts {
+                writer.next_tree();
+                for item in &checked_out.items {
+                    let Item { from, info, to } = item;
+                    writer.copy(checked_out.files(), from, info, to, plan.owning)?;
+                }
             }
             writer.next_tree();
             for item in &items {
@@ -140,9 +182,8 @@ impl Builder<'_> {
         (into, to): (bool, &Path),
     ) -> Result<Option<Fetched>> {
         let web = source.starts_with("http://") || source.starts_with("https://");
-        let git = source.starts_with("git@") || source.contains("://") && !web;
-        if git || web && (source.ends_with(".git") || source.contains(".git#")) {
-            return Err(Problem::Unsupported(format!("ADD from git ({source})")).into());
+        if !web && source.contains("://") {
+            return Err(Problem::Unsupported(format!("ADD from {source}")).into());
         }
         if !web {
             let wanted = plan.copy.checksum.is_some();
@@ -172,10 +213,54 @@ impl Builder<'_> {
         Ok(Some(Fetched { to, file, digest, size }))
     }
 
-    fn plan_copy<'c>(&'c self, state: &State, copy: &'c Copy) -> Result<Plan<'c>> {
+    /// A repository, and what of it is copied to a directory.
+    fn checkout(
+        &self,
+        plan: &Plan<'_>,
+        address: &Address,
+        to: &Path,
+    ) -> Result<(Checkout, Picked)> {
+        let checkout = git::fetch(address, self.scratch(), plan.copy.keep_git)?;
+        if let Some(expected) = &plan.copy.checksum
+            && !checkout.commit.starts_with(expected.as_str())
+        {
+            let (expected, found) = (expected.clone(), checkout.commit);
+            let url = "the repository".to_owned();
+            return Err(BuildError::Checksum { url, expected, found });
+        }
+        let from = From::Context(HostFiles { top: checkout.path()? });
+        let whole = Plan {
+            copy: plan.copy,
+            from,
+            ignore: None,
+            exclude: plan.exclude.clone(),
+            owning: plan.owning,
+            chmod: plan.chmod.clone(),
+            to: to.to_owned(),
+            into: true,
+        };
+        let mut items = Vec::new();
+        whole.collect("/", (true, to), &mut items)?;
+        whole.change_modes(&mut items);
+        Ok((checkout, Picked { from: whole.from, items }))
+    }
+
+    /// What one source means, each entry with its place below `/`.
+    pub(crate) fn pick(&self, state: &State, copy: &Copy) -> Result<Picked> {
+        let plan = self.plan_copy(state, copy)?;
+        let mut items = Vec::new();
+        for source in &copy.sources {
+            let Source::Path(path) = source else { continue };
+            let path = expand(path, self.escape(), &|name| state.lookup(name))?;
+            plan.collect(&path, (false, Path::new("/")), &mut items)?;
+        }
+        Ok(Picked { from: plan.from, items })
+    }
+
+    fn plan_copy<'c>(&self, state: &State, copy: &'c Copy) -> Result<Plan<'c>> {
         let lookup = |name: &str| state.lookup(name);
         let text = |text: &str| expand(text, self.escape(), &lookup);
-        let mut owning = Owning::default();
+        let (mut owning, mut chmod) = (Owning::default(), None);
         if let Some(owner) = &copy.chown {
             let (uid, gid, _) = state.ids(&text(owner)?)?;
             // `--chown=1000` names the group of that user, or the same number.
@@ -184,9 +269,10 @@ impl Builder<'_> {
             owning.owner = Some((uid, gid));
         }
         if let Some(mode) = &copy.chmod {
-            let mode = text(mode)?;
-            let bad = || Problem::Unsupported(format!("--chmod={mode}: only octal numbers"));
-            owning.mode = Some(u16::from_str_radix(&mode, 8).map_err(|_| bad())? & 0o7777);
+            match Chmod::parse(&text(mode)?)? {
+                Chmod::Octal(bits) => owning.mode = Some(bits),
+                symbolic => chmod = Some(symbolic),
+            }
         }
         if copy.checksum.is_some() && copy.sources.len() > 1 {
             let text = "--checksum with several sources".to_owned();
@@ -208,7 +294,7 @@ impl Builder<'_> {
         let destination = text(&copy.destination)?;
         let into = destination.ends_with('/') || [".", ".."].contains(&destination.as_str());
         let to = state.absolute(&destination);
-        Ok(Plan { copy, from, ignore, exclude, owning, to, into })
+        Ok(Plan { copy, from, ignore, exclude, owning, chmod, to, into })
     }
 }
 
@@ -220,10 +306,26 @@ impl Plan<'_> {
         Ok((self.into || directory || self.copy.sources.len() > 1, real))
     }
 
+    /// The same for a file that has no mode of its own.
+    fn owning_of(&self, mode: u16) -> Owning {
+        let changed = self.chmod.as_ref().map(|chmod| chmod.apply(mode, false));
+        Owning { mode: self.owning.mode.or(changed).or(Some(mode)), ..self.owning }
+    }
+
+    /// Symbolic modes depend on what each entry has.
+    fn change_modes(&self, items: &mut [Item]) {
+        let Some(chmod) = &self.chmod else { return };
+        for Item { info, .. } in items {
+            if !matches!(info.what, What::Symlink(_)) {
+                info.mode = chmod.apply(info.mode, info.what == What::Directory);
+            }
+        }
+    }
+
     fn left_out(&self, path: &Path) -> bool {
         let text = path.to_string_lossy();
         let relative = text.trim_start_matches('/');
-        self.ignore.is_some_and(|ignore| ignore.excludes(relative))
+        self.ignore.as_ref().is_some_and(|ignore| ignore.excludes(relative))
     }
 
     /// What a source's path or pattern means.
@@ -290,7 +392,7 @@ impl Plan<'_> {
             }
             let directory = info.what == What::Directory;
             if self.left_out(&path) {
-                let exceptions = self.ignore.is_some_and(Ignore::has_exceptions);
+                let exceptions = self.ignore.as_ref().is_some_and(|ignore| ignore.has_exceptions());
                 if !(directory && exceptions && self.holds(&path, depth)?) {
                     continue;
                 }
@@ -384,6 +486,16 @@ fn hash_item(hasher: &mut Hasher, files: &dyn Files, item: &Item) -> Result<()> 
         other => hasher.text(&format!("{other:?}")),
     }
     Ok(())
+}
+
+/// Unpacks what an address gave, if it is an archive.
+fn unpack_fetched(writer: &mut LayerWriter<'_>, file: &std::fs::File, to: &Path) -> Result<bool> {
+    let failed = |source| BuildError::Read { path: to.to_owned(), source };
+    let open = || Ok(Box::new(crate::archive::FromStart::new(file)) as Box<dyn Read>);
+    let Some(tree) = crate::archive::open(open).map_err(failed)? else { return Ok(false) };
+    writer.next_tree();
+    crate::archive::copy_all(writer, &tree, to)?;
+    Ok(true)
 }
 
 /// Unpacks an archive that ADD names, if it is one.

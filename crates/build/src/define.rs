@@ -161,11 +161,7 @@ impl Builder<'_> {
                 sources: vec![Source::Path(source.replace('$', "\\$"))],
                 destination: to.replace('$', "\\$"),
                 from: from.clone(),
-                chown: None,
-                chmod: None,
-                parents: false,
-                exclude: Vec::new(),
-                checksum: None,
+                ..Copy::default()
             };
             let cached = self.copy(state, &copy, false)?;
             self.told(cached);

@@ -78,6 +78,17 @@ pub enum BuildError {
     /// A secret that is needed and was not given.
     #[error("the secret {0:?} is needed: --secret id={0},src=FILE")]
     NoSecret(String),
+    /// An agent that is needed and was not given.
+    #[error("the ssh agent {0:?} is needed: --ssh {0}")]
+    NoAgent(String),
+    /// A repository cannot be fetched.
+    #[error("cannot fetch {url}: {reason}")]
+    Git {
+        /// The repository.
+        url: String,
+        /// What git says.
+        reason: String,
+    },
     /// A command failed.
     #[error("the command ended with exit code {code}")]
     Command {
@@ -146,6 +157,7 @@ impl BuildError {
             Self::Engine(error) => error.hint(),
             Self::Bootstrap(error) => error.hint().map(str::to_owned),
             Self::Runtime(error) => error.hint().map(str::to_owned),
+            Self::Git { .. } => Some("ADD from git uses the git of this host".to_owned()),
             Self::NoSource(_) => {
                 Some("paths are relative to the context; .dockerignore may leave it out".to_owned())
             }

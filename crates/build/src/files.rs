@@ -133,6 +133,59 @@ impl RootTree for HostFiles {
     }
 }
 
+/// Copies entries into a directory of the host, or a single file to a path; whose
+/// they are is noted as `rootemu` reads it. Devices are left out.
+pub(crate) fn extract(
+    files: &dyn Files,
+    items: &[crate::copy::Item],
+    to: &Path,
+) -> crate::error::Result<()> {
+    for item in items {
+        let below = item.to.strip_prefix("/").unwrap_or(&item.to);
+        let path = match below.as_os_str().is_empty() {
+            true => to.to_owned(),
+            false => to.join(below),
+        };
+        let made = extract_one(files, item, &path);
+        made.map_err(|source| crate::error::BuildError::Write { path, source })?;
+    }
+    Ok(())
+}
+
+fn extract_one(files: &dyn Files, item: &crate::copy::Item, path: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
+    let info = &item.info;
+    let mode = Mode::from_raw_mode(info.mode.into());
+    match &info.what {
+        What::Directory => {
+            std::fs::create_dir_all(path)?;
+            // Files below it are still to be made.
+            rustix::fs::chmod(path, mode | Mode::RWXU)?;
+        }
+        What::File(_) => {
+            let mut out = File::create_new(path)?;
+            io::copy(&mut files.open(&item.from)?, &mut out)?;
+            rustix::fs::fchmod(&out, mode)?;
+        }
+        What::Symlink(to) => std::os::unix::fs::symlink(OsStr::from_bytes(to), path)?,
+        What::Fifo => rustix::fs::mknodat(CWD, path, FileType::Fifo, mode, 0)?,
+        What::Socket | What::BlockDevice(..) | What::CharDevice(..) => return Ok(()),
+    }
+    let plain = matches!(info.what, What::Directory | What::File(_));
+    if plain && (info.uid, info.gid) != (0, 0) {
+        let owner =
+            types::Owner { uid: info.uid, gid: info.gid, mode: info.mode.into(), device: None };
+        let value = owner.to_string();
+        let flags = XattrFlags::empty();
+        // Where there are no attributes everything is root's.
+        let _ = rustix::fs::setxattr(path, types::OVERRIDE_STAT, value.as_bytes(), flags);
+    }
+    let time = Timespec { tv_sec: info.mtime.into(), tv_nsec: 0 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    Ok(rustix::fs::utimensat(CWD, path, &times, flags)?)
+}
+
 /// Writes a program that a container runs.
 pub(crate) fn write_program(path: &Path, text: &str) -> crate::error::Result<()> {
     use std::io::Write;

@@ -127,8 +127,7 @@ impl<'a> LayerWriter<'a> {
         owning: Owning,
     ) -> Result<()> {
         let (uid, gid) = owning.owner.unwrap_or((0, 0));
-        // As Docker has it: what comes from the web is its owner's alone.
-        let mode = owning.mode.unwrap_or(0o600);
+        let mode = owning.mode.unwrap_or(0o644);
         let kind = self.data(data, size)?;
         let meta = Meta { mode, uid, gid, mtime: self.latest.unwrap_or(0), xattrs: Vec::new() };
         self.place(path, Node { meta, kind }, owning)?;

@@ -16,6 +16,7 @@
 mod archive;
 mod builder;
 mod cache;
+mod chmod;
 mod copy;
 mod debian;
 mod define;
@@ -23,8 +24,10 @@ mod definition;
 pub mod dockerfile;
 mod error;
 mod files;
+mod git;
 mod ignore;
 mod layer;
+mod mount;
 mod run;
 mod state;
 
@@ -32,6 +35,8 @@ pub use builder::{Options, Watch};
 pub use debian::BootstrapError;
 pub use definition::is_definition;
 pub use error::BuildError;
+
+use std::path::Path;
 
 use engine::{Built, Engine, SharedProgress};
 
@@ -45,6 +50,27 @@ pub struct Outcome {
     pub image: Result<Built, BuildError>,
     /// The last that the failing command said.
     pub last_output: Vec<u8>,
+}
+
+/// Makes an image of another one and what was written over it into an overlay
+/// directory. `changes` are instructions of a Dockerfile that change the
+/// configuration alone.
+///
+/// # Errors
+/// When the image or the directory cannot be read, or a change is none.
+pub fn commit(
+    engine: &Engine,
+    image: &str,
+    overlay: &Path,
+    changes: &[String],
+    progress: SharedProgress,
+    watch: &mut dyn Watch,
+) -> Result<Built, BuildError> {
+    let options = Options { no_cache: true, ..Options::default() };
+    let none = Dockerfile { escape: '\\', args: Vec::new(), stages: Vec::new() };
+    let mut builder = Builder::new(engine, &options, &none, progress, watch)?;
+    let state = builder.commit(image, overlay, changes)?;
+    builder.finish(&state)
 }
 
 /// Builds an image from the text of a Dockerfile or a definition file. Must be
@@ -65,13 +91,13 @@ pub fn build(
             let mut builder = Builder::new(engine, options, &none, progress, watch)?;
             let built = builder.define(&stages, text, !options.no_test);
             last_output.clone_from(&builder.last_output);
-            return builder.image_of(&built?);
+            return builder.finish(&built?);
         }
         let file = dockerfile::parse(text).map_err(syntax)?;
         let mut builder = Builder::new(engine, options, &file, progress, watch)?;
         let built = builder.build();
         last_output.clone_from(&builder.last_output);
-        builder.image_of(&built?)
+        builder.finish(&built?)
     };
     let image = run();
     Outcome { image, last_output }

@@ -8,10 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use image::{ConvertOptions, TreeSource};
-use plan::{
-    Command, HomeChoice, Identity, Isolation, MountFlags, MountRequest, MountSource, RootSource,
-    RunRequest, Skip,
-};
+use plan::{Command, HomeChoice, Identity, Isolation, MountRequest, RootSource, RunRequest, Skip};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitOptions, waitpid};
 use sys::process::{Fork, exit_now, fork};
@@ -19,8 +16,7 @@ use types::ImageConfig;
 
 use crate::builder::Builder;
 use crate::cache::Hasher;
-use crate::dockerfile::expand::expand;
-use crate::dockerfile::{Heredoc, Problem, RunMount, Words};
+use crate::dockerfile::{Heredoc, RunMount, Words};
 use crate::error::{BuildError, Result};
 use crate::state::State;
 
@@ -32,6 +28,8 @@ pub(crate) struct Run {
     pub(crate) words: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) mounts: Vec<MountRequest>,
+    /// Whether it has the caller's terminal.
+    pub(crate) interactive: bool,
     pub(crate) no_net: bool,
     pub(crate) user: Option<(u32, u32)>,
     pub(crate) workdir: PathBuf,
@@ -48,28 +46,27 @@ pub(crate) struct RunArguments<'a> {
 impl Builder<'_> {
     /// The layer of a RUN: from the cache, or made now.
     pub(crate) fn run(&mut self, state: &mut State, said: &RunArguments<'_>) -> Result<bool> {
-        let run = self.plan_run(state, said)?;
+        let mut run = self.plan_run(state, said)?;
         let mut hasher = Hasher::new(&state.key, "run");
         hasher.text(&format!("{:?} {:?} {:?}", run.words, run.env, run.user));
         hasher.text(&format!("{:?} {}", run.workdir, run.no_net));
-        // What a mount holds does not decide, as in Docker; that it is there does.
         hasher.text(&format!("{:?} {:?}", said.mounts, self.options().root_emulation));
+        let mut mounts = self.mounts(state, said.mounts, &mut hasher)?;
         let key = hasher.key();
         self.layer(state, key, |builder, state, out| {
             let scratch = Scratch::new(builder.scratch())?;
+            mounts.prepare(&scratch.dir)?;
+            run.mounts = std::mem::take(&mut mounts.requests);
+            run.env.append(&mut mounts.env);
             let code = builder.execute(state, &run, &scratch)?;
             if code != 0 {
+                builder.offer_shell(state, &mut run, &scratch)?;
                 return Err(BuildError::Command { code });
             }
             if scratch.untouched() {
                 return Ok(());
             }
-            let options = ConvertOptions {
-                compression: builder.engine().build_compression(),
-                latest: builder.epoch(),
-                ..ConvertOptions::default()
-            };
-            scratch.commit(out.create()?, &options)
+            scratch.commit(out.create()?, &builder.convert_options())
         })
     }
 
@@ -91,90 +88,32 @@ impl Builder<'_> {
                 env.push(("HOME".to_owned(), home.unwrap_or_else(|| "/".to_owned())));
             }
         }
-        let mounts = said.mounts.iter().map(|mount| self.mount(state, mount));
         Ok(Run {
             words,
             env,
-            mounts: mounts.filter_map(Result::transpose).collect::<Result<_>>()?,
+            mounts: Vec::new(),
+            interactive: false,
             no_net: said.network == Some("none"),
             user,
             workdir: state.workdir(),
         })
     }
 
-    /// What is mounted for a command; None for a secret that nobody gave and
-    /// nobody needs.
-    fn mount(&self, state: &State, mount: &RunMount) -> Result<Option<MountRequest>> {
-        let lookup = |name: &str| state.lookup(name);
-        let option = |names: &[&str]| -> Result<Option<String>> {
-            let found = mount.options.iter().find(|(name, _)| names.contains(&name.as_str()));
-            match found.and_then(|(_, value)| value.as_deref()) {
-                Some(value) => Ok(Some(expand(value, self.escape(), &lookup)?)),
-                None => Ok(None),
-            }
-        };
-        let set = |names: &[&str]| {
-            let found = mount.options.iter().find(|(name, _)| names.contains(&name.as_str()));
-            found.is_some_and(|(_, value)| value.as_deref() != Some("false"))
-        };
-        let unsupported = |text: String| BuildError::from(Problem::Unsupported(text));
-        let target = option(&["target", "dst", "destination"])?;
-        let place = |target: Option<String>| {
-            let missing = || Problem::Arguments {
-                name: format!("--mount=type={}", mount.kind),
-                expected: "a target",
-            };
-            target.map(|text| state.absolute(&text)).ok_or_else(missing)
-        };
-        let mut flags = MountFlags::default();
-        let (source, target) = match mount.kind.as_str() {
-            "cache" => {
-                if option(&["from"])?.is_some() {
-                    return Err(unsupported("a cache mount with from=".to_owned()));
-                }
-                let target = place(target)?;
-                let id = option(&["id"])?.unwrap_or_else(|| target.display().to_string());
-                flags.read_only = set(&["ro", "readonly"]);
-                (MountSource::Directory(self.cache_mount(&id)?), target)
-            }
-            "bind" => {
-                if let Some(from) = option(&["from"])? {
-                    return Err(unsupported(format!("a bind mount with from={from}")));
-                }
-                flags.read_only = !set(&["rw", "readwrite"]);
-                if !flags.read_only {
-                    return Err(unsupported("a bind mount with rw".to_owned()));
-                }
-                let inside = option(&["source", "src"])?.unwrap_or_default();
-                let inside = inside.trim_start_matches('/');
-                let path = self.context().join(inside);
-                let gone = |_| BuildError::NoSource(inside.to_owned());
-                let path = path.canonicalize().map_err(gone)?;
-                let top = self.context().canonicalize().map_err(gone)?;
-                if !path.starts_with(top) {
-                    return Err(BuildError::NoSource(inside.to_owned()));
-                }
-                (engine::mount_source(&path, "RUN --mount")?, place(target)?)
-            }
-            "tmpfs" => (MountSource::Tmpfs { size: None, mode: 0o1777 }, place(target)?),
-            "secret" => {
-                let id = option(&["id"])?.or_else(|| {
-                    let name = Path::new(target.as_deref()?).file_name()?;
-                    Some(name.to_string_lossy().into_owned())
-                });
-                let id = id.unwrap_or_default();
-                let target = target.unwrap_or_else(|| format!("/run/secrets/{id}"));
-                flags.read_only = true;
-                match self.options().secrets.iter().find(|(known, _)| *known == id) {
-                    Some((_, path)) => (MountSource::File(path.clone()), state.absolute(&target)),
-                    None if set(&["required"]) => return Err(BuildError::NoSecret(id)),
-                    None => return Ok(None),
-                }
-            }
-            other => return Err(unsupported(format!("--mount=type={other}"))),
-        };
-        let origin = format!("RUN --mount=type={}", mount.kind);
-        Ok(Some(MountRequest { source, target, flags, origin }))
+    /// A shell where a command has failed, if that is asked for.
+    fn offer_shell(&mut self, state: &State, run: &mut Run, scratch: &Scratch) -> Result<()> {
+        if !self.options().shell_on_failure {
+            return Ok(());
+        }
+        self.watch().output(b"the command failed: a shell where it ran; exit ends the build\n");
+        run.words = vec![state.shell.first().cloned().unwrap_or_else(|| "/bin/sh".to_owned())];
+        run.interactive = true;
+        // The kernel does not mount a volatile overlay twice (overlayfs.rst).
+        let work = scratch.overlay().join("work");
+        runtime::as_root(|| std::fs::remove_dir_all(&work).is_ok())?;
+        let last = std::mem::take(&mut self.last_output);
+        self.execute(state, run, scratch)?;
+        self.last_output = last;
+        Ok(())
     }
 
     /// Runs the command in a process of its own; its exit code.
@@ -208,7 +147,8 @@ impl Builder<'_> {
             pipe_with(PipeFlags::CLOEXEC).map_err(|e| BuildError::Fork(e.into()))?;
         match fork().map_err(BuildError::Fork)? {
             Fork::Child => {
-                let code = match attach(&end).map(|()| container.launch()) {
+                let attached = if run.interactive { Ok(()) } else { attach(&end) };
+                let code = match attached.map(|()| container.launch()) {
                     Ok(Ok(code)) => code,
                     Ok(Err(error)) => tell(&error),
                     Err(error) => tell(&error),
@@ -341,15 +281,7 @@ impl Scratch {
 
     /// Writes what has changed as a layer.
     pub(crate) fn commit(&self, file: File, options: &ConvertOptions) -> Result<()> {
-        let upper = self.upper();
-        let done = runtime::as_root(|| {
-            let copied = image::copy(TreeSource::Upper(&upper), file, options, &[]);
-            if let Err(error) = &copied {
-                tell(error);
-            }
-            copied.is_ok()
-        })?;
-        if done { Ok(()) } else { Err(BuildError::Commit) }
+        commit(&self.upper(), file, options)
     }
 
     /// Removes everything; what a command closed even to itself is opened.
@@ -369,6 +301,18 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         self.remove();
     }
+}
+
+/// Writes an upper directory as a layer, past all permission bits.
+pub(crate) fn commit(upper: &Path, file: File, options: &ConvertOptions) -> Result<()> {
+    let done = runtime::as_root(|| {
+        let copied = image::copy(TreeSource::Upper(upper), file, options, &[]);
+        if let Err(error) = &copied {
+            tell(error);
+        }
+        copied.is_ok()
+    })?;
+    if done { Ok(()) } else { Err(BuildError::Commit) }
 }
 
 /// Removes what builds that were killed have left.

@@ -1,14 +1,14 @@
 //! `build`: arguments to a build, and its steps on the terminal.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use build::{BuildError, Options, Watch};
 use engine::{Destination, Engine, ExportOptions};
 use types::{ImageRef, RegistryRef};
 
-use crate::args::{BuildArgs, Globals};
+use crate::args::{BuildArgs, CommitArgs, Globals, LoadArgs, SaveArgs};
 use crate::error::CliError;
 use crate::{bars, output};
 
@@ -16,14 +16,13 @@ use crate::{bars, output};
 pub fn run(engine: &Engine, globals: &Globals, args: &BuildArgs) -> Result<(), CliError> {
     let wrong = |text: String| CliError::Build(text);
     let (file, text) = recipe(args)?;
-    let names = args.tags.iter().map(|tag| match tag.parse::<ImageRef>() {
-        Ok(ImageRef::Registry(name)) => Ok(name),
-        Ok(_) => Err(wrong(format!("{tag:?} is no name of an image"))),
-        Err(source) => Err(engine::Error::from(source).into()),
-    });
-    let names: Vec<RegistryRef> = names.collect::<Result<_, CliError>>()?;
+    let names: Vec<RegistryRef> =
+        args.tags.iter().map(|tag| image_name(tag)).collect::<Result<_, CliError>>()?;
     let outputs = args.outputs.iter().map(|text| destination(text));
-    let outputs: Vec<Destination> = outputs.collect::<Result<_, _>>()?;
+    let mut outputs: Vec<Destination> = outputs.collect::<Result<_, _>>()?;
+    if let Some(path) = &args.sandbox {
+        outputs.push(Destination::parse(&format!("dir:{}", path.display()))?);
+    }
     let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
     let keep = tempfile::tempdir()
         .map_err(|source| BuildError::Write { path: std::env::temp_dir(), source })?;
@@ -39,6 +38,9 @@ pub fn run(engine: &Engine, globals: &Globals, args: &BuildArgs) -> Result<(), C
         target: args.target.clone(),
         args: variables(args)?,
         secrets: args.secrets.iter().map(|s| secret(s, keep.path())).collect::<Result<_, _>>()?,
+        agents: args.agents.iter().map(|text| agent(text)).collect::<Result<_, _>>()?,
+        shell_on_failure: args.shell_on_failure,
+        squash: args.squash,
         no_cache: args.no_cache,
         no_test: args.no_test,
         // clap has checked the word.
@@ -63,6 +65,80 @@ pub fn run(engine: &Engine, globals: &Globals, args: &BuildArgs) -> Result<(), C
         engine.convert(&name, to, options, &bars::progress(globals))?;
     }
     output::print(&format!("{id}\n"))
+}
+
+fn image_name(text: &str) -> Result<RegistryRef, CliError> {
+    match text.parse::<ImageRef>() {
+        Ok(ImageRef::Registry(name)) => Ok(name),
+        Ok(_) => Err(CliError::Build(format!("{text:?} is no name of an image"))),
+        Err(source) => Err(engine::Error::from(source).into()),
+    }
+}
+
+/// Makes an image of what an overlay directory has over another one.
+pub fn commit(engine: &Engine, globals: &Globals, args: &CommitArgs) -> Result<(), CliError> {
+    let name = image_name(&args.name)?;
+    let mut watch = Steps { quiet: true, json: false };
+    let (progress, changes) = (bars::progress(globals), &args.changes);
+    let built = build::commit(engine, &args.image, &args.overlay, changes, progress, &mut watch)?;
+    let image = engine.add_built(&built, &[name])?;
+    output::print(&format!("{}\n", image.id))
+}
+
+/// Writes an archive of `docker save`, to a file or to standard output.
+pub fn save(engine: &Engine, globals: &Globals, args: &SaveArgs) -> Result<(), CliError> {
+    let image: ImageRef = args.image.parse().map_err(engine::Error::from)?;
+    let progress = bars::progress(globals);
+    let options = ExportOptions { force: true, deterministic: false };
+    let name = match &image {
+        ImageRef::Registry(_) => engine.name_in_store(&image)?,
+        _ => None,
+    };
+    let name = name.map_or_else(String::new, |name| format!(":{name}"));
+    let write = |path: &Path| {
+        let to = Destination::parse(&format!("docker-archive:{}{name}", path.display()))?;
+        engine.convert(&image, &to, options, &progress)
+    };
+    if let Some(path) = &args.output {
+        write(path)?;
+        return Ok(());
+    }
+    if std::io::stdout().is_terminal() {
+        let text = "an archive is nothing for a terminal: -o FILE, or a pipe".to_owned();
+        return Err(CliError::Build(text));
+    }
+    let file = temporary()?;
+    write(file.path())?;
+    let failed = |source| BuildError::Write { path: "standard output".into(), source };
+    // A file of that name was put in the place of this one.
+    let mut archive = std::fs::File::open(file.path()).map_err(failed)?;
+    std::io::copy(&mut archive, &mut std::io::stdout()).map_err(failed)?;
+    Ok(())
+}
+
+/// Takes the images of an archive into the store.
+pub fn load(engine: &Engine, globals: &Globals, args: &LoadArgs) -> Result<(), CliError> {
+    let progress = bars::progress(globals);
+    let loaded = match &args.input {
+        Some(path) => engine.load(path, &progress)?,
+        None => {
+            let file = temporary()?;
+            let failed = |source| BuildError::Read { path: "standard input".into(), source };
+            let mut archive = file.reopen().map_err(failed)?;
+            std::io::copy(&mut std::io::stdin(), &mut archive).map_err(failed)?;
+            engine.load(file.path(), &progress)?
+        }
+    };
+    if args.json {
+        let line = |(name, image): &(String, store::StoredImage)| serde_json::json!({"reference": name, "digest": image.id.to_string()});
+        return output::json(&loaded.iter().map(line).collect::<Vec<_>>());
+    }
+    loaded.iter().try_for_each(|(name, _)| output::print(&format!("{name}\n")))
+}
+
+fn temporary() -> Result<tempfile::NamedTempFile, CliError> {
+    let failed = |source| BuildError::Write { path: std::env::temp_dir(), source };
+    Ok(tempfile::NamedTempFile::new().map_err(failed)?)
 }
 
 /// The Dockerfile's path and text.
@@ -132,6 +208,17 @@ fn secret(text: &str, keep: &Path) -> Result<(String, PathBuf), CliError> {
         (None, None) => return Err(wrong()),
     };
     Ok(((*id).to_owned(), path))
+}
+
+/// `NAME[=SOCKET]`.
+fn agent(text: &str) -> Result<(String, PathBuf), CliError> {
+    let (name, socket) = match text.split_once('=') {
+        Some((name, socket)) => (name, Some(PathBuf::from(socket))),
+        None => (text, std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from)),
+    };
+    let none = || CliError::Build(format!("--ssh {text}: SSH_AUTH_SOCK names no agent"));
+    let socket = std::path::absolute(socket.ok_or_else(none)?).map_err(|_| none())?;
+    Ok((name.to_owned(), socket))
 }
 
 /// sampan's own form, or `type=…,dest=…` of docker build.

@@ -31,6 +31,23 @@ pub struct Provenance {
     pub layers: Vec<PathBuf>,
 }
 
+impl Provenance {
+    /// Whether the base's layers can still be read: its archive may be gone.
+    pub(crate) fn reachable(&self) -> bool {
+        match self.base.parse() {
+            _ if self.base_layers == 0 => true,
+            Ok(ImageRef::Registry(_)) => true,
+            Ok(
+                ImageRef::OciLayout { path, .. }
+                | ImageRef::OciArchive { path, .. }
+                | ImageRef::DockerArchive { path, .. }
+                | ImageRef::Path(path),
+            ) => path.exists(),
+            Err(_) => false,
+        }
+    }
+}
+
 /// An image that was built.
 #[derive(Clone, Debug)]
 pub struct Built {
@@ -126,6 +143,45 @@ impl Engine {
     /// When the configuration of certificates or proxies cannot be used.
     pub fn downloads(&self, progress: &SharedProgress) -> Result<Downloads> {
         Ok(Downloads { client: self.client(Some(progress))? })
+    }
+
+    /// Takes every image of an archive into the store, each under its own name;
+    /// names, and digests.
+    ///
+    /// # Errors
+    /// When it is no archive, or an image cannot be taken.
+    pub fn load(
+        &self,
+        file: &std::path::Path,
+        progress: &SharedProgress,
+    ) -> Result<Vec<(String, StoredImage)>> {
+        let failed =
+            |source| Error::Archive { name: file.display().to_string(), source: Box::new(source) };
+        let (docker, names) = image::LocalImage::names(file).map_err(failed)?;
+        let names =
+            if names.is_empty() { vec![None] } else { names.into_iter().map(Some).collect() };
+        let mut loaded = Vec::new();
+        for name in names {
+            let path = file.to_owned();
+            let reference = match docker {
+                true => ImageRef::DockerArchive { path, name: name.clone() },
+                false => ImageRef::OciArchive { path, tag: name.clone() },
+            };
+            let pulled = self.pull(&reference, progress)?;
+            // A tag of a layout need not be the name of an image.
+            let parsed = name.as_deref().and_then(|name| name.parse::<ImageRef>().ok());
+            let known = match (docker, parsed) {
+                (true, Some(ImageRef::Registry(name))) => {
+                    let reference = store::canonical_reference(&name);
+                    let platform = &self.config().platform.value;
+                    self.store()?.set_ref(&reference, platform, &pulled.image.id)?;
+                    reference
+                }
+                _ => pulled.reference,
+            };
+            loaded.push((known, pulled.image));
+        }
+        Ok(loaded)
     }
 
     /// Gives an image of the store another name; the name as the store has it.

@@ -92,6 +92,7 @@ impl Engine {
             && let Some(provenance) = self.provenance(stored)?
             && !provenance.layers.is_empty()
             && provenance.layers.iter().all(|path| path.is_file())
+            && provenance.reachable()
         {
             return self.export_built(stored, &provenance, to, force, progress);
         }
@@ -99,11 +100,14 @@ impl Engine {
         self.put(&documents, &layer, to, (force, None), progress)
     }
 
-    /// Whether a name means what was built here, which no registry has.
+    /// Whether a name means what was built here or came from a file, which no
+    /// registry has.
     fn built_here(&self, source: &ImageRef) -> Result<bool> {
         let local = format!("{LOCAL}/");
         let built = |image: StoredImage| {
-            image.record.blobs.len() > PROVENANCE || image.record.reference.starts_with(&local)
+            let from = &image.record.reference;
+            let registry = matches!(from.parse(), Ok(ImageRef::Registry(_)));
+            image.record.blobs.len() > PROVENANCE || from.starts_with(&local) || !registry
         };
         Ok(self.stored(source)?.is_some_and(built))
     }

@@ -78,6 +78,21 @@ impl Engine {
         let source = transport::open(image, &config.platform.value)?;
         Ok(store.image(&source.id)?)
     }
+
+    /// The name under which the store has an image; None where it has it under
+    /// none of the names that this one may mean.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn name_in_store(&self, image: &ImageRef) -> Result<Option<String>> {
+        let (store, config) = (self.store()?, self.config());
+        for reference in store_references(image, config)? {
+            if store.resolve(&reference, &config.platform.value)?.is_some() {
+                return Ok(Some(reference));
+            }
+        }
+        Ok(None)
+    }
 }
 
 /// A directory or image file of the person's own.

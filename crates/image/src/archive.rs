@@ -106,6 +106,18 @@ pub struct LocalImage {
     layers: Vec<Layer>,
 }
 
+/// What an OCI layout calls an image.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// An image of `docker save`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Saved {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
 /// Documents are small; blobs are not read by this limit.
 const DOCUMENT_LEN: u64 = 16 << 20;
 /// Indexes inside indexes, at most.
@@ -328,8 +340,25 @@ impl LocalImage {
         Self::oci(Files::tar(file)?, tag, platform)
     }
 
+    /// The names of the images in an archive of either form: whether it is one of
+    /// `docker save`, and its names.
+    ///
+    /// # Errors
+    /// When it is no archive of images.
+    pub fn names(file: &Path) -> Result<(bool, Vec<String>), ArchiveError> {
+        let files = Files::tar(file)?;
+        let oci = files.read("index.json");
+        if let Ok(bytes) = files.read("manifest.json") {
+            let images: Vec<Saved> = files.json("manifest.json", &bytes)?;
+            let names = images.into_iter().flat_map(|saved| saved.repo_tags.unwrap_or_default());
+            return Ok((true, names.collect()));
+        }
+        let index: types::Index = files.json("index.json", &oci?)?;
+        let names = index.manifests.iter().filter_map(|d| d.annotation(REF_NAME));
+        Ok((false, names.map(str::to_owned).collect()))
+    }
+
     fn oci(files: Files, tag: Option<&str>, platform: &Platform) -> Result<Self, ArchiveError> {
-        const REF_NAME: &str = "org.opencontainers.image.ref.name";
         let path = files.path();
         let bytes = files.read("index.json")?;
         let index: types::Index = files.json("index.json", &bytes)?;
@@ -370,13 +399,6 @@ impl LocalImage {
     /// # Errors
     /// When it is something else, or has no such image.
     pub fn docker_archive(file: &Path, name: Option<&str>) -> Result<Self, ArchiveError> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Saved {
-            config: String,
-            repo_tags: Option<Vec<String>>,
-            layers: Vec<String>,
-        }
         let files = Files::tar(file)?;
         let bytes = files.read("manifest.json")?;
         let images: Vec<Saved> = files.json("manifest.json", &bytes)?;

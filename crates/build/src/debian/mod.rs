@@ -229,11 +229,7 @@ impl Builder<'_> {
         scratch.commit(create(&top)?, &ConvertOptions { latest: self.epoch(), ..fast })?;
         let images = [base, top].map(|path| ImagePart { path, offset: 0 });
         let images = engine::open_parts(&images)?;
-        let options = ConvertOptions {
-            compression: self.engine().build_compression(),
-            latest: self.epoch(),
-            ..ConvertOptions::default()
-        };
+        let options = self.convert_options();
         image::copy(TreeSource::Images(&images), out.create()?, &options, &[])?;
         Ok(())
     }
@@ -277,6 +273,7 @@ impl Builder<'_> {
             words: words.map(str::to_owned).to_vec(),
             env,
             mounts,
+            interactive: false,
             no_net: true,
             user: None,
             workdir: PathBuf::from("/"),

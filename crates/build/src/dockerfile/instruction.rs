@@ -40,7 +40,7 @@ pub enum Source {
 }
 
 /// COPY and ADD.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Copy {
     /// What, not expanded.
     pub sources: Vec<Source>,
@@ -50,14 +50,18 @@ pub struct Copy {
     pub from: Option<String>,
     /// Owner.
     pub chown: Option<String>,
-    /// Permission bits, octal.
+    /// Permission bits, octal or symbolic.
     pub chmod: Option<String>,
     /// Whether paths of sources are kept.
     pub parents: bool,
     /// Patterns of what is left out.
     pub exclude: Vec<String>,
-    /// Digest of what an address gives.
+    /// Digest of what an address gives, or the commit.
     pub checksum: Option<String>,
+    /// Whether `.git` of a repository is kept.
+    pub keep_git: bool,
+    /// Whether archives are unpacked; None is as ADD has it: those of the context.
+    pub unpack: Option<bool>,
 }
 
 /// HEALTHCHECK.
@@ -298,12 +302,6 @@ impl Parser<'_> {
         let common = ["chown", "chmod", "link", "exclude", "parents"];
         let own: &[&str] = if add { &["checksum", "keep-git-dir", "unpack"] } else { &["from"] };
         self.known(flags, &[&common[..], own].concat())?;
-        for unsupported in ["keep-git-dir", "unpack"] {
-            if flags.iter().any(|(name, _)| name == unsupported) {
-                let text = format!("ADD --{unsupported}");
-                return Err(at(self.place, Problem::Unsupported(text)));
-            }
-        }
         let value = |name: &str| flags.iter().find(|(n, _)| n == name).and_then(|(_, v)| v.clone());
         let mut words = json(rest).unwrap_or_else(|| self.words(rest));
         let needs = || self.needs("at least one source and a destination");
@@ -333,6 +331,8 @@ impl Parser<'_> {
             parents: on(flag("parents")),
             exclude: exclude.filter_map(|(_, value)| value.clone()).collect(),
             checksum: value("checksum"),
+            keep_git: on(flag("keep-git-dir")),
+            unpack: flag("unpack").map(|value| on(Some(value))),
         })
     }
 

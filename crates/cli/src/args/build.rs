@@ -46,6 +46,18 @@ pub struct BuildArgs {
     /// A file that RUN --mount=type=secret shows: id=NAME,src=FILE or id=NAME,env=VARIABLE
     #[arg(long = "secret", value_name = "SECRET")]
     pub secrets: Vec<String>,
+    /// An agent for RUN --mount=type=ssh: NAME[=SOCKET] [default socket: SSH_AUTH_SOCK]
+    #[arg(long = "ssh", value_name = "NAME[=SOCKET]")]
+    pub agents: Vec<String>,
+    /// Also write the image as a directory
+    #[arg(long, value_name = "DIRECTORY")]
+    pub sandbox: Option<PathBuf>,
+    /// Make one layer of all
+    #[arg(long)]
+    pub squash: bool,
+    /// Open a shell where a RUN fails
+    #[arg(long)]
+    pub shell_on_failure: bool,
     /// Leave out the %test of a definition file
     #[arg(long, visible_alias = "notest")]
     pub no_test: bool,

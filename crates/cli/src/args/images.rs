@@ -1,5 +1,7 @@
 //! Flags of the commands that run nothing.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand, ValueEnum};
 
 /// `pull`.
@@ -141,6 +143,57 @@ pub struct PushArgs {
     /// The repository, with its registry [default: the image's name]
     #[arg(value_name = "NAME[:TAG]")]
     pub destination: Option<String>,
+}
+
+/// `save`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "docker load and podman load read it. Other forms: sampan convert. \
+    Examples:
+  sampan save -o solver.tar solver
+  sampan save solver | ssh other sampan load")]
+pub struct SaveArgs {
+    /// The file to write [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// The image
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+}
+
+/// `load`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "Archives of docker save, podman save and OCI archives. Each image \
+    keeps its name.")]
+pub struct LoadArgs {
+    /// The archive [default: standard input]
+    #[arg(short, long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `commit`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "Containers leave nothing behind, unless what they write is kept in \
+    an overlay directory; that becomes a layer over the image. Examples:
+  sampan run --overlay changes debian:12 sh -c 'echo hello >/greeting'
+  sampan commit --change 'CMD [\"cat\", \"/greeting\"]' changes debian:12 greeting
+  sampan run greeting")]
+pub struct CommitArgs {
+    /// An instruction of a Dockerfile for the configuration, such as ENV A=b; may be given
+    /// several times
+    #[arg(short, long = "change", value_name = "INSTRUCTION")]
+    pub changes: Vec<String>,
+    /// The overlay directory
+    #[arg(value_name = "DIRECTORY")]
+    pub overlay: PathBuf,
+    /// The image that it lies over
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// Name of the new image
+    #[arg(value_name = "NAME[:TAG]")]
+    pub name: String,
 }
 
 /// `tag`.

@@ -17,8 +17,9 @@ use engine::{Override, exit};
 pub use build::BuildArgs;
 pub use container::{ContainerArgs, DryRun, ExecArgs, Net, RunArgs, ShellArgs, TestArgs};
 pub use images::{
-    ConfigArgs, ConfigCommand, ConvertArgs, DoctorArgs, HistoryArgs, ImagesArgs, InspectArgs,
-    LoginArgs, LogoutArgs, PruneArgs, PullArgs, PushArgs, RemoveArgs, TagArgs,
+    CommitArgs, ConfigArgs, ConfigCommand, ConvertArgs, DoctorArgs, HistoryArgs, ImagesArgs,
+    InspectArgs, LoadArgs, LoginArgs, LogoutArgs, PruneArgs, PullArgs, PushArgs, RemoveArgs,
+    SaveArgs, TagArgs,
 };
 pub use sif::{SifAddArgs, SifArgs, SifCommand, SifFs, SifPart, SifType};
 
@@ -69,10 +70,16 @@ pub enum Command {
     Test(TestArgs),
     /// Build an image from a Dockerfile or a definition file
     Build(BuildArgs),
+    /// Make an image of what a container has written
+    Commit(CommitArgs),
     /// Write an image as a file or directory, or into a registry
     Convert(ConvertArgs),
     /// Send an image to a registry
     Push(PushArgs),
+    /// Write an image as an archive that docker load reads
+    Save(SaveArgs),
+    /// Take the images of an archive into the store
+    Load(LoadArgs),
     /// Give an image of the store another name
     Tag(TagArgs),
     /// Show how an image was made

@@ -1,0 +1,153 @@
+//! What a build takes from elsewhere: mounts of other stages, repositories,
+//! agents, archives; and what it leaves: commit, save, load, squash.
+
+use harness::Place;
+
+use crate::{build, id, unpacked};
+
+#[test]
+fn mounts_show_other_stages_and_the_context() {
+    let place = Place::new();
+    let text = "ARG BASE\nFROM $BASE AS tools\n\
+        RUN mkdir -p /opt/t/sub && echo tool >/opt/t/sub/tool && busybox chown 5:6 /opt/t/sub/tool \
+            && ln -s sub/tool /opt/t/link\n\
+        FROM $BASE\n\
+        RUN --mount=from=tools,source=/opt/t,target=/t stat -c %u:%g /t/sub/tool >/o && \
+            cat /t/link >>/o && ! touch /t/x 2>/dev/null\n\
+        RUN --mount=type=bind,from=tools,source=/opt/t/sub/tool,target=/one,rw \
+            cat /one >>/o && echo changed >/one && cat /one >>/o\n\
+        RUN --mount=target=/ctx cat /ctx/a.txt >>/o\n\
+        RUN --mount=target=/ctx,rw echo new >/ctx/a.txt && cat /ctx/a.txt >>/o\n\
+        RUN --mount=type=cache,id=warm,from=tools,source=/opt/t,target=/cache \
+            cat /cache/sub/tool >>/o && echo kept >/cache/kept\n\
+        RUN --mount=type=cache,id=warm,from=tools,source=/opt/t,target=/cache cat /cache/kept >>/o\n\
+        RUN --mount=type=tmpfs,target=/mem,size=64k ! busybox dd if=/dev/zero of=/mem/x bs=128k count=1 2>/dev/null\n\
+        RUN cat /o\n";
+    let ran = build(&place, text, &["--progress", "plain"]);
+    assert!(ran.err.contains("5:6\ntool\ntool\nchanged\na\nnew\ntool\nkept\n"), "{}", ran.err);
+    let first = id(ran);
+    assert_eq!(place.shell("cat ctx/a.txt").ok(), "a\n");
+    // What a bind shows is an input, whatever its time.
+    let again = |script: &str| {
+        let _ = place.shell(script).ok();
+        let ran = build(&place, text, &[]);
+        let cached = ran.err.matches("(cached)").count();
+        (id(ran), cached)
+    };
+    assert_eq!(again("touch ctx/a.txt"), (first.clone(), 9));
+    let (other, cached) = again("echo b >ctx/a.txt");
+    assert!(other != first && cached == 3, "{cached}");
+}
+
+#[test]
+fn agents_and_secrets_are_only_there_while_a_command_runs() {
+    let place = Place::new();
+    let socket = place.path("work/agent");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    place.give(&socket);
+    place.write("work/secret", "hush");
+    let text = "ARG BASE\nFROM $BASE\n\
+        RUN --mount=type=ssh test -S $SSH_AUTH_SOCK && echo $SSH_AUTH_SOCK >/o\n\
+        RUN --mount=type=secret,id=s,env=S test $S = hush && test ! -e /run/secrets/s\n\
+        RUN test -z \"$SSH_AUTH_SOCK$S\" && cat /o\n";
+    let agent = format!("default={}", socket.display());
+    let ran = build(&place, text, &["--ssh", &agent, "--secret", "id=s,src=secret"]);
+    assert!(ran.err.contains("/run/buildkit/ssh_agent.0\n"), "{}", ran.err);
+    let _ = id(ran);
+    let ran = build(&place, "ARG BASE\nFROM $BASE\nRUN --mount=type=ssh,required true\n", &[]);
+    assert!(ran.fails(1).contains("--ssh default"));
+}
+
+#[test]
+fn repositories_are_fetched_by_their_commit() {
+    let place = Place::new();
+    let script = "export GIT_CONFIG_GLOBAL=/dev/null; mkdir -p src/sub && cd src && git init -q -b main && \
+        echo one >a && echo two >sub/b && git add . && \
+        git -c user.name=a -c user.email=a@b commit -qm x && git tag v1 && \
+        echo three >a && git -c user.name=a -c user.email=a@b commit -qam y && \
+        git clone -q --bare . ../web/r.git && cd ../web/r.git && git update-server-info && \
+        git rev-parse v1";
+    let _ = place.shell("mkdir web").ok();
+    let commit = place.shell(script).ok();
+    let commit = commit.trim();
+    let url = format!("{}/r.git", harness::serve(&place.path("work/web")));
+    let text = format!(
+        "ARG BASE\nFROM $BASE\nADD {url} /main\nADD --checksum={commit} {url}#v1:sub /sub/\n\
+         ADD --keep-git-dir=true --chmod=a=rX {url}#main /kept\n\
+         RUN cat /main/a /sub/b && ls -A /main /sub /kept && stat -c %a /kept/a\n"
+    );
+    let ran = build(&place, &text, &[]);
+    let expected = "three\ntwo\n/kept:\n.git\na\nsub\n\n/main:\na\nsub\n\n/sub:\nb\n444\n";
+    assert!(ran.err.contains(expected), "{}", ran.err);
+    let _ = id(ran);
+    let wrong = text.replace(&format!("--checksum={commit}"), "--checksum=0123");
+    assert!(build(&place, &wrong, &[]).fails(1).contains(commit));
+    let gone = text.replace("#v1:sub", "#v1:nosuch");
+    assert!(build(&place, &gone, &[]).fails(1).contains("nosuch"));
+    let gone = text.replace("#main", "#nosuchbranch");
+    assert!(build(&place, &gone, &[]).fails(1).contains("nosuchbranch"));
+}
+
+#[test]
+fn modes_are_changed_by_symbols() {
+    let place = Place::new();
+    let text = "ARG BASE\nFROM $BASE\nCOPY --chmod=u=rwX,go= a.txt exec.sh dir /d/\n\
+        COPY --chmod=g+w <<E /doc\ntext\nE\n\
+        RUN stat -c '%n %a' /d/a.txt /d/exec.sh /d/sub /d/b.txt /doc\n";
+    let ran = build(&place, text, &[]);
+    let expected = "/d/a.txt 600\n/d/exec.sh 700\n/d/sub 700\n/d/b.txt 600\n/doc 664\n";
+    assert!(ran.err.contains(expected), "{}", ran.err);
+    let _ = id(ran);
+    let ran = build(&place, "ARG BASE\nFROM $BASE\nCOPY --chmod=u+q a.txt /\n", &[]);
+    assert!(ran.fails(1).contains("--chmod"));
+}
+
+#[test]
+fn a_failed_command_may_be_looked_at() {
+    let place = Place::new();
+    let _ = id(build(&place, "ARG BASE\nFROM $BASE\n", &[]));
+    place.write("work/Dockerfile", "FROM made\nRUN echo here >/left; exit 3\n");
+    let script = "echo 'cat /left; echo $$; echo more >/left' | \
+                  $sampan build --shell-on-failure ctx -f Dockerfile 2>&1";
+    let out = place.shell(script);
+    assert_eq!(out.code, 3, "{}", out.out);
+    assert!(out.out.contains("here\n") && out.out.contains("RUN echo here"), "{}", out.out);
+}
+
+#[test]
+fn what_was_written_becomes_an_image_and_an_archive() {
+    let place = Place::new();
+    let text = "ARG BASE\nFROM $BASE\nRUN mkdir /d && echo 1 >/d/one && echo 2 >/d/two\n\
+                RUN rm /d/one && busybox chown 3:4 /d/two\n";
+    let _ = id(build(&place, text, &[]));
+    let _ = place.shell("mkdir changes").ok();
+    let script = "rm /d/two; echo 3 >/d/three; busybox chown 7:8 /d/three";
+    let flags = ["exec", "--root", "--root-emulation=consistent", "--overlay", "changes", "made"];
+    let _ = place.sampan(&[&flags[..], &["sh", "-c", script]].concat()).ok();
+    let change = ["--change", "CMD [\"cat\", \"/d/three\"]", "-c", "ENV A=b", "-c", "WORKDIR /d"];
+    let args = [&["commit"][..], &change, &["changes", "made", "kept:1"]].concat();
+    let _ = id(place.sampan(&args));
+    assert_eq!(place.sampan(&["run", "kept:1"]).ok(), "3\n");
+    assert_eq!(place.sampan(&["exec", "kept:1", "sh", "-c", "echo $A; ls /d"]).ok(), "b\nthree\n");
+    assert!(unpacked(&place, "kept:1").contains("d/three regular file 644 7:8"));
+    assert!(place.sampan(&["commit", "nosuch", "made", "x"]).fails(1).contains("nosuch"));
+    let wrong = place.sampan(&["commit", "-c", "RUN x", "changes", "made", "x"]);
+    assert!(wrong.fails(1).contains("RUN x"));
+
+    // As an archive, and back under its name.
+    let archive = "$sampan save kept:1 >a.tar && $sampan rm kept:1 && $sampan load <a.tar && \
+                   $sampan run kept:1 && $sampan save -o b.tar kept:1 && $sampan load -i b.tar --json";
+    let out = place.shell(archive).ok();
+    assert!(out.contains("localhost/kept:1\n3\n") && out.contains("\"reference\""), "{out}");
+    let inspect = place.shell("skopeo inspect docker-archive:a.tar").ok();
+    assert!(inspect.contains("A=b"), "{inspect}");
+    assert!(place.shell("$sampan load </dev/null").code != 0);
+
+    let squashed = build(&place, text, &["--squash", "--sandbox", "tree"]);
+    let _ = id(squashed);
+    assert_eq!(place.shell("ls tree/d; cat tree/d/two").ok(), "two\n2\n");
+    let config = place.sampan(&["inspect", "--json", "made"]).ok();
+    let all: serde_json::Value = serde_json::from_str(&config).unwrap();
+    let layers = all[0]["record"]["layers"].as_array().map(Vec::len);
+    assert_eq!(layers, Some(1), "{config}");
+}
