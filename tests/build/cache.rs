@@ -127,3 +127,94 @@ fn an_image_is_pushed_with_the_layers_that_it_was_built_of() {
     assert!(steps.contains("COPY a.txt /") && steps.contains("CMD ls /new"), "{steps}");
     assert!(place.sampan(&["tag", "nosuch", "x"]).fails(3).contains("nosuch"));
 }
+
+#[test]
+fn odd_files_survive_the_cache() {
+    let place = Place::new();
+    let _ = build(&place, "ARG BASE\nFROM $BASE\n", &[]).ok();
+    let _ = place
+        .shell(
+            "cd ctx/dir && mkfifo fifo && chmod 4755 b.o && mkdir -p .git/objects && echo x >.git/HEAD \
+             && touch -d @1000000000 b.txt .git && ln b.o also",
+        )
+        .ok();
+    let text = "ARG BASE\nFROM $BASE\nCOPY dir /d\nRUN cd /d && stat -c '%n %F %a %Y %h' fifo b.o \
+                b.txt empty .git .git/HEAD also | busybox sed 's/ [0-9]* 1$/ 1/'\n";
+    let first = build(&place, text, &["--no-cache"]);
+    for line in [
+        "fifo fifo 644",
+        "b.o regular file 4755",
+        "b.txt regular file 644 1000000000 2",
+        "empty directory 755",
+        ".git directory 755 1000000000",
+        "also regular file 4755",
+    ] {
+        assert!(first.err.contains(line), "{line}: {}", first.err);
+    }
+    let listing = crate::unpacked(&place, "made");
+    let _ = place.shell("cp -a ctx other && chmod u+s other/dir/b.o && rm -r ctx && mv other ctx").ok();
+    let again = build(&place, text, &[]);
+    assert_eq!(cached(&again), 2, "{}", again.err);
+    assert_eq!(crate::unpacked(&place, "made"), listing);
+}
+
+#[test]
+fn layers_are_shared_by_directories_and_registries() {
+    let place = Place::new();
+    let name = format!("{}/cache-{}", harness::registry(), std::process::id());
+    let first = build(&place, STEPS, &["--cache-to", "./shared", "--cache-to", &name]);
+    let first = id(first);
+    let base = format!("BASE={}", crate::base(&place));
+    let elsewhere = |store: &str, from: &str| {
+        let flags =
+            ["build", "-f", "Dockerfile", "--build-arg", &base, "--cache-from", from, "ctx"];
+        place.sampan(&[&["--store", store][..], &flags].concat())
+    };
+    for (store, from) in [("one", "./shared"), ("two", &name), ("three", "type=local,src=shared")] {
+        let ran = elsewhere(store, from);
+        assert_eq!(cached(&ran), 3, "{from}: {}", ran.err);
+        assert_eq!(id(ran), first, "{from}");
+    }
+    // A layer that is not what its record says, and a cache that is not there.
+    let _ = place.shell("for f in shared/*.sqfs; do echo x >$f; done").ok();
+    let ran = elsewhere("four", "./shared");
+    assert_eq!(cached(&ran), 0, "{}", ran.err);
+    assert_eq!(place.shell("ls four/build | grep -c '^[.]'").out, "0\n");
+    let ran = elsewhere("five", "127.0.0.1:1/nothing");
+    assert!(ran.code == 0 && ran.err.contains("left out"), "{}", ran.err);
+    assert_eq!(cached(&elsewhere("six", &format!("{name}-none"))), 0);
+}
+
+#[test]
+fn stages_that_do_not_need_each_other_are_built_at_once() {
+    let place = Place::new();
+    // Each waits for the other one.
+    let text = "ARG BASE\nFROM $BASE AS base\nRUN echo base >/base\n\
+        FROM base AS one\nRUN --mount=type=cache,target=/c \
+            touch /c/one; until test -e /c/two; do busybox sleep 0.05; done; echo 1 >/one; echo from one\n\
+        FROM base AS two\nRUN --mount=type=cache,target=/c \
+            touch /c/two; until test -e /c/one; do busybox sleep 0.05; done; echo 2 >/two\n\
+        FROM base AS unneeded\nRUN false\n\
+        FROM base\nCOPY --from=one /one /\nCOPY --from=two /two /\nCMD cat /one /two\n";
+    let ran = build(&place, text, &[]);
+    assert!(ran.err.contains("[one] from one\n") && cached(&ran) == 0, "{}", ran.err);
+    let first = id(ran);
+    assert_eq!(place.sampan(&["run", "made"]).ok(), "1\n2\n");
+    let again = build(&place, text, &[]);
+    assert_eq!(cached(&again), 5, "{}", again.err);
+    assert_eq!(id(again), first);
+    let anew = build(&place, text, &["--no-cache"]);
+    assert_eq!(cached(&anew), 0, "{}", anew.err);
+    // A failure is told once, with its place and its code.
+    let broken = text.replace("echo 2 >/two", "echo broken; exit 9");
+    let ran = build(&place, &broken, &["--progress=quiet"]);
+    assert_eq!(ran.code, 9, "{}", ran.err);
+    for word in ["line 7, column 1", "exit code 9", "broken"] {
+        assert_eq!(
+            ran.err.matches(word).count().min(2),
+            if word == "broken" { 2 } else { 1 },
+            "{word}: {}",
+            ran.err
+        );
+    }
+}

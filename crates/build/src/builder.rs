@@ -1,6 +1,6 @@
 //! The walk through a Dockerfile.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ use crate::error::{BuildError, Result};
 use crate::files::ImageFiles;
 use crate::ignore::Ignore;
 use crate::layer::LayerWriter;
+use crate::remote::{CachePlace, Remote};
 use crate::run::RunArguments;
 use crate::state::State;
 
@@ -46,6 +47,10 @@ pub struct Options {
     pub shell_on_failure: bool,
     /// One layer with everything.
     pub squash: bool,
+    /// Where layers of other builds are.
+    pub cache_from: Vec<CachePlace>,
+    /// Where layers are put for other builds.
+    pub cache_to: Vec<CachePlace>,
     /// Do every step anew.
     pub no_cache: bool,
     /// How root is emulated in RUN.
@@ -67,6 +72,13 @@ pub trait Watch {
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
+/// What one process of a build tells another.
+pub(crate) struct Known {
+    globals: BTreeMap<String, String>,
+    done: HashMap<String, State>,
+    fresh: HashSet<Key>,
+}
+
 /// A build on its way.
 pub(crate) struct Builder<'a> {
     engine: &'a Engine,
@@ -80,6 +92,17 @@ pub(crate) struct Builder<'a> {
     globals: BTreeMap<String, String>,
     /// Stages that are done, and images, by the names that copies use.
     done: HashMap<String, State>,
+    /// Caches of other builds.
+    remotes: Vec<Remote>,
+    /// Layers that this build has come by, those that this process made, and
+    /// those of its other processes.
+    used: Vec<Key>,
+    made: Vec<Key>,
+    fresh: HashSet<Key>,
+    /// Stages that other processes built, and whether a layer was made anew.
+    elsewhere: HashMap<usize, bool>,
+    /// Nobody needs to hear of steps.
+    silent: bool,
     pub(crate) last_output: Vec<u8>,
 }
 
@@ -106,15 +129,21 @@ impl<'a> Builder<'a> {
             scratch,
             globals: BTreeMap::new(),
             done: HashMap::new(),
+            remotes: Vec::new(),
+            used: Vec::new(),
+            made: Vec::new(),
+            fresh: HashSet::new(),
+            elsewhere: HashMap::new(),
+            silent: false,
             last_output: Vec::new(),
         })
     }
 
-    pub(crate) fn engine(&self) -> &Engine {
+    pub(crate) fn engine(&self) -> &'a Engine {
         self.engine
     }
 
-    pub(crate) fn options(&self) -> &Options {
+    pub(crate) fn options(&self) -> &'a Options {
         self.options
     }
 
@@ -161,7 +190,72 @@ impl<'a> Builder<'a> {
             }
             None => file.stages.len() - 1,
         };
-        self.stage(index)
+        self.stages(index)
+    }
+
+    pub(crate) fn file(&self) -> &'a Dockerfile {
+        self.file
+    }
+
+    /// A variable of the build before any stage.
+    pub(crate) fn global(&self, name: &str) -> Option<String> {
+        self.globals.get(name).cloned().or_else(|| self.predefined(name))
+    }
+
+    pub(crate) fn stage_name(&self, index: usize) -> String {
+        self.file.stages[index].name.clone().unwrap_or_else(|| index.to_string())
+    }
+
+    /// What another process needs to go on here.
+    pub(crate) fn known(&self) -> Known {
+        Known { globals: self.globals.clone(), done: self.done.clone(), fresh: self.fresh.clone() }
+    }
+
+    pub(crate) fn know(&mut self, known: Known) {
+        Known { globals: self.globals, done: self.done, fresh: self.fresh } = known;
+    }
+
+    /// The layers that this process has made.
+    pub(crate) fn made(&self) -> &[Key] {
+        &self.made
+    }
+
+    /// Takes note of what another process made for a stage.
+    pub(crate) fn made_elsewhere(&mut self, index: usize, made: Vec<Key>) {
+        self.elsewhere.insert(index, !made.is_empty());
+        self.fresh.extend(made);
+    }
+
+    /// A layer of this cache, or of those of other builds.
+    fn find(&mut self, key: &Key) -> Option<Record> {
+        if let Some(record) = self.cache.find(key) {
+            return Some(record);
+        }
+        let cache = self.cache.clone();
+        // A cache that fails is slower, and no reason to fail.
+        self.remotes.iter().find_map(|remote| remote.take(key, &cache).ok().flatten())
+    }
+
+    /// Opens the caches of other builds.
+    pub(crate) fn open_remotes(&mut self) {
+        for place in &self.options.cache_from {
+            match Remote::open(self.engine, place, &self.progress) {
+                Ok(remote) => self.remotes.extend(remote),
+                // The build is slower, and no worse.
+                Err(error) => {
+                    let text = format!("{place} is left out: {error}");
+                    self.progress.event(engine::Event::Notice(text));
+                }
+            }
+        }
+    }
+
+    /// Gives the layers of this build to others.
+    pub(crate) fn give(&self) -> Result<()> {
+        for place in &self.options.cache_to {
+            crate::remote::give(self.engine, &self.cache, &self.used, place, &self.progress)?;
+        }
+        Ok(())
     }
 
     /// The value of an ARG: given, or its default, or a known one.
@@ -194,21 +288,24 @@ impl<'a> Builder<'a> {
     }
 
     /// The stage of a name or number, before another one.
-    fn stage_index(&self, name: &str, before: usize) -> Option<usize> {
+    pub(crate) fn stage_index(&self, name: &str, before: usize) -> Option<usize> {
         let lower = name.to_ascii_lowercase();
         let stages = &self.file.stages[..before];
         let named = stages.iter().position(|stage| stage.name.as_ref() == Some(&lower));
         named.or_else(|| name.parse().ok().filter(|index| *index < before))
     }
 
-    fn stage(&mut self, index: usize) -> Result<State> {
+    pub(crate) fn stage(&mut self, index: usize) -> Result<State> {
         let file = self.file;
         let stage: &Stage = &file.stages[index];
         let known = format!("#{index}");
         if let Some(state) = self.done.get(&known) {
             return Ok(state.clone());
         }
-        let name = stage.name.clone().unwrap_or_else(|| index.to_string());
+        let name = self.stage_name(index);
+        // Whoever built it has told of its steps.
+        let elsewhere = self.elsewhere.get(&index).copied();
+        self.silent = elsewhere.is_some();
         let located = |builder: &Self, source| {
             builder.at(stage.place, &format!("FROM {}", stage.from), source)
         };
@@ -225,14 +322,15 @@ impl<'a> Builder<'a> {
         for instruction in &stage.instructions {
             self.step(index, &name, &mut state, instruction, &mut cmd)?;
         }
+        state.missed |= elsewhere.unwrap_or(false);
+        self.silent = false;
         self.done.insert(known, state.clone());
         Ok(state)
     }
 
     /// What a stage begins with, and what the image asks of who builds from it.
     fn begin(&mut self, index: usize, stage: &Stage) -> Result<(State, Vec<String>)> {
-        let globals = self.globals.clone();
-        let lookup = |name: &str| globals.get(name).cloned().or_else(|| self.predefined(name));
+        let lookup = |name: &str| self.global(name);
         let from = expand(&stage.from, self.escape(), &lookup)?;
         if let Some(platform) = &stage.platform {
             let platform = expand(platform, self.escape(), &lookup)?;
@@ -315,12 +413,14 @@ impl<'a> Builder<'a> {
     /// Tells of a step.
     pub(crate) fn say(&mut self, stage: &str, text: &str) {
         self.last_output.clear();
-        self.watch.step(stage, text);
+        if !self.silent {
+            self.watch.step(stage, text);
+        }
     }
 
     /// Tells that it was in the cache, if it was.
     pub(crate) fn told(&mut self, cached: bool) {
-        if cached {
+        if cached && !self.silent {
             self.watch.cached();
         }
     }
@@ -378,7 +478,7 @@ impl<'a> Builder<'a> {
         for name in self.sources(state, &instruction.kind).map_err(|e| located(self, e))? {
             self.ensure(index, &name).map_err(|error| located(self, error))?;
         }
-        self.watch.step(stage, &instruction.text);
+        self.say(stage, &instruction.text);
         let layers = state.layers.len();
         let done = match &instruction.kind {
             Kind::Run { command, heredocs, mounts, network } => {
@@ -391,9 +491,7 @@ impl<'a> Builder<'a> {
             other => self.set(state, other, cmd).map(|()| false),
         };
         let cached = done.map_err(|error| located(self, error))?;
-        if cached {
-            self.watch.cached();
-        }
+        self.told(cached);
         let created = self.options.epoch.map(|epoch| rfc3339(u64::from(epoch)));
         state.history(&instruction.text, created.as_deref(), state.layers.len() == layers);
         Ok(())
@@ -429,8 +527,10 @@ impl<'a> Builder<'a> {
         key: Key,
         make: impl FnOnce(&mut Self, &State, &Out<'_>) -> Result<()>,
     ) -> Result<bool> {
-        let usable = !state.missed && !self.options.no_cache;
-        if let Some(record) = self.cache.find(&key).filter(|_| usable) {
+        self.used.push(key.clone());
+        let usable = !state.missed && !self.options.no_cache || self.fresh.contains(&key);
+        let found = if usable { self.find(&key) } else { None };
+        if let Some(record) = found {
             self.apply(state, key, &record);
             return Ok(true);
         }
@@ -442,6 +542,7 @@ impl<'a> Builder<'a> {
         out.discard();
         let record = make(self, state, &out).and_then(|()| out.keep());
         let record = record.inspect_err(|_| out.discard())?;
+        self.made.push(key.clone());
         self.apply(state, key, &record);
         Ok(false)
     }

@@ -27,7 +27,7 @@ const LONGEST_STEP: std::time::Duration = std::time::Duration::from_secs(24 * 36
 const VERSION: &str = "2";
 
 /// What a layer is called.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Key(String);
 
 /// Puts a key together.

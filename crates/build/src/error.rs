@@ -98,6 +98,9 @@ pub enum BuildError {
     /// What a command changed cannot be kept.
     #[error("what the command changed cannot be kept")]
     Commit,
+    /// A stage failed that was built in another process.
+    #[error(transparent)]
+    Elsewhere(Elsewhere),
     /// An instruction failed.
     #[error("{path:?}, {place}: {text}")]
     Step {
@@ -136,6 +139,47 @@ pub enum BuildError {
     Fork(#[source] io::Error),
 }
 
+/// A failure of another process: its messages, from the outermost to the cause.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Elsewhere {
+    message: String,
+    code: i32,
+    hint: Option<String>,
+    cause: Option<Box<Self>>,
+}
+
+impl Elsewhere {
+    pub(crate) fn of(error: &BuildError) -> Self {
+        let mut messages = vec![error.to_string()];
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            messages.push(cause.to_string());
+            source = cause.source();
+        }
+        let (code, hint) = (error.exit_code(), error.hint());
+        let chain = messages.into_iter().rev().fold(None, |cause, message| {
+            Some(Box::new(Self { message, code, hint: hint.clone(), cause }))
+        });
+        chain.map_or_else(
+            || Self { message: String::new(), code, hint: None, cause: None },
+            |first| *first,
+        )
+    }
+}
+
+impl std::fmt::Display for Elsewhere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Elsewhere {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        let cause = self.cause.as_deref()?;
+        Some(cause)
+    }
+}
+
 impl BuildError {
     /// The exit code for it.
     #[must_use]
@@ -144,6 +188,7 @@ impl BuildError {
             Self::Step { source, .. } => source.exit_code(),
             Self::Engine(error) => error.exit_code(),
             Self::Command { code } => *code,
+            Self::Elsewhere(failure) => failure.code,
             _ => 1,
         }
     }
@@ -157,6 +202,7 @@ impl BuildError {
             Self::Engine(error) => error.hint(),
             Self::Bootstrap(error) => error.hint().map(str::to_owned),
             Self::Runtime(error) => error.hint().map(str::to_owned),
+            Self::Elsewhere(failure) => failure.hint.clone(),
             Self::Git { .. } => Some("ADD from git uses the git of this host".to_owned()),
             Self::NoSource(_) => {
                 Some("paths are relative to the context; .dockerignore may leave it out".to_owned())

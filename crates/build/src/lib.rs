@@ -28,6 +28,8 @@ mod git;
 mod ignore;
 mod layer;
 mod mount;
+mod parallel;
+mod remote;
 mod run;
 mod state;
 
@@ -35,6 +37,7 @@ pub use builder::{Options, Watch};
 pub use debian::BootstrapError;
 pub use definition::is_definition;
 pub use error::BuildError;
+pub use remote::CachePlace;
 
 use std::path::Path;
 
@@ -89,15 +92,19 @@ pub fn build(
             let stages = definition::parse(text, &options.args).map_err(syntax)?;
             let none = Dockerfile { escape: '\\', args: Vec::new(), stages: Vec::new() };
             let mut builder = Builder::new(engine, options, &none, progress, watch)?;
+            builder.open_remotes();
             let built = builder.define(&stages, text, !options.no_test);
             last_output.clone_from(&builder.last_output);
-            return builder.finish(&built?);
+            let image = builder.finish(&built?)?;
+            return builder.give().map(|()| image);
         }
         let file = dockerfile::parse(text).map_err(syntax)?;
         let mut builder = Builder::new(engine, options, &file, progress, watch)?;
+        builder.open_remotes();
         let built = builder.build();
         last_output.clone_from(&builder.last_output);
-        builder.finish(&built?)
+        let image = builder.finish(&built?)?;
+        builder.give().map(|()| image)
     };
     let image = run();
     Outcome { image, last_output }

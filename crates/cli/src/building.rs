@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
-use build::{BuildError, Options, Watch};
+use build::{BuildError, CachePlace, Options, Watch};
 use engine::{Destination, Engine, ExportOptions};
 use types::{ImageRef, RegistryRef};
 
@@ -41,6 +41,8 @@ pub fn run(engine: &Engine, globals: &Globals, args: &BuildArgs) -> Result<(), C
         agents: args.agents.iter().map(|text| agent(text)).collect::<Result<_, _>>()?,
         shell_on_failure: args.shell_on_failure,
         squash: args.squash,
+        cache_from: args.cache_from.iter().map(|t| cache_place(t)).collect::<Result<_, _>>()?,
+        cache_to: args.cache_to.iter().map(|t| cache_place(t)).collect::<Result<_, _>>()?,
         no_cache: args.no_cache,
         no_test: args.no_test,
         // clap has checked the word.
@@ -208,6 +210,11 @@ fn secret(text: &str, keep: &Path) -> Result<(String, PathBuf), CliError> {
         (None, None) => return Err(wrong()),
     };
     Ok(((*id).to_owned(), path))
+}
+
+fn cache_place(text: &str) -> Result<CachePlace, CliError> {
+    let wrong = || CliError::Build(format!("{text:?} is no place for layers: PATH or NAME[:TAG]"));
+    CachePlace::parse(text).ok_or_else(wrong)
 }
 
 /// `NAME[=SOCKET]`.

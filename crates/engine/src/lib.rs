@@ -14,6 +14,7 @@
 //! with one thread, so everything that starts threads ends them again.
 #![forbid(unsafe_code)]
 
+mod artifact;
 pub mod bind;
 mod built;
 pub mod config;
@@ -40,6 +41,7 @@ use registry::{Client, ClientOptions, Credentials, Notice};
 use store::{ImageEntry, PruneOptions, PruneReport, RemoveTarget, Removed, Store, StoreOptions};
 use types::{ImageRef, Platform};
 
+pub use artifact::{Artifact, ArtifactKind};
 pub use built::{Built, Downloads, LOCAL, Provenance};
 pub use config::{Config, ConfigError, Origin, Override, PullPolicy, Setting, Shown};
 pub use container::{Container, mount_source};

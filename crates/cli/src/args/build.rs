@@ -61,6 +61,13 @@ pub struct BuildArgs {
     /// Leave out the %test of a definition file
     #[arg(long, visible_alias = "notest")]
     pub no_test: bool,
+    /// Take layers of other builds from here: a directory, or the name of an image in a registry;
+    /// may be given several times
+    #[arg(long = "cache-from", value_name = "PLACE")]
+    pub cache_from: Vec<String>,
+    /// Put the layers of this build there for others
+    #[arg(long = "cache-to", value_name = "PLACE")]
+    pub cache_to: Vec<String>,
     /// Do every step anew
     #[arg(long)]
     pub no_cache: bool,

@@ -1,0 +1,197 @@
+//! Stages that do not need each other, at the same time: each in a process of its
+//! own, which fills the cache; the build then goes through them and finds all.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs::File;
+use std::io::{Read, Write};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Signal, WaitOptions, waitpid};
+use serde::{Deserialize, Serialize};
+use sys::process::{Fork, exit_now, fork};
+
+use crate::builder::{Builder, Watch};
+use crate::cache::Key;
+use crate::dockerfile::Kind;
+use crate::dockerfile::expand::expand;
+use crate::error::{BuildError, Elsewhere, Result};
+use crate::state::State;
+
+/// What a process tells when it ends.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Report {
+    /// Layers that were made anew.
+    made: Vec<Key>,
+    failure: Option<Elsewhere>,
+    last_output: Vec<u8>,
+}
+
+impl Builder<'_> {
+    /// Builds a stage and all that it needs, as many at once as there are
+    /// processors.
+    pub(crate) fn stages(&mut self, target: usize) -> Result<State> {
+        let mut needed = BTreeSet::new();
+        let mut todo = vec![target];
+        while let Some(index) = todo.pop() {
+            if needed.insert(index) {
+                todo.extend(self.needs(index));
+            }
+        }
+        let mut done: HashSet<usize> = HashSet::new();
+        while !done.contains(&target) {
+            let open = needed.iter().filter(|index| !done.contains(index));
+            let ready: Vec<usize> = open
+                .filter(|index| self.needs(**index).iter().all(|need| done.contains(need)))
+                .copied()
+                .collect();
+            if ready.len() > 1 {
+                self.together(&ready)?;
+            }
+            for index in &ready {
+                self.stage(*index)?;
+            }
+            done.extend(ready);
+        }
+        self.stage(target)
+    }
+
+    /// The earlier stages that a stage names.
+    fn needs(&self, index: usize) -> Vec<usize> {
+        let stage = &self.file().stages[index];
+        let mut names = vec![stage.from.clone()];
+        for instruction in &stage.instructions {
+            match &instruction.kind {
+                Kind::Copy(copy) => names.extend(copy.from.clone()),
+                Kind::Run { mounts, .. } => {
+                    let options = mounts.iter().flat_map(|mount| &mount.options);
+                    let from = options.filter(|(name, _)| name == "from");
+                    names.extend(from.filter_map(|(_, value)| value.clone()));
+                }
+                _ => {}
+            }
+        }
+        let lookup = |name: &str| self.global(name);
+        // A name that only the stage knows is found when it comes to it.
+        let names = names.iter().filter_map(|name| expand(name, self.escape(), &lookup).ok());
+        names.filter_map(|name| self.stage_index(&name, index)).collect()
+    }
+
+    fn together(&mut self, ready: &[usize]) -> Result<()> {
+        for index in ready {
+            // One after the other, so that their progress is readable; what
+            // fails is told by the stage.
+            let from = self.file().stages[*index].from.clone();
+            let from = expand(&from, self.escape(), &|name| self.global(name));
+            if let Ok(from) = from
+                && self.stage_index(&from, *index).is_none()
+            {
+                let _ = self.image(&from);
+            }
+        }
+        let most = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let mut failure = None;
+        for group in ready.chunks(most.max(2)) {
+            let mut running = Vec::new();
+            for index in group {
+                running.push((*index, self.start(*index)?));
+            }
+            for (index, (child, pipe)) in running {
+                let mut bytes = Vec::new();
+                // A process that was killed says nothing.
+                let _ = File::from(pipe).read_to_end(&mut bytes);
+                waitpid(Some(child), WaitOptions::empty())
+                    .map_err(|e| BuildError::Fork(e.into()))?;
+                let report: Report = serde_json::from_slice(&bytes).unwrap_or_default();
+                self.made_elsewhere(index, report.made);
+                if let (Some(told), None) = (report.failure, &failure) {
+                    self.last_output = report.last_output;
+                    failure = Some(told);
+                }
+            }
+            if let Some(failure) = failure {
+                return Err(BuildError::Elsewhere(failure));
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, index: usize) -> Result<(rustix::process::Pid, std::os::fd::OwnedFd)> {
+        let (reader, writer) =
+            pipe_with(PipeFlags::CLOEXEC).map_err(|e| BuildError::Fork(e.into()))?;
+        match fork().map_err(BuildError::Fork)? {
+            Fork::Parent(child) => Ok((child, reader)),
+            Fork::Child => {
+                drop(reader);
+                // It ends with the build; else it ends by itself.
+                let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+                let report = self.alone(index);
+                let bytes = serde_json::to_vec(&report).unwrap_or_default();
+                let written = File::from(writer).write_all(&bytes);
+                exit_now(i32::from(written.is_err()))
+            }
+        }
+    }
+
+    /// In a process of its own: the stage, with its name before every line.
+    fn alone(&mut self, index: usize) -> Report {
+        let name = self.stage_name(index);
+        let (engine, options, file) = (self.engine(), self.options(), self.file());
+        let (progress, known) = (self.progress().clone(), self.known());
+        let mut watch = Prefixed { name, rest: Vec::new(), inner: self.watch() };
+        let built = Builder::new(engine, options, file, progress, &mut watch).map(|mut builder| {
+            builder.know(known);
+            let built = builder.stage(index);
+            Report {
+                made: builder.made().to_vec(),
+                failure: built.err().map(|error| Elsewhere::of(&error)),
+                last_output: std::mem::take(&mut builder.last_output),
+            }
+        });
+        let report = built.unwrap_or_else(|error| Report {
+            failure: Some(Elsewhere::of(&error)),
+            ..Report::default()
+        });
+        watch.flush();
+        report
+    }
+}
+
+/// Output of one among several, line by line.
+struct Prefixed<'a> {
+    name: String,
+    rest: Vec<u8>,
+    inner: &'a mut dyn Watch,
+}
+
+impl Prefixed<'_> {
+    fn flush(&mut self) {
+        if !self.rest.is_empty() {
+            self.rest.push(b'\n');
+            self.lines();
+        }
+    }
+
+    fn lines(&mut self) {
+        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            self.inner.output(&[format!("[{}] ", self.name).as_bytes(), &line].concat());
+        }
+    }
+}
+
+impl Watch for Prefixed<'_> {
+    fn step(&mut self, stage: &str, text: &str) {
+        self.flush();
+        self.inner.step(stage, text);
+    }
+
+    fn cached(&mut self) {
+        let name = self.name.clone();
+        self.inner.step(&name, "(cached)");
+    }
+
+    fn output(&mut self, bytes: &[u8]) {
+        self.rest.extend_from_slice(bytes);
+        self.lines();
+    }
+}
