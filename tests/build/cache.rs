@@ -152,7 +152,8 @@ fn odd_files_survive_the_cache() {
         assert!(first.err.contains(line), "{line}: {}", first.err);
     }
     let listing = crate::unpacked(&place, "made");
-    let _ = place.shell("cp -a ctx other && chmod u+s other/dir/b.o && rm -r ctx && mv other ctx").ok();
+    let _ =
+        place.shell("cp -a ctx other && chmod u+s other/dir/b.o && rm -r ctx && mv other ctx").ok();
     let again = build(&place, text, &[]);
     assert_eq!(cached(&again), 2, "{}", again.err);
     assert_eq!(crate::unpacked(&place, "made"), listing);

@@ -4,6 +4,44 @@ use harness::Place;
 
 use crate::context;
 
+/// The host takes part only where the file says so.
+#[test]
+fn sections_for_the_host_and_systems_of_it() {
+    let place = Place::new();
+    let web = place.path("work/web");
+    std::fs::create_dir_all(&web).unwrap();
+    std::fs::copy("/bin/busybox", web.join("busybox")).unwrap();
+    let url = harness::serve(&web);
+    let text = format!(
+        "Bootstrap: busybox\nMirrorURL: {url}/busybox\n\n%pre\n    echo made >made-on-host\n\n\
+         %setup\n    mkdir -p $APPTAINER_ROOTFS/opt\n    cp made-on-host $SINGULARITY_ROOTFS/opt/it\n\n\
+         %post\n    cat /opt/it && ls -l /bin/ls && id -un\n"
+    );
+    place.write("work/a.def", text);
+    let ran = place.sampan(&["build", "-t", "tiny", "-f", "a.def", "."]);
+    assert!(ran.err.contains("made\n") && ran.err.contains("root\n"), "{}", ran.err);
+    let _ = ran.ok();
+    assert_eq!(place.sampan(&["exec", "tiny", "cat", "/opt/it"]).ok(), "made\n");
+    place.write("work/b.def", "Bootstrap: busybox\nMirrorURL: x\n%pre\n    exit 5\n");
+    let ran = place.sampan(&["build", "-f", "b.def", "."]);
+    assert!(ran.fails(5).contains("%pre"));
+    // The live system without its bulk: a static program and its configuration.
+    let kept = ["/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/usr/sbin"];
+    let listed = ["/", "/usr"].map(|dir| std::fs::read_dir(dir).unwrap().flatten());
+    let paths = listed.into_iter().flatten().map(|entry| entry.path().display().to_string());
+    let exclude: Vec<String> = paths.filter(|path| !kept.contains(&path.as_str())).collect();
+    let text = format!("Bootstrap: host\nExclude: /usr/bin {}\n", exclude.join(" "));
+    let busybox = place.path("work/busybox");
+    std::fs::copy("/bin/busybox", busybox).unwrap();
+    place.write("work/c.def", text + "\n%files\n    busybox /usr/bin/sh\n");
+    let ran = place.sampan(&["build", "-t", "live", "-f", "c.def", "--compression", "lz4", "."]);
+    assert!(ran.err.contains("may not read"), "{}", ran.err);
+    let _ = ran.ok();
+    let look = "busybox() { /usr/bin/sh \"$@\"; }; test ! -e /usr/share && grep -c ^root: /etc/passwd; ls -ld /bin /proc /root/.ssh 2>/dev/null | cut -c1";
+    let out = place.sampan(&["exec", "--contain", "live", "sh", "-c", look]).ok();
+    assert_eq!(out, "1\nl\nd\n");
+}
+
 const TEXT: &str = r#"Bootstrap: oci
 From: {{ BASE }}
 Stage: tools
@@ -111,11 +149,7 @@ fn what_cannot_be_honoured_is_told() {
     let base = crate::base(&place);
     let base = base.trim_start_matches("oci:");
     for (text, flags, words) in [
-        (
-            format!("Bootstrap: oci\nFrom: {base}\n%setup\n touch x\n"),
-            &[][..],
-            "%setup|not supported",
-        ),
+        (format!("Bootstrap: oci\nFrom: {base}\n%setup\n exit 2\n"), &[][..], "%setup|exit code 2"),
         ("Bootstrap: yum\nFrom: x\n".to_owned(), &[], "Bootstrap: yum|not supported"),
         (format!("Bootstrap: oci\nFrom: {base}\n%post\n exit 9\n"), &[], "%post|exit code 9"),
         (format!("Bootstrap: oci\nFrom: {base}\n%test\n exit 4\n"), &[], "%test|exit code 4"),

@@ -693,10 +693,8 @@ impl<'a> Builder<'a> {
         let upper = overlay.join("upper");
         let missing = |source| BuildError::Read { path: upper.clone(), source };
         std::fs::read_dir(&upper).map_err(missing)?;
-        let mut hasher = Hasher::new(&state.key, "commit");
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        hasher.text(&format!("{} {now:?}", std::process::id()));
-        self.layer(&mut state, hasher.key(), |builder, _, out| {
+        let key = self.momentary(&state, "commit");
+        self.layer(&mut state, key, |builder, _, out| {
             crate::run::commit(&upper, out.create()?, &builder.convert_options())
         })?;
         state.history(&format!("commit of {}", overlay.display()), None, false);

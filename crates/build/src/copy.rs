@@ -228,7 +228,7 @@ impl Builder<'_> {
             let url = "the repository".to_owned();
             return Err(BuildError::Checksum { url, expected, found });
         }
-        let from = From::Context(HostFiles { top: checkout.path()? });
+        let from = From::Context(HostFiles { top: checkout.path()?, own: false });
         let whole = Plan {
             copy: plan.copy,
             from,
@@ -281,7 +281,7 @@ impl Builder<'_> {
         let (from, ignore) = match &copy.from {
             Some(name) => (From::Image(self.other(&text(name)?)?), None),
             None => {
-                let files = HostFiles { top: self.context().to_owned() };
+                let files = HostFiles { top: self.context().to_owned(), own: false };
                 (From::Context(files), Some(self.ignore()))
             }
         };
@@ -464,7 +464,7 @@ fn relative(path: &Path) -> &Path {
 }
 
 /// What of an entry decides about the layer: no time, no place outside.
-fn hash_item(hasher: &mut Hasher, files: &dyn Files, item: &Item) -> Result<()> {
+pub(crate) fn hash_item(hasher: &mut Hasher, files: &dyn Files, item: &Item) -> Result<()> {
     let Info { what, mode, uid, gid, xattrs, .. } = &item.info;
     hasher.bytes(item.to.as_os_str().as_encoded_bytes());
     hasher.text(&format!("{mode:o} {uid} {gid} {xattrs:?}"));

@@ -57,16 +57,23 @@ impl Builder<'_> {
     }
 
     fn define_stage(&mut self, stage: &Stage, name: &str, text: &str, test: bool) -> Result<State> {
-        let mut state = self.bootstrap(stage, name)?;
         let located = |error, builder: &Self, section: &Section| {
             builder.at(place(section.line), &format!("%{}", section.name), error)
         };
-        for section in &stage.sections {
-            if ["pre", "setup"].contains(&section.name.as_str()) && !section.text.trim().is_empty()
-            {
-                let text = format!("%{} (it runs on the host)", section.name);
-                return Err(located(Problem::Unsupported(text).into(), self, section));
-            }
+        let named = |name: &'static str| {
+            let all = stage.sections.iter();
+            all.filter(move |s| s.name == name && !s.text.trim().is_empty())
+        };
+        for section in named("pre") {
+            self.say(name, "%pre");
+            self.pre(section).map_err(|error| located(error, self, section))?;
+        }
+        let mut state = self.bootstrap(stage, name)?;
+        for section in named("setup") {
+            self.say(name, "%setup");
+            let cached = self.setup(&mut state, section);
+            let cached = cached.map_err(|error| located(error, self, section))?;
+            self.told(cached);
         }
         for section in stage.sections.iter().filter(|s| s.name == "files" || s.name == "appfiles") {
             self.say(name, &format!("%{} {}", section.name, section.arguments.join(" ")));
@@ -123,6 +130,8 @@ impl Builder<'_> {
                 format!("file:{}", path.display())
             }
             "scratch" => "scratch".to_owned(),
+            "busybox" => return self.busybox(stage, stage_name),
+            "host" => return self.live_host(stage, stage_name),
             "debootstrap" => return self.debian(stage, stage_name),
             other => {
                 let text = format!("Bootstrap: {other}");

@@ -44,9 +44,11 @@ pub(crate) trait Files: RootTree {
     fn open(&self, path: &Path) -> io::Result<Box<dyn Read + '_>>;
 }
 
-/// A directory of the host. What is in it belongs to root.
+/// A directory of the host.
 pub(crate) struct HostFiles {
     pub(crate) top: PathBuf,
+    /// Whether files keep their owners; else what is in it belongs to root.
+    pub(crate) own: bool,
 }
 
 impl HostFiles {
@@ -85,8 +87,8 @@ impl Files for HostFiles {
             same: (!kind.is_dir() && meta.nlink() > 1).then(|| (meta.dev(), meta.ino())),
             what,
             mode: (meta.mode() & 0o7777) as u16,
-            uid: 0,
-            gid: 0,
+            uid: if self.own { meta.uid() } else { 0 },
+            gid: if self.own { meta.gid() } else { 0 },
             mtime: u32::try_from(meta.mtime().max(0)).unwrap_or(u32::MAX),
             xattrs: Vec::new(),
         }))

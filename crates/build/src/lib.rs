@@ -25,6 +25,7 @@ pub mod dockerfile;
 mod error;
 mod files;
 mod git;
+mod host;
 mod ignore;
 mod layer;
 mod mount;

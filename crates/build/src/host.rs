@@ -1,0 +1,257 @@
+//! What a definition file takes from the host: its file system, and what %pre and
+//! %setup do there.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use crate::builder::Builder;
+use crate::cache::{Hasher, Key};
+use crate::definition::{Section, Stage};
+use crate::dockerfile::Problem;
+use crate::error::{BuildError, Result};
+use crate::files::{Files, HostFiles, What};
+use crate::layer::{LayerWriter, Owning};
+use crate::run::{Run, Scratch};
+use crate::state::State;
+
+/// What is no part of a system: what the kernel shows, what is of this moment, and
+/// what is people's own.
+const EXCLUDED: [&str; 14] = [
+    "/proc",
+    "/sys",
+    "/dev",
+    "/run",
+    "/tmp",
+    "/var/tmp",
+    "/var/run",
+    "/var/cache",
+    "/home",
+    "/root",
+    "/mnt",
+    "/media",
+    "/lost+found",
+    "/var/lib/docker",
+];
+/// Where these are mounted in a container.
+const EMPTY: [&str; 9] =
+    ["/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/home", "/root", "/mnt"];
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Who is root on a system of its own.
+const ACCOUNTS: [(&str, &str); 3] = [
+    ("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"),
+    ("/etc/group", "root:x:0:\n"),
+    ("/etc/hosts", "127.0.0.1 localhost\n"),
+];
+
+impl Builder<'_> {
+    fn empty_system(&mut self) -> Result<State> {
+        let mut state = self.image("scratch")?;
+        state.set_env("PATH", PATH);
+        state.process().insert("Cmd".to_owned(), json!(["/bin/sh"]));
+        Ok(state)
+    }
+
+    /// A system of busybox alone, from an address.
+    pub(crate) fn busybox(&mut self, stage: &Stage, name: &str) -> Result<State> {
+        let needs = || Problem::Arguments {
+            name: "Bootstrap: busybox".to_owned(),
+            expected: "MirrorURL: the address of the program",
+        };
+        let url = stage.header.get("mirrorurl").ok_or_else(needs)?;
+        let mut state = self.empty_system()?;
+        self.say(name, &format!("Bootstrap: busybox from {url}"));
+        let mut hasher = Hasher::new(&state.key, "busybox");
+        hasher.text(url);
+        let cached = self.layer(&mut state, hasher.key(), |builder, state, out| {
+            let below = state.files()?;
+            let compression = builder.engine().build_compression();
+            let epoch = builder.epoch();
+            let mut writer = LayerWriter::new(out.create()?, compression, &below, epoch)?;
+            let scratch = builder.scratch();
+            let failed = |source| BuildError::Write { path: scratch.to_owned(), source };
+            let mut file = tempfile::tempfile_in(scratch).map_err(failed)?;
+            builder.engine().downloads(builder.progress())?.fetch(url, &mut file)?;
+            let size = file.metadata().map_err(failed)?.len();
+            std::io::Seek::rewind(&mut file).map_err(failed)?;
+            let program = Owning { mode: Some(0o755), ..Owning::default() };
+            writer.stream(Path::new("/bin/busybox"), &mut file, size, program)?;
+            for (path, text) in ACCOUNTS {
+                writer.bytes(Path::new(path), text.as_bytes(), Owning::default())?;
+            }
+            for path in EMPTY {
+                writer.directory(Path::new(path), None)?;
+            }
+            writer.finish()
+        })?;
+        self.told(cached);
+        let words = ["/bin/busybox", "sh", "-c", "/bin/busybox --install -s /bin"];
+        let key = Hasher::new(&state.key, "busybox --install").key();
+        self.layer(&mut state, key, |builder, state, out| {
+            let scratch = Scratch::new(builder.scratch())?;
+            let run = Run {
+                words: words.map(str::to_owned).to_vec(),
+                env: state.env(),
+                mounts: Vec::new(),
+                interactive: false,
+                no_net: true,
+                user: None,
+                workdir: PathBuf::from("/"),
+            };
+            match builder.execute(state, &run, &scratch)? {
+                0 => scratch.commit(out.create()?, &builder.convert_options()),
+                code => Err(BuildError::Command { code }),
+            }
+        })?;
+        Ok(state)
+    }
+
+    /// The host's own system, as far as the caller may read it. It is not kept in
+    /// the cache: nobody could say when it has changed.
+    pub(crate) fn live_host(&mut self, stage: &Stage, name: &str) -> Result<State> {
+        let mut state = self.empty_system()?;
+        self.say(name, "Bootstrap: host");
+        let more = stage.header.get("exclude").map(String::as_str).unwrap_or_default();
+        let more = more.split([',', ' ', '\t']).filter(|path| !path.is_empty());
+        let mut left_out: Vec<PathBuf> = EXCLUDED.iter().map(PathBuf::from).collect();
+        left_out.extend(more.map(PathBuf::from));
+        // Images need not hold images.
+        left_out.extend(self.engine().config().store.value.clone());
+        left_out.push(self.engine().config().scratch.value.clone());
+        let mut skipped = 0_usize;
+        let key = self.momentary(&state, "host");
+        self.layer(&mut state, key, |builder, state, out| {
+            let below = state.files()?;
+            let (compression, epoch) = (builder.engine().build_compression(), builder.epoch());
+            let mut writer = LayerWriter::new(out.create()?, compression, &below, epoch)?;
+            let host = HostFiles { top: PathBuf::from("/"), own: true };
+            writer.next_tree();
+            skipped = copy_system(&mut writer, &host, &left_out)?;
+            for path in EMPTY {
+                writer.directory(Path::new(path), None)?;
+            }
+            writer.finish()
+        })?;
+        if skipped > 0 {
+            let text = format!("{skipped} files that you may not read are left out");
+            self.progress().event(engine::Event::Notice(text));
+        }
+        Ok(state)
+    }
+
+    /// A key that no other build finds.
+    pub(crate) fn momentary(&self, state: &State, what: &str) -> Key {
+        let mut hasher = Hasher::new(&state.key, what);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        hasher.text(&format!("{} {now:?}", std::process::id()));
+        hasher.key()
+    }
+
+    /// %pre, which runs on the host.
+    pub(crate) fn pre(&mut self, section: &Section) -> Result<()> {
+        self.on_host(section, &[])
+    }
+
+    /// %setup, which runs on the host: what it writes below `$APPTAINER_ROOTFS`
+    /// becomes a layer. What is in the image already is not there.
+    pub(crate) fn setup(&mut self, state: &mut State, section: &Section) -> Result<bool> {
+        let failed = |source| BuildError::Write { path: self.scratch().to_owned(), source };
+        let root = tempfile::tempdir_in(self.scratch()).map_err(failed)?;
+        let path = root.path().as_os_str();
+        let roots = ["APPTAINER_ROOTFS", "SINGULARITY_ROOTFS"].map(|name| (name, path));
+        self.on_host(section, &roots)?;
+        let host = HostFiles { top: root.path().to_owned(), own: false };
+        let entries = entries_of(&host)?;
+        let mut hasher = Hasher::new(&state.key, "setup");
+        for item in &entries {
+            crate::copy::hash_item(&mut hasher, &host, item)?;
+        }
+        let (epoch, compression) = (self.epoch(), self.engine().build_compression());
+        self.layer(state, hasher.key(), |_, state, out| {
+            let below = state.files()?;
+            let mut writer = LayerWriter::new(out.create()?, compression, &below, epoch)?;
+            writer.next_tree();
+            for item in &entries {
+                writer.copy(&host, &item.from, &item.info, &item.to, Owning::default())?;
+            }
+            writer.finish()
+        })
+    }
+
+    fn on_host(&self, section: &Section, env: &[(&str, &std::ffi::OsStr)]) -> Result<()> {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-e", "-c", &section.text]).current_dir(&self.options().directory);
+        command.envs(env.iter().copied()).stdin(Stdio::null());
+        // Standard output is the build's answer.
+        command.stdout(std::io::stderr());
+        let status = command.status().map_err(BuildError::Fork)?;
+        match status.code() {
+            Some(0) => Ok(()),
+            code => Err(BuildError::Command { code: code.unwrap_or(1) }),
+        }
+    }
+}
+
+/// Everything in a directory, parents first.
+fn entries_of(files: &HostFiles) -> Result<Vec<crate::copy::Item>> {
+    let mut all = Vec::new();
+    let mut todo = vec![PathBuf::from("/")];
+    while let Some(dir) = todo.pop() {
+        let failed = |source| BuildError::Read { path: dir.clone(), source };
+        for name in files.list(&dir).map_err(failed)? {
+            let from = dir.join(name);
+            let failed = |source| BuildError::Read { path: from.clone(), source };
+            let Some(info) = files.info(&from).map_err(failed)? else { continue };
+            if info.what == What::Directory {
+                todo.push(from.clone());
+            }
+            all.push(crate::copy::Item { to: from.clone(), from, info });
+        }
+    }
+    Ok(all)
+}
+
+/// Copies the file system that `/` is on; how many files could not be read.
+fn copy_system(
+    writer: &mut LayerWriter<'_>,
+    host: &HostFiles,
+    left_out: &[PathBuf],
+) -> Result<usize> {
+    use std::os::unix::fs::MetadataExt;
+    let device = |path: &Path| std::fs::symlink_metadata(path).map(|meta| meta.dev());
+    let top = PathBuf::from("/");
+    let own = device(&top).map_err(|source| BuildError::Read { path: top.clone(), source })?;
+    let mut skipped = 0;
+    let mut todo = vec![top];
+    while let Some(dir) = todo.pop() {
+        let Ok(names) = host.list(&dir) else {
+            skipped += 1;
+            continue;
+        };
+        for name in names {
+            let path = dir.join(name);
+            if left_out.contains(&path) {
+                continue;
+            }
+            let Ok(Some(info)) = host.info(&path) else { continue };
+            if info.what == What::Directory {
+                // Other file systems are not the system.
+                if device(&path).is_ok_and(|device| device == own) {
+                    writer.copy(host, &path, &info, &path, Owning::default())?;
+                    todo.push(path);
+                }
+                continue;
+            }
+            let plain = matches!(info.what, What::File(_));
+            if plain && host.open(&path).is_err() {
+                skipped += 1;
+                continue;
+            }
+            writer.copy(host, &path, &info, &path, Owning::default())?;
+        }
+    }
+    Ok(skipped)
+}
