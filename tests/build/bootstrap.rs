@@ -135,3 +135,96 @@ fn debian_is_installed_from_the_mirror_of_this_host() {
     }
     assert!(!out.contains("half") && !out.contains("unpacked"), "{out}");
 }
+
+/// An RPM distribution of Debian's own rpm and of busybox.
+const RPMS: &str = r#"set -e
+topdir=$PWD/rpmbuild; mkdir -p $topdir
+spec() { # name, further lines, what is installed, files
+    printf 'Name: %s\nVersion: 1\nRelease: 1\nSummary: x\nLicense: x\nAutoReqProv: no\n%b\n%%description\nx\n%%install\n%b\n%b\n%%files\n%b\n' \
+        "$1" "$2" "$3" "$5" "$4" >$1.spec
+    rpmbuild --quiet --define "_topdir $topdir" --define 'debug_package %{nil}' \
+        --define '__os_install_post %{nil}' --define '_build_id_links none' --target x86_64 -bb $1.spec
+}
+root='%{buildroot}'
+spec filesystem 'Provides: system-release' "mkdir -p $root/usr/bin $root/usr/sbin $root/usr/lib $root/usr/lib64 $root/etc $root/var/lib $root/tmp $root/root; for d in bin sbin lib lib64; do ln -s usr/\$d $root/\$d; done; printf 'root:x:0:0::/root:/bin/sh\\nmail:x:8:8::/:/bin/sh\\n' >$root/etc/passwd; printf 'root:x:0:\\nmail:x:8:\\n' >$root/etc/group" \
+    '/*' 
+applets='cat chmod chown cp cut id ln ls mkdir mv printf rm stat test touch'
+spec bash 'Provides: /bin/sh\nRequires: filesystem\nRequires: (extra if nosuch)' "mkdir -p $root/usr/bin; cp /bin/busybox $root/usr/bin/busybox; ln -s busybox $root/usr/bin/sh" '/usr/bin/*'
+spec coreutils 'Requires: /bin/sh' "mkdir -p $root/usr/bin; for a in $applets; do ln -s busybox $root/usr/bin/\$a; done" '/usr/bin/*'
+libraries=$(ldd /usr/bin/rpm | grep -o '/[^ ]*')
+spec rpm 'Requires: coreutils >= 1' "mkdir -p $root/usr/bin $root/usr/lib; cp /usr/bin/rpm /usr/bin/rpmkeys $root/usr/bin; cp -r /usr/lib/rpm $root/usr/lib/rpm; for l in $(echo $libraries); do install -D \$l $root/usr/\$(echo \$l | sed 's#^/usr/##;s#^/##'); done" '/usr/*'
+spec extra 'Requires: (coreutils and /bin/sh)' "mkdir -p $root/srv; echo extra >$root/srv/extra; ln $root/srv/extra $root/srv/same" '%attr(2640,root,mail) /srv/extra\n%attr(2640,root,mail) /srv/same' '%post\necho \"$(id -u) $(stat -c %%u:%%g /srv/extra)\" >/srv/post'
+export GNUPGHOME=$PWD/gnupg; mkdir -m 700 gnupg
+gpg --batch --quiet --passphrase '' --quick-generate-key 'tiny <t@b>' rsa3072 sign 2>/dev/null
+gpg --armor --export >tiny.asc
+mkdir -p repo/Packages; cp $topdir/RPMS/x86_64/*.rpm repo/Packages
+cp repo/Packages/extra-1-1.x86_64.rpm unsigned.rpm
+rpmsign --define '_gpg_name tiny' --define '__gpg /usr/bin/gpg' --addsign repo/Packages/*.rpm >/dev/null
+createrepo_c -q repo
+gpg --batch --quiet --armor --detach-sign repo/repodata/repomd.xml
+gpg --batch --quiet --passphrase '' --quick-generate-key 'other <o@b>' rsa3072 sign 2>/dev/null
+gpg --armor --export other >other.asc
+gpgconf --kill all
+"#;
+
+#[test]
+fn rpm_installs_what_its_keys_have_signed() {
+    let place = Place::new();
+    let _ = place.shell(RPMS).ok();
+    let url = harness::serve(&place.path("work"));
+    let build = |more: &str| {
+        let text = format!("Bootstrap: dnf\nMirrorURL: {url}/repo\n{more}");
+        place.write("work/a.def", text);
+        place.sampan(&["build", "--progress", "quiet", "-t", "tiny", "-f", "a.def", "."])
+    };
+    let good = "Keyring: tiny.asc\nInclude: extra\n\n%post\n    /usr/bin/rpm -V extra rpm bash\n    \
+                /usr/bin/rpm -qa >/packages\n    stat -c '%u:%g %a %h' /srv/same >>/srv/post\n";
+    let _ = build(good).ok();
+    let look = "cat /srv/post /packages /srv/same; ls -ld /bin; cat /etc/yum.repos.d/*; /usr/bin/rpm -q gpg-pubkey";
+    let out = place.sampan(&["exec", "tiny", "sh", "-c", look]).ok();
+    for line in [
+        "0 0:8",
+        "0:8 2640 2\n",
+        "extra-1-1.x86_64\n",
+        "bin -> usr/bin",
+        "baseurl=http",
+        "gpg-pubkey-",
+    ] {
+        assert!(out.contains(line), "{line}: {out}");
+    }
+    let refused = |more: &str, words: &[&str]| {
+        let err = build(more).fails(1);
+        for word in words {
+            assert!(err.contains(word), "{word}: {err}");
+        }
+    };
+    let keyring = "Keyring: tiny.asc\nInclude: extra coreutils\n";
+    refused("Keyring: other.asc\n", &["repomd.xml is not trusted", "not in the keyring"]);
+    refused("Keyring: tiny.asc\nInclude: nosuch\n", &["nosuch", "the recipe"]);
+    let change = |script: &str| place.shell(&format!("cp -a repo kept; {script}")).ok();
+    let restore = || place.shell("rm -r repo; mv kept repo").ok();
+    let _ = change("echo >>repo/repodata/repomd.xml");
+    refused(keyring, &["repomd.xml is not trusted", "has changed"]);
+    let _ = restore();
+    let _ = change("for f in repo/repodata/*primary.xml*; do truncate -s -5 $f; done");
+    refused(keyring, &["primary.xml", "bytes, not"]);
+    let _ = restore();
+    let _ = change(
+        "printf X | dd of=repo/Packages/extra-1-1.x86_64.rpm bs=1 seek=3000 conv=notrunc 2>/dev/null",
+    );
+    refused(keyring, &["extra-1-1.x86_64.rpm", "SHA-256"]);
+    let _ = restore();
+    // The index knows the package, but nobody has signed it.
+    let again = "createrepo_c -q repo; rm -f repo/repodata/repomd.xml.asc";
+    let _ = change(&format!("cp unsigned.rpm repo/Packages/extra-1-1.x86_64.rpm; {again}"));
+    refused(keyring, &["package extra is not trusted", "not signed"]);
+    let _ = restore();
+    let size = "$(($(stat -c %s repo/Packages/extra-1-1.x86_64.rpm) - 20))";
+    let _ = change(&format!(
+        "printf X | dd of=repo/Packages/extra-1-1.x86_64.rpm bs=1 seek={size} conv=notrunc 2>/dev/null; {again}"
+    ));
+    refused(keyring, &["package extra is not trusted", "since it was signed"]);
+    let _ = restore();
+    let _ = change("rm repo/repodata/repomd.xml.asc");
+    refused("Keyring: other.asc\n", &["is not trusted", "not in the keyring"]);
+}

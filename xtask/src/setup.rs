@@ -10,7 +10,7 @@ use crate::run::{cargo, output, root_shell, run as execute, target};
 pub(crate) const USER: &str = "sampan-test";
 
 /// What the commands need beside Rust.
-const PACKAGES: [&str; 26] = [
+const PACKAGES: [&str; 28] = [
     "build-essential",
     "mmdebstrap",
     "busybox-static",
@@ -33,6 +33,8 @@ const PACKAGES: [&str; 26] = [
     "apache2-utils",
     "git",
     "gnupg",
+    "rpm",
+    "createrepo-c",
     "openssl",
     "jq",
     "uidmap",

@@ -132,6 +132,7 @@ impl Builder<'_> {
             "scratch" => "scratch".to_owned(),
             "busybox" => return self.busybox(stage, stage_name),
             "host" => return self.live_host(stage, stage_name),
+            "yum" | "dnf" | "zypper" => return self.rpm(stage, stage_name),
             "debootstrap" => return self.debian(stage, stage_name),
             other => {
                 let text = format!("Bootstrap: {other}");

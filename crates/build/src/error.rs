@@ -127,7 +127,7 @@ pub enum BuildError {
     Copy(#[from] image::CopyError),
     /// A system cannot be made of packages.
     #[error(transparent)]
-    Bootstrap(#[from] crate::debian::BootstrapError),
+    Bootstrap(#[from] crate::bootstrap::BootstrapError),
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] engine::Error),

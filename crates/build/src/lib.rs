@@ -14,11 +14,11 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod bootstrap;
 mod builder;
 mod cache;
 mod chmod;
 mod copy;
-mod debian;
 mod define;
 mod definition;
 pub mod dockerfile;
@@ -34,8 +34,8 @@ mod remote;
 mod run;
 mod state;
 
+pub use bootstrap::{BootstrapError, PackageError};
 pub use builder::{Options, Watch};
-pub use debian::BootstrapError;
 pub use definition::is_definition;
 pub use error::BuildError;
 pub use remote::CachePlace;

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::rpm::PackageError;
+
 /// Why a system cannot be made from its distribution's packages.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -86,6 +88,14 @@ pub enum BootstrapError {
     /// The first system cannot be written.
     #[error("the packages cannot be unpacked")]
     Unpack(#[source] image::ConvertError),
+    /// A package's signature is not good.
+    #[error("the package {name} is not trusted")]
+    Untrusted {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: Box<PackageError>,
+    },
     /// Its programs do not run here.
     #[error("{platform} does not run on this machine")]
     Platform {
@@ -103,7 +113,7 @@ impl BootstrapError {
                 "write MirrorURL: in the definition file, or set mirrors in the configuration"
             }
             Self::NoKeyring { .. } => "write Keyring: FILE in the definition file",
-            Self::Signature { .. } => {
+            Self::Signature { .. } | Self::Untrusted { .. } => {
                 "the keys of a release are in its distribution's keyring package; \
                  Keyring: FILE in the definition file names another keyring"
             }

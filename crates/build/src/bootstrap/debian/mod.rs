@@ -1,49 +1,26 @@
-//! Bootstrap from the packages of Debian, Ubuntu and what follows them: in
-//! process, with nothing of the distribution on the host.
-//!
-//! ```text
-//! InRelease ─ signature ─→ Packages ─ SHA-256 ─→ what is needed ─→ *.deb ─ SHA-256
-//!   files of all packages, without their scripts  ─→ a first system
-//!   in it, root emulated: dpkg unpacks and configures the same packages
-//!   both together ─→ one layer
-//! ```
-//!
-//! dpkg does the real installation, so its database, diversions, alternatives and
-//! configuration files are what it makes of them.
+//! Debian, Ubuntu and what follows them (`Bootstrap: debootstrap`).
 
 mod deb;
-mod error;
-mod fetch;
-mod index;
-mod select;
+pub(super) mod index;
+mod repository;
 mod source;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use image::{ConvertOptions, TreeSource};
-use plan::{ImagePart, MountFlags, MountRequest, MountSource};
-use serde_json::json;
-use squashfs::Compression;
 use types::Platform;
 
-pub use error::BootstrapError;
-
+use super::select::Universe;
+use super::system::Packages;
+use super::{BootstrapError, Installation, needs, words};
 use crate::builder::Builder;
 use crate::cache::{Hasher, Out};
 use crate::definition::Stage;
 use crate::error::{BuildError, Result};
-use crate::run::{Run, Scratch};
+use crate::run::Scratch;
 use crate::state::State;
 
-use deb::Packages;
-use fetch::Mirror;
-use select::Universe;
 use source::{Source, host_keyrings, host_sources};
-
-/// Where the packages are while they are installed.
-const PACKAGES: &str = "/run/sampan/packages";
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What installs the packages. No service may start while it runs.
 const INSTALL: &str = r#"set -e
@@ -74,15 +51,6 @@ struct Wanted {
 impl Wanted {
     fn read(builder: &Builder<'_>, header: &BTreeMap<String, String>) -> Result<Self> {
         let get = |name: &str| header.get(name).map(String::as_str);
-        let words = |text: Option<&str>| -> Vec<String> {
-            let split = |c: char| c == ',' || c.is_whitespace();
-            let text = text.unwrap_or_default().split(split);
-            text.filter(|word| !word.is_empty()).map(str::to_owned).collect()
-        };
-        let needs = |name, expected| crate::dockerfile::Problem::Arguments {
-            name: String::from(name),
-            expected,
-        };
         let suite = get("osversion").filter(|suite| !suite.is_empty());
         let suite = suite.ok_or_else(|| needs("Bootstrap: debootstrap", "OSVersion:"))?.to_owned();
         let keyring = get("keyring").map(|path| builder.options().directory.join(path));
@@ -163,12 +131,7 @@ impl Builder<'_> {
     pub(crate) fn debian(&mut self, stage: &Stage, name: &str) -> Result<State> {
         let wanted = Wanted::read(self, &stage.header)?;
         let platform = self.engine().config().platform.value.clone();
-        if platform.architecture() != Platform::host().architecture() {
-            return Err(BootstrapError::Platform { platform: platform.to_string() }.into());
-        }
-        let mut state = self.image("scratch")?;
-        state.set_env("PATH", PATH);
-        state.process().insert("Cmd".to_owned(), json!(["/bin/bash"]));
+        let mut state = self.nothing()?;
         let mut hasher = Hasher::new(&state.key, "debian");
         hasher.text(&format!("{platform} {} {:?}", wanted.variant, wanted.include));
         hasher.text(&wanted.sources_list());
@@ -194,17 +157,13 @@ impl Builder<'_> {
         let scratch = Scratch::new(self.scratch())?;
         let dir = scratch.directory("packages")?;
         let packages = {
-            let mirror = Mirror {
-                downloads: self.engine().downloads(self.progress())?,
-                progress: self.progress(),
-                scratch: self.scratch(),
-                architecture,
-            };
-            let mut universe = Universe::default();
+            let mirror = self.mirror()?;
+            let mut universe = Universe::new(index::compare);
             for source in &wanted.sources {
-                let release = mirror.release(source, wanted.check_date)?;
+                let release = repository::release(&mirror, source, wanted.check_date)?;
                 for component in &source.components {
-                    mirror.packages(source, &release, component, &mut |p| universe.add(p))?;
+                    let mut add = |package| universe.add(package);
+                    repository::list(&mirror, architecture, source, &release, component, &mut add)?;
                 }
             }
             universe.complete();
@@ -212,76 +171,31 @@ impl Builder<'_> {
             // The links are there: nothing has to be moved.
             names.extend(universe.has("usr-is-merged").then(|| "usr-is-merged".to_owned()));
             let selected = universe.select(&names)?;
-            mirror.fetch(&wanted.sources, &selected, &dir)?
+            let sources = &wanted.sources;
+            let url = |p: &super::select::Package| format!("{}/{}", sources[p.source].url, p.path);
+            mirror.fetch(&selected, &url, (&dir, "deb"))?
         };
-        let base = scratch.file("base.sqfs");
-        let fast = ConvertOptions { compression: Compression::Lz4, ..ConvertOptions::default() };
-        let layers = Packages::new(&packages, &wanted.suite, architecture);
-        image::convert(&layers, create(&base)?, &fast).map_err(BootstrapError::Unpack)?;
-        let mut first = state.clone();
-        first.parts.push(ImagePart { path: base.clone(), offset: 0 });
-        let run = self.installation(&first, wanted, &dir, &scratch)?;
-        let code = self.execute(&first, &run, &scratch)?;
-        if code != 0 {
-            return Err(BuildError::Command { code });
-        }
-        let top = scratch.file("top.sqfs");
-        scratch.commit(create(&top)?, &ConvertOptions { latest: self.epoch(), ..fast })?;
-        let images = [base, top].map(|path| ImagePart { path, offset: 0 });
-        let images = engine::open_parts(&images)?;
-        let options = self.convert_options();
-        image::copy(TreeSource::Images(&images), out.create()?, &options, &[])?;
-        Ok(())
-    }
-
-    fn installation(
-        &self,
-        state: &State,
-        wanted: &Wanted,
-        dir: &Path,
-        scratch: &Scratch,
-    ) -> Result<Run> {
-        let policy = scratch.file("policy-rc.d");
-        crate::files::write_program(&policy, "#!/bin/sh\nexit 101\n")?;
-        let origin = "Bootstrap".to_owned();
-        let flags = MountFlags { read_only: true, ..MountFlags::default() };
-        let mount = |source, target: &str| MountRequest {
-            source,
-            target: target.into(),
-            flags,
-            origin: origin.clone(),
+        let seed = ["var/lib/dpkg/status", "var/lib/dpkg/available"];
+        let merged = merged(&wanted.suite, architecture);
+        let system = Packages::new(&packages, deb::data, merged, &seed);
+        let key = wanted.key_in_image().unwrap_or_default().to_owned();
+        let installation = Installation {
+            script: INSTALL,
+            arguments: vec![wanted.sources_list(), key],
+            env: &[("DEBIAN_FRONTEND", "noninteractive"), ("DEBCONF_NONINTERACTIVE_SEEN", "true")],
+            keyring: wanted.keyring.as_deref(),
         };
-        let mut mounts = vec![
-            mount(MountSource::Directory(dir.to_owned()), PACKAGES),
-            mount(MountSource::File(policy), "/usr/sbin/policy-rc.d"),
-        ];
-        if let Some(path) = &wanted.keyring {
-            mounts.push(mount(MountSource::File(path.clone()), "/run/sampan/keyring"));
-        }
-        let mut env = state.env();
-        for (name, value) in [
-            ("DEBIAN_FRONTEND", "noninteractive"),
-            ("DEBCONF_NONINTERACTIVE_SEEN", "true"),
-            ("LC_ALL", "C"),
-            ("HOME", "/root"),
-        ] {
-            env.push((name.to_owned(), value.to_owned()));
-        }
-        let key = wanted.key_in_image().unwrap_or_default();
-        let words = ["/bin/sh", "-c", INSTALL, &wanted.sources_list(), key];
-        Ok(Run {
-            words: words.map(str::to_owned).to_vec(),
-            env,
-            mounts,
-            interactive: false,
-            no_net: true,
-            user: None,
-            workdir: PathBuf::from("/"),
-        })
+        self.install(state, &system, (&scratch, &dir), &installation, out)
     }
 }
 
-fn create(path: &Path) -> Result<std::fs::File> {
-    let open = std::fs::File::options().read(true).write(true).create_new(true).open(path);
-    open.map_err(|source| BuildError::Write { path: path.to_owned(), source })
+/// Directories at the top that are links into /usr.
+fn merged(suite: &str, architecture: &str) -> Vec<&'static str> {
+    // Before these, /bin and /usr/bin were two directories.
+    let split = ["wheezy", "jessie", "stretch", "trusty", "xenial", "bionic"];
+    match (split.contains(&suite), architecture) {
+        (true, _) => Vec::new(),
+        (false, "amd64" | "ppc64el" | "loong64") => vec!["bin", "sbin", "lib", "lib64"],
+        _ => vec!["bin", "sbin", "lib"],
+    }
 }

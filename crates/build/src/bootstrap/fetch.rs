@@ -1,7 +1,7 @@
-//! From a mirror: signed indexes, then packages by what those say.
+//! Files of a mirror, compared with what a signed index says of them.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,24 +9,29 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use engine::{Downloads, Event, SharedProgress};
 use sha2::Digest as _;
 
-use super::deb::Fetched;
 use super::error::BootstrapError;
-use super::index::{Listed, Package, Release, packages};
-use super::source::Source;
+use super::select::Package;
+use super::system::Fetched;
 use crate::cache::hex;
 use crate::error::{BuildError, Result};
 
-/// No Release file comes near it.
-const LARGEST_RELEASE: u64 = 32 << 20;
 /// Connections at once, as browsers have.
 const CONNECTIONS: usize = 6;
+
+/// A file of an index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listed {
+    /// SHA-256 in hexadecimal.
+    pub(super) sha256: String,
+    /// Length in bytes.
+    pub(super) size: u64,
+}
 
 /// Fetches what belongs to one bootstrap.
 pub(super) struct Mirror<'a> {
     pub(super) downloads: Downloads,
     pub(super) progress: &'a SharedProgress,
     pub(super) scratch: &'a Path,
-    pub(super) architecture: &'a str,
 }
 
 impl Mirror<'_> {
@@ -35,77 +40,23 @@ impl Mirror<'_> {
         tempfile::tempfile_in(&path).map_err(|source| BuildError::Write { path, source })
     }
 
-    /// A source's Release file, its signature verified.
-    pub(super) fn release(&self, source: &Source, check_date: bool) -> Result<Release> {
-        let url = format!("{}/dists/{}/InRelease", source.url, source.suite);
+    /// A small file, whatever it is.
+    pub(super) fn small(&self, url: &str, limit: u64) -> Result<Vec<u8>> {
         let mut file = self.temporary()?;
-        self.downloads.fetch(&url, &mut Limited { file: &mut file, left: LARGEST_RELEASE })?;
+        self.downloads.fetch(url, &mut Limited { file: &mut file, left: limit })?;
         let mut bytes = Vec::new();
         let rewound = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
         rewound.map_err(|source| BuildError::Read { path: self.scratch.to_owned(), source })?;
-        let keyring = source.keyring(&url)?;
-        let signed = keyring
-            .open(&bytes)
-            .map_err(|source| BootstrapError::Signature { url: url.clone(), source })?;
-        let malformed = |reason: &str| BootstrapError::Malformed {
-            url: url.clone(),
-            reason: reason.to_owned(),
-        };
-        let release = Release::parse(&signed.text).ok_or_else(|| malformed("no Release file"))?;
-        // A mirror may not give the signed file of another release for this one.
-        let name = source.suite.split('/').next().unwrap_or_default();
-        if ![&*release.suite, &*release.codename].contains(&name)
-            && !source.suite.starts_with(&format!("{}-", release.codename))
-        {
-            let reason = format!("it is of {} ({})", release.suite, release.codename);
-            return Err(malformed(&reason).into());
-        }
-        if let Some(until) = &release.valid_until
-            && check_date
-        {
-            let time = httpdate::parse_http_date(&until.replace("UTC", "GMT"));
-            let time = time.map_err(|_| malformed("a Valid-Until that is no date"))?;
-            if time < std::time::SystemTime::now() {
-                let until = until.clone();
-                return Err(BootstrapError::Expired { url, until }.into());
-            }
-        }
-        Ok(release)
+        Ok(bytes)
     }
 
-    /// Reads the packages of a component.
-    pub(super) fn packages(
-        &self,
-        source: &Source,
-        release: &Release,
-        component: &str,
-        put: &mut dyn FnMut(Package),
-    ) -> Result<()> {
-        let dist = format!("{}/dists/{}", source.url, source.suite);
-        let base = format!("{component}/binary-{}/Packages", self.architecture);
-        let found = [".xz", ".gz", ""].iter().find_map(|ending| {
-            let path = format!("{base}{ending}");
-            release.files.get(&path).map(|listed| (path, *ending, listed))
-        });
-        let lacks =
-            || BootstrapError::Lacks { url: format!("{dist}/InRelease"), what: base.clone() };
-        let (path, ending, listed) = found.ok_or_else(lacks)?;
-        let url = match (release.by_hash, path.rsplit_once('/')) {
-            (true, Some((dir, _))) => format!("{dist}/{dir}/by-hash/SHA256/{}", listed.sha256),
-            _ => format!("{dist}/{path}"),
-        };
+    /// A file that an index lists, from its beginning.
+    pub(super) fn listed(&self, url: &str, listed: &Listed) -> Result<File> {
         let mut file = self.temporary()?;
-        self.checked(&url, listed, &mut file)?;
+        self.checked(url, listed, &mut file)?;
         let failed = |source| BuildError::Read { path: self.scratch.to_owned(), source };
         file.rewind().map_err(failed)?;
-        let reader: Box<dyn BufRead> = match ending {
-            ".xz" => Box::new(BufReader::new(liblzma::read::XzDecoder::new(file))),
-            ".gz" => Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(file))),
-            _ => Box::new(BufReader::new(file)),
-        };
-        let malformed = |reason| BootstrapError::Malformed { url, reason };
-        packages(reader, source.index, put).map_err(malformed)?;
-        Ok(())
+        Ok(file)
     }
 
     /// Fetches a file and compares it with what the signed index says of it.
@@ -130,18 +81,18 @@ impl Mirror<'_> {
         Ok(())
     }
 
-    /// Fetches packages into a directory, several at once.
+    /// Fetches packages into a directory, several at once. `url` says where one is.
     pub(super) fn fetch(
         &self,
-        sources: &[Source],
         wanted: &[&Package],
-        to: &Path,
+        url: &(dyn Fn(&Package) -> String + Sync),
+        (to, ending): (&Path, &str),
     ) -> Result<Vec<Fetched>> {
         let size = wanted.iter().map(|package| package.listed.size).sum();
         self.progress.event(Event::Packages { count: wanted.len(), size });
         let next = AtomicUsize::new(0);
         let failure = Mutex::new(None);
-        let name = |index: usize| to.join(format!("{index:04}_{}.deb", wanted[index].name));
+        let name = |index: usize| to.join(format!("{index:04}_{}.{ending}", wanted[index].name));
         let work = || {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
@@ -150,8 +101,7 @@ impl Mirror<'_> {
                 let create = File::create_new(&path);
                 let mut file =
                     create.map_err(|source| BuildError::Write { path: path.clone(), source })?;
-                let url = format!("{}/{}", sources[package.source].url, package.path);
-                self.checked(&url, &package.listed, &mut file)?;
+                self.checked(&url(package), &package.listed, &mut file)?;
                 let count = package.listed.size;
                 self.progress.event(Event::Bytes { layer: 0, count });
             }

@@ -1,22 +1,87 @@
 //! Which packages a system needs.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::error::BootstrapError;
-use super::index::{Package, Relation, compare};
+use super::fetch::Listed;
+
+/// How versions of a distribution are ordered.
+pub(super) type Compare = fn(&str, &str) -> Ordering;
+
+/// A package by name, and which versions of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Relation {
+    pub(super) name: String,
+    /// `<<`, `<=`, `=`, `>=` or `>>`, and the version.
+    pub(super) version: Option<(String, String)>,
+}
+
+impl Relation {
+    /// Of any version.
+    pub(super) fn of(name: &str) -> Self {
+        Self { name: name.to_owned(), version: None }
+    }
+
+    /// Whether a version will do.
+    fn takes(&self, version: &str, compare: Compare) -> bool {
+        let Some((operator, wanted)) = &self.version else { return true };
+        let order = compare(version, wanted);
+        match operator.as_str() {
+            "<<" => order == Ordering::Less,
+            "<" | "<=" => order != Ordering::Greater,
+            "=" => order == Ordering::Equal,
+            ">" | ">=" => order != Ordering::Less,
+            ">>" => order == Ordering::Greater,
+            _ => false,
+        }
+    }
+}
+
+/// One of these.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Need {
+    pub(super) any: Vec<Relation>,
+    /// Only where this one is there.
+    pub(super) only_if: Option<Relation>,
+}
+
+/// A package of an index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Package {
+    pub(super) name: String,
+    pub(super) version: String,
+    /// All of these.
+    pub(super) needs: Vec<Need>,
+    pub(super) provides: Vec<Relation>,
+    /// Names that are taken first where there is a choice.
+    pub(super) prefers: Vec<String>,
+    /// Whether every system has it.
+    pub(super) always: bool,
+    /// Where it is, below the mirror.
+    pub(super) path: String,
+    pub(super) listed: Listed,
+    /// Which source has it.
+    pub(super) source: usize,
+}
 
 /// All packages that there are: the latest of each name.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Universe {
+    compare: Compare,
     packages: BTreeMap<String, Package>,
     /// Names that others provide, and who.
     provided: HashMap<String, Vec<(String, Option<String>)>>,
 }
 
 impl Universe {
+    pub(super) fn new(compare: Compare) -> Self {
+        Self { compare, packages: BTreeMap::new(), provided: HashMap::new() }
+    }
+
     pub(super) fn add(&mut self, package: Package) {
         let known = self.packages.get(&package.name);
-        if known.is_some_and(|known| compare(&known.version, &package.version).is_ge()) {
+        if known.is_some_and(|known| (self.compare)(&known.version, &package.version).is_ge()) {
             return;
         }
         self.packages.insert(package.name.clone(), package);
@@ -38,17 +103,22 @@ impl Universe {
         self.packages.contains_key(name)
     }
 
+    /// Whether something has or provides a name.
+    pub(super) fn meets(&self, name: &str) -> bool {
+        self.candidates(&Relation::of(name)).next().is_some()
+    }
+
     /// What meets a relation, the package of that name first.
     fn candidates<'a>(
         &'a self,
         relation: &Relation,
     ) -> impl Iterator<Item = &'a Package> + use<'a> {
         let real = self.packages.get(&relation.name);
-        let real = real.filter(|package| relation.takes(&package.version));
+        let real = real.filter(|package| relation.takes(&package.version, self.compare));
         let providers = self.provided.get(&relation.name).map(Vec::as_slice).unwrap_or_default();
         // A relation with a version takes provided names with one only.
         let fits = |version: &Option<String>| match version {
-            Some(version) => relation.takes(version),
+            Some(version) => relation.takes(version, self.compare),
             None => relation.version.is_none(),
         };
         let providers = providers.iter().filter(|(_, version)| fits(version));
@@ -56,32 +126,38 @@ impl Universe {
         real.into_iter().chain(providers.collect::<Vec<_>>())
     }
 
-    /// Everything that is essential or required, the packages of these names,
+    /// What every system has, the packages of these names,
     /// and all that they need; what is needed comes before what needs it, where
     /// no circle forbids it.
     pub(super) fn select(&self, names: &[String]) -> Result<Vec<&Package>, BootstrapError> {
-        let base = self.packages.values().filter(|p| p.essential || p.required);
+        let base = self.packages.values().filter(|package| package.always);
         let mut todo: Vec<&Package> = base.collect();
         for name in names {
-            let relation = Relation { name: name.clone(), version: None };
-            let found = self.candidates(&relation).next();
+            let found = self.candidates(&Relation::of(name)).next();
             let by = "the recipe".to_owned();
             todo.push(found.ok_or_else(|| BootstrapError::NoPackage { name: name.clone(), by })?);
         }
         let mut chosen: BTreeSet<&str> = todo.iter().map(|p| p.name.as_str()).collect();
-        while let Some(package) = todo.pop() {
-            for group in &package.needs {
-                let met = |r: &Relation| self.candidates(r).any(|p| chosen.contains(&*p.name));
-                if group.iter().any(met) {
-                    continue;
+        // What is needed only beside something else is looked at again when more
+        // is chosen.
+        let mut conditional: Vec<(&Package, &Need)> = Vec::new();
+        loop {
+            while let Some(package) = todo.pop() {
+                for need in &package.needs {
+                    match &need.only_if {
+                        Some(_) => conditional.push((package, need)),
+                        None => todo.extend(self.choose(package, need, &mut chosen)?),
+                    }
                 }
-                let found = group.iter().find_map(|relation| self.candidates(relation).next());
-                let found = found.ok_or_else(|| {
-                    let name = group.first().map(|r| r.name.clone()).unwrap_or_default();
-                    BootstrapError::NoPackage { name, by: package.name.clone() }
-                })?;
-                chosen.insert(&found.name);
-                todo.push(found);
+            }
+            for (package, need) in &conditional {
+                let wanted = need.only_if.as_ref().is_some_and(|r| self.met(r, &chosen));
+                if wanted {
+                    todo.extend(self.choose(package, need, &mut chosen)?);
+                }
+            }
+            if todo.is_empty() {
+                break;
             }
         }
         let mut order = Vec::new();
@@ -90,6 +166,33 @@ impl Universe {
             self.visit(name, &chosen, &mut seen, &mut order);
         }
         Ok(order)
+    }
+
+    fn met(&self, relation: &Relation, chosen: &BTreeSet<&str>) -> bool {
+        self.candidates(relation).any(|package| chosen.contains(&*package.name))
+    }
+
+    /// What is chosen for a need that nothing meets yet.
+    fn choose<'a>(
+        &'a self,
+        package: &Package,
+        need: &Need,
+        chosen: &mut BTreeSet<&'a str>,
+    ) -> Result<Option<&'a Package>, BootstrapError> {
+        if need.any.iter().any(|relation| self.met(relation, chosen)) {
+            return Ok(None);
+        }
+        let found = need.any.iter().find_map(|relation| {
+            let mut all = self.candidates(relation).peekable();
+            let first = all.peek().copied();
+            all.find(|candidate| package.prefers.contains(&candidate.name)).or(first)
+        });
+        let found = found.ok_or_else(|| {
+            let name = need.any.first().map(|relation| relation.name.clone()).unwrap_or_default();
+            BootstrapError::NoPackage { name, by: package.name.clone() }
+        })?;
+        chosen.insert(&found.name);
+        Ok(Some(found))
     }
 
     /// Depth first, without recursion: a chain of dependencies has any length.
@@ -117,8 +220,8 @@ impl Universe {
     }
 
     fn needed<'a>(&'a self, package: &'a Package, chosen: &BTreeSet<&str>) -> Vec<&'a Package> {
-        let groups = package.needs.iter().flatten();
-        let all = groups.flat_map(|relation| self.candidates(relation));
+        let relations = package.needs.iter().flat_map(|need| &need.any);
+        let all = relations.flat_map(|relation| self.candidates(relation));
         all.filter(|package| chosen.contains(&*package.name)).collect()
     }
 }
@@ -126,10 +229,10 @@ impl Universe {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::debian::index::packages;
+    use crate::bootstrap::debian::index::{compare, packages};
 
     fn universe(text: &str) -> Universe {
-        let mut all = Universe::default();
+        let mut all = Universe::new(compare);
         let sum = "0".repeat(64);
         for paragraph in text.split("\n\n") {
             let whole = format!("{paragraph}\nFilename: x\nSize: 1\nSHA256: {sum}\n");
@@ -156,7 +259,7 @@ mod tests {
              Package: lib\nVersion: 1\n\nPackage: lib\nVersion: 2\n\n\
              Package: broken\nVersion: 1\nDepends: lib (>= 3)",
         );
-        assert_eq!(names(&all, &[]), ["gcc", "libc", "mawk", "base"]);
+        assert_eq!(names(&all, &[]), ["mawk", "gcc", "libc", "base"]);
         // A version is asked for, which mawk does not give.
         assert!(names(&all, &["app"]).contains(&"gawk".to_owned()));
         for (name, by) in [("broken", "broken"), ("nosuch", "the recipe")] {

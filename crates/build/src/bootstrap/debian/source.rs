@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use deb822_fast::Deb822;
 use trust::Keyring;
 
-use super::error::BootstrapError;
-use crate::error::{BuildError, Result};
+use crate::bootstrap::{files_in, keyring};
+use crate::error::Result;
 
 /// A mirror's release, and who signs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,47 +36,22 @@ const SOURCES_DIRECTORY: &str = "/etc/apt/sources.list.d";
 impl Source {
     /// The keys that may sign it.
     pub(super) fn keyring(&self, url: &str) -> Result<Keyring> {
-        let mut all = Vec::new();
-        for path in &self.keys {
-            match std::fs::read(path) {
-                // Certificates of several files, one after the other.
-                Ok(bytes) => match Keyring::read(&bytes) {
-                    Ok(keyring) => all.push(keyring),
-                    Err(source) => {
-                        let path = path.clone();
-                        return Err(BootstrapError::Keyring { path, source }.into());
-                    }
-                },
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound && self.keys.len() > 1 => {}
-                Err(source) => return Err(BuildError::Read { path: path.clone(), source }),
-            }
-        }
-        let joined = Keyring::join(all);
-        Ok(joined.ok_or_else(|| BootstrapError::NoKeyring { url: url.to_owned() })?)
+        keyring(&self.keys, url)
     }
 }
 
 /// The keyrings of this host.
 pub(super) fn host_keyrings() -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = KEYRINGS.iter().map(PathBuf::from).collect();
-    all.extend(directory(Path::new(KEYRING_DIRECTORY), &["gpg", "asc"]));
+    all.extend(files_in(Path::new(KEYRING_DIRECTORY), &["gpg", "asc"]));
     all
-}
-
-fn directory(dir: &Path, endings: &[&str]) -> Vec<PathBuf> {
-    let Ok(list) = std::fs::read_dir(dir) else { return Vec::new() };
-    let paths = list.flatten().map(|entry| entry.path());
-    let ends = |path: &PathBuf| path.extension().is_some_and(|e| endings.iter().any(|x| e == *x));
-    let mut paths: Vec<PathBuf> = paths.filter(ends).collect();
-    paths.sort();
-    paths
 }
 
 /// What this host's package configuration has of a release and its updates.
 pub(super) fn host_sources(suite: &str) -> Vec<Source> {
     let mut all = Vec::new();
     let mut files = vec![PathBuf::from(SOURCES)];
-    files.extend(directory(Path::new(SOURCES_DIRECTORY), &["list", "sources"]));
+    files.extend(files_in(Path::new(SOURCES_DIRECTORY), &["list", "sources"]));
     for path in files {
         let Ok(text) = std::fs::read_to_string(&path) else { continue };
         if path.extension().is_some_and(|ending| ending == "sources") {

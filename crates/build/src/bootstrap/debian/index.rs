@@ -7,14 +7,8 @@ use std::io::BufRead;
 
 use deb822_fast::Deb822;
 
-/// A file that a Release file names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Listed {
-    /// SHA-256 in hexadecimal.
-    pub(super) sha256: String,
-    /// Length in bytes.
-    pub(super) size: u64,
-}
+use crate::bootstrap::fetch::Listed;
+use crate::bootstrap::select::{Need, Package, Relation};
 
 /// A Release file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,31 +43,6 @@ impl Release {
     }
 }
 
-/// A package of an index.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Package {
-    pub(super) name: String,
-    pub(super) version: String,
-    /// Depends and Pre-Depends: all of these, of each one.
-    pub(super) needs: Vec<Vec<Relation>>,
-    pub(super) provides: Vec<Relation>,
-    pub(super) essential: bool,
-    pub(super) required: bool,
-    /// Where it is, below the mirror.
-    pub(super) path: String,
-    pub(super) listed: Listed,
-    /// Which source has it.
-    pub(super) source: usize,
-}
-
-/// A package by name, and which versions of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Relation {
-    pub(super) name: String,
-    /// `<<`, `<=`, `=`, `>=` or `>>`, and the version.
-    pub(super) version: Option<(String, String)>,
-}
-
 impl Relation {
     /// `name[:arch] [(op version)]`; None for what is none.
     fn parse(text: &str) -> Option<Self> {
@@ -97,30 +66,19 @@ impl Relation {
         };
         Some(Self { name: name.to_owned(), version })
     }
-
-    /// Whether a version will do.
-    pub(super) fn takes(&self, version: &str) -> bool {
-        let Some((operator, wanted)) = &self.version else { return true };
-        let order = compare(version, wanted);
-        match operator.as_str() {
-            "<<" => order == Ordering::Less,
-            "<" | "<=" => order != Ordering::Greater,
-            "=" => order == Ordering::Equal,
-            ">" | ">=" => order != Ordering::Less,
-            ">>" => order == Ordering::Greater,
-            _ => false,
-        }
-    }
 }
 
-fn relations(text: &str) -> Option<Vec<Vec<Relation>>> {
+fn relations(text: &str) -> Option<Vec<Need>> {
     let groups = text.split(',').map(str::trim).filter(|group| !group.is_empty());
-    let group = |group: &str| group.split('|').map(|one| Relation::parse(one.trim())).collect();
+    let group = |group: &str| {
+        let any: Option<Vec<_>> = group.split('|').map(|one| Relation::parse(one.trim())).collect();
+        Some(Need { any: any?, only_if: None })
+    };
     groups.map(group).collect()
 }
 
 /// Reads a Packages file; the error names the paragraph that is wrong.
-pub(super) fn packages(
+pub(in crate::bootstrap) fn packages(
     reader: impl BufRead,
     source: usize,
     put: &mut dyn FnMut(Package),
@@ -146,9 +104,9 @@ pub(super) fn packages(
             name: name.to_owned(),
             version: need("Version")?.to_owned(),
             needs,
-            provides: list("Provides")?.into_iter().flatten().collect(),
-            essential: field("Essential") == Some("yes"),
-            required: field("Priority") == Some("required"),
+            provides: list("Provides")?.into_iter().flat_map(|need| need.any).collect(),
+            prefers: Vec::new(),
+            always: field("Essential") == Some("yes") || field("Priority") == Some("required"),
             path: path.to_owned(),
             listed: Listed { sha256, size: need("Size")?.parse().map_err(|_| missing("Size"))? },
             source,
@@ -158,7 +116,7 @@ pub(super) fn packages(
 }
 
 /// The order of two versions (policy manual §5.6.12).
-pub(super) fn compare(a: &str, b: &str) -> Ordering {
+pub(in crate::bootstrap) fn compare(a: &str, b: &str) -> Ordering {
     fn split(text: &str) -> (u64, &str, &str) {
         let (epoch, rest) = text.split_once(':').unwrap_or(("0", text));
         let (upstream, revision) = rest.rsplit_once('-').unwrap_or((rest, "0"));
@@ -238,9 +196,13 @@ mod tests {
     #[test]
     fn relations_say_which_versions_will_do() {
         let parsed = relations("a (>= 1.2), b:any | c [amd64], d(<< 2)").unwrap();
-        assert_eq!(parsed.iter().map(Vec::len).collect::<Vec<_>>(), [1, 2, 1]);
-        assert!(parsed[0][0].takes("1.10") && !parsed[0][0].takes("1.1"));
-        assert!(parsed[1][1].name == "c" && !parsed[2][0].takes("2"));
+        let one = |r: &Relation| match &r.version {
+            Some((operator, version)) => format!("{} {operator} {version}", r.name),
+            None => r.name.clone(),
+        };
+        let shown: Vec<Vec<String>> =
+            parsed.iter().map(|need| need.any.iter().map(one).collect()).collect();
+        assert_eq!(shown, [vec!["a >= 1.2"], vec!["b", "c"], vec!["d << 2"]]);
         for wrong in ["a (1.2", "../x", "a (>=)", "é"] {
             assert_eq!(relations(wrong), None, "{wrong}");
         }

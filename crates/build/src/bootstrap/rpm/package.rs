@@ -1,0 +1,352 @@
+//! RPM files, version 4: lead, signatures, header, and a compressed cpio archive.
+//!
+//! ```text
+//! 96 bytes │ signatures, padded to 8 │ header │ payload
+//!            over the header alone     with the payload's SHA-256
+//! ```
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+
+use sha2::Digest as _;
+use tar::{Builder, EntryType, Header};
+use trust::Keyring;
+
+use crate::bootstrap::system::malformed;
+use crate::cache::hex;
+
+const LEAD: usize = 96;
+const MAGIC: [u8; 4] = [0xed, 0xab, 0xee, 0xdb];
+const HEADER: [u8; 4] = [0x8e, 0xad, 0xe8, 1];
+/// More entries, or more bytes, has no header.
+const MOST_ENTRIES: u32 = 1 << 16;
+const LONGEST_HEADER: u32 = 256 << 20;
+
+/// Tags of rpmtag.h.
+const DSA_OF_HEADER: u32 = 267;
+const RSA_OF_HEADER: u32 = 268;
+const OPENPGP: u32 = 278;
+const PAYLOAD_DIGEST: u32 = 5092;
+const PAYLOAD_DIGEST_ALGORITHM: u32 = 5093;
+/// SHA-256, as OpenPGP numbers it.
+const SHA256: u32 = 8;
+
+/// Why a package is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum PackageError {
+    /// It cannot be read, or is malformed.
+    #[error("it cannot be read")]
+    Read(#[from] io::Error),
+    /// It has no signature over its header.
+    #[error("it is not signed")]
+    Unsigned,
+    /// Its signature is not good.
+    #[error("its signature is not good")]
+    Signature(#[source] trust::TrustError),
+    /// Its payload is not the one that the signed header names.
+    #[error("its files have changed since it was signed")]
+    Payload,
+}
+
+/// A header structure: its bytes and where its values are.
+struct Structure {
+    bytes: Vec<u8>,
+    /// Tag, type, offset, count.
+    entries: Vec<[u32; 4]>,
+}
+
+impl Structure {
+    fn read(file: &mut impl Read) -> io::Result<Self> {
+        let mut head = [0; 16];
+        file.read_exact(&mut head)?;
+        let number =
+            |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let (entries, size) = (number(8), number(12));
+        if head[..4] != HEADER || entries > MOST_ENTRIES || size > LONGEST_HEADER {
+            return Err(malformed("no header of a package"));
+        }
+        let mut bytes = head.to_vec();
+        let length = u64::from(entries) * 16 + u64::from(size);
+        if file.take(length).read_to_end(&mut bytes)? as u64 != length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let index = bytes[16..16 + entries as usize * 16].chunks_exact(16);
+        let entries = index.map(|entry| {
+            let word = |at: usize| {
+                u32::from_be_bytes([entry[at], entry[at + 1], entry[at + 2], entry[at + 3]])
+            };
+            [word(0), word(4), word(8), word(12)]
+        });
+        Ok(Self { entries: entries.collect(), bytes })
+    }
+
+    /// What follows from where a value begins, and its count.
+    fn value(&self, tag: u32) -> Option<(&[u8], usize)> {
+        let [_, _, offset, count] = self.entries.iter().find(|entry| entry[0] == tag)?;
+        let store = self.bytes.get(16 + self.entries.len() * 16..)?;
+        Some((store.get(*offset as usize..)?, *count as usize))
+    }
+
+    fn binary(&self, tag: u32) -> Option<&[u8]> {
+        let (bytes, count) = self.value(tag)?;
+        bytes.get(..count)
+    }
+
+    fn texts(&self, tag: u32) -> Vec<&[u8]> {
+        let Some((bytes, count)) = self.value(tag) else { return Vec::new() };
+        bytes.split(|byte| *byte == 0).take(count).collect()
+    }
+
+    fn number(&self, tag: u32) -> Option<u32> {
+        let bytes = self.value(tag)?.0.get(..4)?;
+        Some(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    }
+}
+
+/// Reads up to the payload.
+fn open(file: &mut (impl Read + Seek)) -> io::Result<(Structure, Structure)> {
+    let mut lead = [0; LEAD];
+    file.read_exact(&mut lead)?;
+    if lead[..4] != MAGIC {
+        return Err(malformed("no RPM package"));
+    }
+    let signatures = Structure::read(file)?;
+    let padding = signatures.bytes.len().wrapping_neg() % 8;
+    file.seek_relative(padding as i64)?;
+    Ok((signatures, Structure::read(file)?))
+}
+
+/// Verifies a package: a key of the keyring signed its header, and the header names
+/// its payload.
+pub(super) fn verify(file: File, keyring: &Keyring) -> Result<(), PackageError> {
+    let mut file = BufReader::new(file);
+    let (signatures, header) = open(&mut file)?;
+    let binary = [RSA_OF_HEADER, DSA_OF_HEADER].into_iter();
+    let mut all: Vec<Vec<u8>> =
+        binary.filter_map(|tag| signatures.binary(tag).map(<[u8]>::to_vec)).collect();
+    for text in signatures.texts(OPENPGP) {
+        let armor = String::from_utf8_lossy(text);
+        all.push(
+            format!("-----BEGIN PGP SIGNATURE-----\n\n{armor}\n-----END PGP SIGNATURE-----\n")
+                .into_bytes(),
+        );
+    }
+    let mut verdict = Err(PackageError::Unsigned);
+    for signature in all {
+        match keyring.verify(&header.bytes, &signature) {
+            Ok(_) => {
+                verdict = Ok(());
+                break;
+            }
+            Err(error) => verdict = Err(PackageError::Signature(error)),
+        }
+    }
+    verdict?;
+    let mut sum = sha2::Sha256::new();
+    io::copy(&mut file, &mut HashWriter(&mut sum))?;
+    let expected = header.texts(PAYLOAD_DIGEST);
+    let known = header.number(PAYLOAD_DIGEST_ALGORITHM) == Some(SHA256);
+    let found = hex(&sum.finalize());
+    if known && expected.first().is_some_and(|e| e.eq_ignore_ascii_case(found.as_bytes())) {
+        Ok(())
+    } else {
+        Err(PackageError::Payload)
+    }
+}
+
+struct HashWriter<'a>(&'a mut sha2::Sha256);
+
+impl io::Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A package's files as a tar stream, all of them root's.
+pub(super) fn files(mut file: File) -> io::Result<Box<dyn Read + Send>> {
+    open(&mut file)?;
+    let mut magic = [0; 6];
+    let got = file.read(&mut magic)?;
+    file.seek(SeekFrom::Current(-(got as i64)))?;
+    let payload: Box<dyn Read> = match magic {
+        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(file)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::Decoder::new(file)?),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Box::new(liblzma::read::XzDecoder::new(file)),
+        [b'0', b'7', b'0', b'7', ..] => Box::new(file),
+        _ => return Err(malformed("files compressed in an unknown way")),
+    };
+    let mut out = Builder::new(tempfile::tempfile()?);
+    cpio(BufReader::new(payload), &mut out)?;
+    let mut tar = out.into_inner()?;
+    tar.rewind()?;
+    Ok(Box::new(tar))
+}
+
+/// PATH_MAX of linux/limits.h.
+const LONGEST_NAME: u64 = 4096;
+const REGULAR: u64 = 0o100_000;
+const DIRECTORY: u64 = 0o040_000;
+const SYMLINK: u64 = 0o120_000;
+
+/// cpio in the new form without checksums (cpio(5)). Of a file with several names
+/// only the last one has its content.
+fn cpio(mut input: impl Read, out: &mut Builder<File>) -> io::Result<()> {
+    let mut waiting: HashMap<(u64, u64, u64), Vec<String>> = HashMap::new();
+    loop {
+        let mut head = [0; 110];
+        input.read_exact(&mut head)?;
+        let text = std::str::from_utf8(&head).map_err(|_| malformed("a broken entry"))?;
+        if !["070701", "070702"].contains(&&text[..6]) {
+            return Err(malformed("an archive of another form"));
+        }
+        let field = |index: usize| {
+            let word = text.get(6 + index * 8..14 + index * 8).unwrap_or_default();
+            u64::from_str_radix(word, 16).map_err(|_| malformed("a broken entry"))
+        };
+        let (mode, links, time, size) = (field(1)?, field(4)?, field(5)?, field(6)?);
+        let inode = (field(0)?, field(7)?, field(8)?);
+        let length = field(11)?;
+        if length == 0 || length > LONGEST_NAME {
+            return Err(malformed("a name of no length"));
+        }
+        let mut name = vec![0; length as usize];
+        input.read_exact(&mut name)?;
+        skip(&mut input, 110 + length)?;
+        name.pop();
+        let name = String::from_utf8(name).map_err(|_| malformed("a name that is not UTF-8"))?;
+        if name == "TRAILER!!!" {
+            return Ok(());
+        }
+        let name = name.trim_start_matches("./").trim_start_matches('/').to_owned();
+        let mut header = Header::new_gnu();
+        header.set_mode((mode & 0o7777) as u32);
+        header.set_mtime(time);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_size(0);
+        match mode & 0o170_000 {
+            _ if name.is_empty() => skip_bytes(&mut input, size)?,
+            DIRECTORY => {
+                header.set_entry_type(EntryType::Directory);
+                out.append_data(&mut header, &name, io::empty())?;
+            }
+            SYMLINK => {
+                let mut to = String::new();
+                (&mut input).take(size.min(LONGEST_NAME)).read_to_string(&mut to)?;
+                header.set_entry_type(EntryType::Symlink);
+                out.append_link(&mut header, &name, to)?;
+            }
+            REGULAR if links > 1 && size == 0 => {
+                waiting.entry(inode).or_default().push(name);
+            }
+            REGULAR => {
+                header.set_size(size);
+                out.append_data(&mut header, &name, (&mut input).take(size))?;
+                for other in waiting.remove(&inode).unwrap_or_default() {
+                    let mut header = header.clone();
+                    header.set_size(0);
+                    header.set_entry_type(EntryType::Link);
+                    out.append_link(&mut header, other, &name)?;
+                }
+            }
+            // rpm makes devices itself.
+            _ => skip_bytes(&mut input, size)?,
+        }
+        skip(&mut input, size)?;
+    }
+}
+
+/// What fills four bytes.
+fn skip(input: &mut impl Read, after: u64) -> io::Result<()> {
+    skip_bytes(input, after.wrapping_neg() % 4)
+}
+
+fn skip_bytes(input: &mut impl Read, count: u64) -> io::Result<()> {
+    let skipped = io::copy(&mut input.take(count), &mut io::sink())?;
+    if skipped == count { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, mode: u32, links: u32, data: &[u8]) -> Vec<u8> {
+        let fields =
+            [7, mode, 0, 0, links, 9, data.len() as u32, 1, 1, 0, 0, name.len() as u32 + 1, 0];
+        let mut bytes = b"070701".to_vec();
+        fields.iter().for_each(|field| bytes.extend(format!("{field:08x}").bytes()));
+        bytes.extend(name.bytes().chain([0]));
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes.extend(data);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn names(bytes: &[u8]) -> io::Result<Vec<String>> {
+        let mut out = Builder::new(tempfile::tempfile()?);
+        cpio(bytes, &mut out)?;
+        let mut tar = out.into_inner()?;
+        tar.rewind()?;
+        let mut archive = tar::Archive::new(tar);
+        let entries = archive.entries()?.map(|entry| {
+            let entry = entry?;
+            let kind = entry.header().entry_type();
+            Ok(format!("{} {kind:?} {}", entry.path()?.display(), entry.size()))
+        });
+        entries.collect()
+    }
+
+    #[test]
+    fn archives_of_any_form_are_read_or_refused() {
+        let mut whole = entry("./d", 0o040_755, 2, b"");
+        whole.extend(entry("./d/one", 0o100_644, 2, b""));
+        whole.extend(entry("./d/two", 0o100_644, 2, b"abcde"));
+        whole.extend(entry("./l", 0o120_777, 1, b"d/one"));
+        whole.extend(entry("./c", 0o020_666, 1, b""));
+        whole.extend(entry("TRAILER!!!", 0, 1, b""));
+        let expected = ["d Directory 0", "d/two Regular 5", "d/one Link 0", "l Symlink 0"];
+        assert_eq!(names(&whole).unwrap(), expected);
+        let end = whole.len() - 4;
+        for end in 0..end - 120 {
+            assert!(names(&whole[..end]).is_err(), "{end}");
+        }
+        for at in 0..whole.len() {
+            let mut bad = whole.clone();
+            bad[at] ^= 0x15;
+            let _ = names(&bad);
+        }
+    }
+
+    #[test]
+    fn headers_of_any_form_are_read_or_refused() {
+        let mut header = HEADER.to_vec();
+        header.extend([0; 4]);
+        header.extend(1_u32.to_be_bytes());
+        header.extend(8_u32.to_be_bytes());
+        for word in [PAYLOAD_DIGEST, 8, 2, 1] {
+            header.extend(word.to_be_bytes());
+        }
+        header.extend(b"xxabc\0yy");
+        let read = |bytes: &[u8]| Structure::read(&mut &bytes[..]);
+        assert_eq!(read(&header).unwrap().texts(PAYLOAD_DIGEST), [b"abc"]);
+        for end in 0..header.len() {
+            assert!(read(&header[..end]).is_err(), "{end}");
+        }
+        for at in 0..header.len() {
+            for value in [0, 0x7f, 0xff] {
+                let mut bad = header.clone();
+                bad[at] = value;
+                if let Ok(read) = read(&bad) {
+                    let _ = (read.texts(PAYLOAD_DIGEST), read.binary(PAYLOAD_DIGEST));
+                    let _ = read.number(PAYLOAD_DIGEST);
+                }
+            }
+        }
+    }
+}
