@@ -150,7 +150,7 @@ fn what_cannot_be_honoured_is_told() {
     let base = base.trim_start_matches("oci:");
     for (text, flags, words) in [
         (format!("Bootstrap: oci\nFrom: {base}\n%setup\n exit 2\n"), &[][..], "%setup|exit code 2"),
-        ("Bootstrap: yum\nFrom: x\n".to_owned(), &[], "Bootstrap: yum|not supported"),
+        ("Bootstrap: arch\nFrom: x\n".to_owned(), &[], "Bootstrap: arch|not supported"),
         (format!("Bootstrap: oci\nFrom: {base}\n%post\n exit 9\n"), &[], "%post|exit code 9"),
         (format!("Bootstrap: oci\nFrom: {base}\n%test\n exit 4\n"), &[], "%test|exit code 4"),
         (format!("Bootstrap: oci\nFrom: {base}\n%pots\n x\n"), &[], "line 3|%pots"),
