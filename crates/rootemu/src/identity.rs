@@ -121,6 +121,10 @@ impl Identity {
 #[derive(Debug, Default)]
 pub(crate) struct Identities {
     known: HashMap<u32, (u64, Identity)>,
+    /// How many of them are somebody else than root.
+    others: usize,
+    /// Questions since the dead were looked for.
+    asked: u32,
 }
 
 /// What proc_pid_stat(5) says of a thread.
@@ -130,13 +134,18 @@ struct Process {
     started: u64,
 }
 
-/// More entries than this are looked through for dead ones.
-const MOST_KNOWN: usize = 4096;
+/// After so many questions, dead processes are forgotten: most builds have somebody
+/// else for a short time only, and nobody else costs nothing.
+const PATIENCE: u32 = 1024;
 
 impl Process {
     /// When a thread started, and its parent.
     fn stat(pid: u32) -> io::Result<(u64, u64)> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let mut buffer = [0; 1024];
+        let mut file = std::fs::File::open(format!("/proc/{pid}/stat"))?;
+        // The kernel gives all of it at once.
+        let got = std::io::Read::read(&mut file, &mut buffer)?;
+        let text = String::from_utf8_lossy(&buffer[..got]);
         // The name in parentheses may hold anything.
         let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
         let field = |index: usize| rest.split_whitespace().nth(index)?.parse::<u64>().ok();
@@ -159,15 +168,23 @@ impl Process {
 impl Identities {
     /// Who a thread is.
     pub(crate) fn get(&mut self, pid: u32) -> Identity {
-        if self.known.is_empty() {
+        if self.others == 0 {
             return Identity::default();
         }
-        if self.known.len() > MOST_KNOWN {
+        self.asked += 1;
+        if self.asked > PATIENCE {
+            self.asked = 0;
             self.known.retain(|pid, (started, _)| {
                 Process::started(*pid).is_ok_and(|now| now == *started)
             });
+            self.count();
         }
         self.find(pid, 0)
+    }
+
+    fn count(&mut self) {
+        let root = Identity::default();
+        self.others = self.known.values().filter(|(_, identity)| *identity != root).count();
     }
 
     /// Its own, its process's, or that of the nearest ancestor that has one.
@@ -203,6 +220,7 @@ impl Identities {
             && let Ok(process) = Process::of(pid)
         {
             self.known.insert(pid, (process.started, identity));
+            self.count();
         }
         Ok(())
     }

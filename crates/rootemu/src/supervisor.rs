@@ -5,12 +5,13 @@
 //! reached through `/proc/PID`. It decides nothing about security: whoever
 //! changes a path between the look and the answer deceives himself.
 
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode as FsMode, OFlags, XattrFlags};
 use sys::seccomp::{self, Answer, Notification, Stat, Statx};
 use types::{Device, OVERRIDE_STAT, Owner, SPECIAL_STAT};
@@ -31,6 +32,8 @@ const PAGE: u64 = 4096;
 /// linux/stat.h.
 const STATX_TYPE: u32 = 1;
 /// NGROUPS_MAX of linux/limits.h.
+/// So many files without a record are remembered.
+const MOST_PLAIN: usize = 1 << 16;
 const MOST_GROUPS: u64 = 65_536;
 
 const TYPES: u32 = 0o170_000;
@@ -52,20 +55,16 @@ pub fn supervise(listener: &OwnedFd, owners: Option<File>) -> io::Result<()> {
     let specials = Specials::new(owners);
     let mut supervisor = Supervisor { specials, ..Supervisor::default() };
     loop {
-        let mut fds = [PollFd::new(listener, PollFlags::IN)];
-        match poll(&mut fds, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-        let happened = fds[0].revents();
-        if !happened.contains(PollFlags::IN) {
-            if happened.is_empty() {
-                continue;
+        let Ok(call) = seccomp::receive(listener.as_fd()) else {
+            // The caller was killed, this thread was interrupted, or (since Linux
+            // 6.11) nobody is left. Before that this thread ends with its process.
+            let mut fds = [PollFd::new(listener, PollFlags::IN)];
+            poll(&mut fds, Some(&Timespec::default()))?;
+            if fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+                return Ok(());
             }
-            return Ok(());
-        }
-        // Else the caller was killed, or this thread was interrupted.
-        let Ok(call) = seccomp::receive(listener.as_fd()) else { continue };
+            continue;
+        };
         // A caller that has gone needs no answer.
         let _ = match supervisor.opened(&call) {
             Some((file, close_on_exec)) => {
@@ -129,6 +128,9 @@ pub(crate) struct Target {
 struct Supervisor {
     identities: Identities,
     specials: Specials,
+    /// Files without a record, and when each was last changed. To ask for the
+    /// attribute of an image's file is a question to its server.
+    plain: HashMap<(u64, u64), (i64, i64)>,
     /// Whether somebody has changed a root directory.
     rooted: bool,
 }
@@ -154,6 +156,7 @@ impl Supervisor {
         // A file that is there already is the kernel's business.
         let file = rustix::fs::open(&target.path, wanted, FsMode::from_raw_mode(bits)).ok()?;
         let value = Owner { mode: bits, ..owner }.to_string();
+        self.made();
         // Where there are no attributes the file is root's.
         let _ = rustix::fs::fsetxattr(&file, OVERRIDE_STAT, value.as_bytes(), XattrFlags::empty());
         if !flags.contains(OFlags::EXCL) {
@@ -214,8 +217,15 @@ impl Supervisor {
         let target = self.target(pid, dirfd, place, NOFOLLOW)?;
         let bits = mode as u32 & 0o7777 & !umask(pid);
         rustix::fs::mkdir(&target.path, FsMode::from_raw_mode(bits))?;
+        self.made();
         target.record(Owner { mode: bits, ..owner })?;
         Ok(Answer::Value(0))
+    }
+
+    /// A file with a record is new. It may have the number of one that was removed
+    /// a moment ago, too short for the clock to tell.
+    fn made(&mut self) {
+        self.plain.clear();
     }
 
     fn answer(&mut self, call: &Notification) -> Result<Answer> {
@@ -227,8 +237,14 @@ impl Supervisor {
             Call::Lchown => self.chown(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?, b, c),
             Call::Fchown => self.chown(&descriptor(pid, a), b, c),
             Call::Fchownat => self.chown(&self.target(pid, a as i32, b, e)?, c, d),
-            Call::Mknod => mknod(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?, pid, b, c),
-            Call::Mknodat => mknod(&self.target(pid, a as i32, b, NOFOLLOW)?, pid, c, d),
+            Call::Mknod => {
+                self.made();
+                mknod(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?, pid, b, c)
+            }
+            Call::Mknodat => {
+                self.made();
+                mknod(&self.target(pid, a as i32, b, NOFOLLOW)?, pid, c, d)
+            }
             Call::Stat => self.stat(&self.target(pid, AT_FDCWD, a, 0)?, pid, b),
             Call::Lstat => self.stat(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?, pid, b),
             Call::Fstat => self.stat(&descriptor(pid, a), pid, b),
@@ -245,18 +261,33 @@ impl Supervisor {
         }
     }
 
-    /// What is recorded of a file of this mode.
-    fn owner(&self, target: &Target, mode: u32) -> Option<Owner> {
-        match mode & TYPES {
-            REGULAR | DIRECTORY => target.owner(OVERRIDE_STAT),
-            _ => self.specials.get(target).or_else(|| target.owner(SPECIAL_STAT)),
+    /// What is recorded of a file that shows this.
+    fn owner(&mut self, target: &Target, stat: &Stat) -> Option<Owner> {
+        if !matches!(stat.mode() & TYPES, REGULAR | DIRECTORY) {
+            return self.specials.get(target).or_else(|| target.owner(SPECIAL_STAT));
         }
+        let (file, changed) = stat.version();
+        if self.plain.get(&file) == Some(&changed) {
+            return None;
+        }
+        let owner = target.owner(OVERRIDE_STAT);
+        if owner.is_none() {
+            if self.plain.len() > MOST_PLAIN {
+                self.plain.clear();
+            }
+            self.plain.insert(file, changed);
+        }
+        owner
     }
 
     fn chown(&mut self, target: &Target, uid: u64, gid: u64) -> Result<Answer> {
         let (uid, gid) = (uid as u32, gid as u32);
-        let mode = target.stat()?.mode();
-        let known = self.owner(target, mode);
+        let stat = target.stat()?;
+        let mode = stat.mode();
+        // The time of its change may be too coarse to tell.
+        self.plain.remove(&stat.version().0);
+        let known = self.owner(target, &stat);
+        self.plain.remove(&stat.version().0);
         let old = known.unwrap_or(Owner { uid: 0, gid: 0, mode: mode & 0o7777, device: None });
         let pick = |new, old| if new == KEEP { old } else { new };
         let mut new = Owner { uid: pick(uid, old.uid), gid: pick(gid, old.gid), ..old };
@@ -283,19 +314,19 @@ impl Supervisor {
         Ok(Answer::Value(0))
     }
 
-    fn stat(&self, target: &Target, pid: u32, place: u64) -> Result<Answer> {
+    fn stat(&mut self, target: &Target, pid: u32, place: u64) -> Result<Answer> {
         let mut stat = target.stat().map_err(|_| Refusal::Pass)?;
-        let owner = self.owner(target, stat.mode()).ok_or(Refusal::Pass)?;
+        let owner = self.owner(target, &stat).ok_or(Refusal::Pass)?;
         let (mode, device) = shown(owner, stat.mode());
         stat.change(owner.uid, owner.gid, mode, device);
         seccomp::write_memory(pid, place, stat.bytes())?;
         Ok(Answer::Value(0))
     }
 
-    fn statx(&self, target: &Target, pid: u32, mask: u32, place: u64) -> Result<Answer> {
-        let stat = Statx::of(&target.path, target.follow, mask | STATX_TYPE);
-        let mut stat = stat.map_err(|_| Refusal::Pass)?;
-        let owner = self.owner(target, stat.mode()).ok_or(Refusal::Pass)?;
+    fn statx(&mut self, target: &Target, pid: u32, mask: u32, place: u64) -> Result<Answer> {
+        let shown_to_us = target.stat().map_err(|_| Refusal::Pass)?;
+        let owner = self.owner(target, &shown_to_us).ok_or(Refusal::Pass)?;
+        let mut stat = Statx::of(&target.path, target.follow, mask | STATX_TYPE)?;
         let (mode, device) = shown(owner, stat.mode());
         stat.change(owner.uid, owner.gid, mode, device);
         seccomp::write_memory(pid, place, stat.bytes())?;

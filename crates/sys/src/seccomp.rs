@@ -220,6 +220,13 @@ impl Stat {
         self.0.st_mode
     }
 
+    /// Which file it is, and when it was last changed: device, inode, and
+    /// seconds and nanoseconds.
+    #[must_use]
+    pub fn version(&self) -> ((u64, u64), (i64, i64)) {
+        ((self.0.st_dev, self.0.st_ino), (self.0.st_ctime, self.0.st_ctime_nsec))
+    }
+
     /// Says something else of owner, type and device.
     pub fn change(&mut self, uid: u32, gid: u32, mode: u32, device: Option<(u32, u32)>) {
         (self.0.st_uid, self.0.st_gid, self.0.st_mode) = (uid, gid, mode);
