@@ -72,5 +72,61 @@ pub(super) fn works(job: &Job, ordinary: &As, subid: &As) -> Result<Vec<Work>> {
     Ok(vec![
         row("build-cold", "build four steps with apt, base at hand", false, 1.0),
         row("build-cached", "the same, every step in the cache", true, 0.2),
+        copying(job, ordinary),
+        emulation(job, ordinary, &base),
     ])
+}
+
+/// A whole build that copies many small files, against cp of the same.
+fn copying(job: &Job, who: &As) -> Work {
+    let (sampan, home) = (job.sampan.display(), &who.home);
+    let make = format!(
+        "[ -e {home}/bench-many/19999 ] || {{ mkdir -p {home}/bench-many; cd {home}/bench-many; \
+         for i in $(seq 0 19999); do head -c $((i % 3000)) /bin/bash >$i; done; }}; \
+         printf 'FROM scratch\\nCOPY . /many\\n' >{home}/bench-copy; rm -rf {home}/bench-copied"
+    );
+    let build = format!(
+        "{sampan} --store {home}/bench-store build -q --no-cache -f {home}/bench-copy {home}/bench-many"
+    );
+    let cp = format!("cp -a {home}/bench-many {home}/bench-copied");
+    let tool = |name: &'static str, line: &str| {
+        let mut tool: Tool = who.tool(name, line, &[]);
+        tool.before = Some(make.clone());
+        tool.cwd = PathBuf::from(home);
+        tool
+    };
+    Work {
+        key: "build-copy".to_owned(),
+        title: "build that copies 20,000 small files".to_owned(),
+        tools: vec![tool("sampan", &build), tool("cp -a", &cp)],
+        bars: vec![Bar::time("sampan", 1.25, "cp -a")],
+    }
+}
+
+/// What it costs to record and show owners, against saying yes.
+fn emulation(job: &Job, who: &As, base: &str) -> Work {
+    let (sampan, home) = (job.sampan.display(), &who.home);
+    let store = format!("{sampan} --store {home}/bench-store");
+    let make = format!(
+        "printf '%s\\n' 'FROM {base}' 'RUN apt-get update -q && apt-get install -qy --download-only \
+         build-essential' 'ENV DEBIAN_FRONTEND=noninteractive' >{home}/bench-packages; \
+         mkdir -p {home}/bench-none; \
+         {store} build -q -t bench-packages -f {home}/bench-packages {home}/bench-none"
+    );
+    let tool = |name: &'static str, mode: &str| {
+        let line = format!(
+            "{store} exec --root --root-emulation {mode} --writable-tmpfs --contain bench-packages \
+             apt-get install -qqy --no-download build-essential"
+        );
+        let mut tool: Tool = who.tool(name, &line, &[]);
+        tool.before = Some(make.clone());
+        tool.cwd = PathBuf::from(home);
+        tool
+    };
+    Work {
+        key: "emulation".to_owned(),
+        title: "apt-get install of build-essential, packages at hand".to_owned(),
+        tools: vec![tool("sampan", "consistent"), tool("sampan fast", "fast")],
+        bars: vec![Bar::time("sampan", 1.2, "sampan fast")],
+    }
 }
