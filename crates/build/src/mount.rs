@@ -31,11 +31,28 @@ impl Mounts {
     /// Makes the copies, below a directory of the step.
     pub(crate) fn prepare(&mut self, scratch: &Path) -> Result<()> {
         for (index, picked, place) in &self.copies {
+            let copy = scratch.join(format!("mount{index}"));
             let to = match place {
-                Some(place) => place.clone(),
-                None => scratch.join(format!("mount{index}")),
+                Some(place) => {
+                    // A build that is killed leaves no half of it.
+                    let ending = format!("new-{}", std::process::id());
+                    let new = place.with_extension(ending);
+                    extract(picked.files(), &picked.items, &new)?;
+                    match std::fs::rename(&new, place) {
+                        Ok(()) => {}
+                        // Another build was quicker.
+                        Err(_) if place.is_dir() => drop(std::fs::remove_dir_all(&new)),
+                        Err(source) => {
+                            return Err(BuildError::Write { path: place.clone(), source });
+                        }
+                    }
+                    place.clone()
+                }
+                None => {
+                    extract(picked.files(), &picked.items, &copy)?;
+                    copy
+                }
             };
-            extract(picked.files(), &picked.items, &to)?;
             let request = &mut self.requests[*index];
             request.source = engine::mount_source(&to, &request.origin)?;
         }

@@ -77,6 +77,14 @@ pub enum BootstrapError {
         /// Who needs it.
         by: String,
     },
+    /// The packages are larger than an image may be.
+    #[error("the packages have {} bytes, more than the limit of {}", .size, .limit)]
+    TooLarge {
+        /// Bytes of all of them.
+        size: u64,
+        /// `size_limit` of the configuration.
+        limit: u64,
+    },
     /// A package cannot be unpacked.
     #[error("the package {name} cannot be unpacked")]
     Package {
@@ -121,6 +129,7 @@ impl BootstrapError {
                 "the mirror is out of date, or an archive: Check-Valid-Until: no in the \
                  definition file takes it as it is"
             }
+            Self::TooLarge { .. } => "size_limit in the configuration says how large one may be",
             Self::Changed { .. } => "the mirror may be in the middle of an update: try again later",
             _ => return None,
         })

@@ -15,6 +15,9 @@ use super::system::Fetched;
 use crate::cache::hex;
 use crate::error::{BuildError, Result};
 
+/// An index that is longer when it is inflated is a bomb: Debian's has 50 MB,
+/// Fedora's 200.
+pub(super) const LARGEST_INDEX: u64 = 1 << 30;
 /// Connections at once, as browsers have.
 const CONNECTIONS: usize = 6;
 
@@ -32,6 +35,8 @@ pub(super) struct Mirror<'a> {
     pub(super) downloads: Downloads,
     pub(super) progress: &'a SharedProgress,
     pub(super) scratch: &'a Path,
+    /// The most bytes that all packages may have.
+    pub(super) limit: u64,
 }
 
 impl Mirror<'_> {
@@ -88,7 +93,11 @@ impl Mirror<'_> {
         url: &(dyn Fn(&Package) -> String + Sync),
         (to, ending): (&Path, &str),
     ) -> Result<Vec<Fetched>> {
-        let size = wanted.iter().map(|package| package.listed.size).sum();
+        let sizes = wanted.iter().map(|package| package.listed.size);
+        let size = sizes.fold(0_u64, u64::saturating_add);
+        if size > self.limit {
+            return Err(BootstrapError::TooLarge { size, limit: self.limit }.into());
+        }
         self.progress.event(Event::Packages { count: wanted.len(), size });
         let next = AtomicUsize::new(0);
         let failure = Mutex::new(None);

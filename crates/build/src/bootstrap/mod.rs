@@ -112,6 +112,7 @@ impl Builder<'_> {
             downloads: self.engine().downloads(self.progress())?,
             progress: self.progress(),
             scratch: self.scratch(),
+            limit: self.engine().config().size_limit.value,
         })
     }
 
@@ -126,7 +127,11 @@ impl Builder<'_> {
         out: &Out<'_>,
     ) -> Result<()> {
         let base = scratch.file("base.sqfs");
-        let fast = ConvertOptions { compression: Compression::Lz4, ..ConvertOptions::default() };
+        let fast = ConvertOptions {
+            compression: Compression::Lz4,
+            size_limit: self.engine().config().size_limit.value,
+            ..ConvertOptions::default()
+        };
         image::convert(packages, create(&base)?, &fast).map_err(BootstrapError::Unpack)?;
         let mut first = state.clone();
         first.parts.push(ImagePart { path: base.clone(), offset: 0 });

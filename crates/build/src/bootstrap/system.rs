@@ -26,8 +26,9 @@ pub(super) struct Packages<'a> {
     merged: Vec<&'static str>,
 }
 
-/// Opens a package's files as a tar stream.
-pub(super) type Open = fn(File) -> io::Result<Box<dyn Read + Send>>;
+/// Opens a package's files as a tar stream; what is unpacked for it goes to a
+/// directory.
+pub(super) type Open = fn(File, &Path) -> io::Result<Box<dyn Read + Send>>;
 
 pub(super) fn malformed(text: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
@@ -82,7 +83,8 @@ impl<'a> Packages<'a> {
     }
 
     fn copy(&self, from: &Fetched, out: &mut Builder<File>) -> io::Result<()> {
-        let mut archive = tar::Archive::new((self.open)(File::open(&from.path)?)?);
+        let mut archive =
+            tar::Archive::new((self.open)(File::open(&from.path)?, near(&from.path))?);
         for entry in archive.entries()? {
             let mut entry = entry?;
             let mut header = entry.header().clone();
@@ -108,13 +110,20 @@ impl<'a> Packages<'a> {
     }
 }
 
+/// Where a file is.
+fn near(path: &Path) -> &Path {
+    path.parent().unwrap_or(path)
+}
+
 impl LayerSource for Packages<'_> {
     fn layers(&self) -> &[Layer] {
         &self.layers
     }
 
     fn open(&self, index: usize) -> io::Result<Box<dyn Read + Send + '_>> {
-        let mut out = Builder::new(tempfile::tempfile()?);
+        let place = self.files.first().map(|first| near(&first.path));
+        let place = place.map_or_else(tempfile::tempfile, tempfile::tempfile_in);
+        let mut out = Builder::new(place?);
         match self.files.get(index) {
             Some(package) => self.copy(package, &mut out).map_err(|source| {
                 io::Error::new(source.kind(), format!("package {}: {source}", package.name))
@@ -133,7 +142,7 @@ mod tests {
 
     #[test]
     fn merged_directories_are_below_usr() {
-        let all = Packages::new(&[], |_| Ok(Box::new(io::empty())), vec!["bin", "lib64"], &[]);
+        let all = Packages::new(&[], |_, _| Ok(Box::new(io::empty())), vec!["bin", "lib64"], &[]);
         let place = |path: &str, kind| all.place(Path::new(path), kind);
         let file = |path| place(path, EntryType::Regular);
         assert_eq!(file("./bin/sh"), Some("usr/bin/sh".into()));

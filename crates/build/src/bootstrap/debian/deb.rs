@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
+use std::path::Path;
 
 use crate::bootstrap::system::malformed;
 
@@ -10,7 +11,7 @@ const MAGIC: &[u8] = b"!<arch>\n";
 const MEMBER: usize = 60;
 
 /// The tar stream of a package's files.
-pub(super) fn data(mut file: File) -> io::Result<Box<dyn Read + Send>> {
+pub(super) fn data(mut file: File, _: &Path) -> io::Result<Box<dyn Read + Send>> {
     let mut magic = [0; MAGIC.len()];
     file.read_exact(&mut magic)?;
     if magic != MAGIC {
@@ -57,7 +58,9 @@ mod tests {
             file.write_all(bytes).unwrap();
             file.rewind().unwrap();
             let mut text = String::new();
-            data(file).and_then(|mut data| data.read_to_string(&mut text)).map(|_| text)
+            data(file, Path::new("/"))
+                .and_then(|mut data| data.read_to_string(&mut text))
+                .map(|_| text)
         };
         assert_eq!(read(&deb).unwrap(), "abc");
         for end in 0..=whole {

@@ -1,11 +1,11 @@
 //! The indexes of a mirror: a signed Release file, and the packages that it names.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 
 use super::index::{Release, packages};
 use super::source::Source;
 use crate::bootstrap::error::BootstrapError;
-use crate::bootstrap::fetch::Mirror;
+use crate::bootstrap::fetch::{LARGEST_INDEX, Mirror};
 use crate::bootstrap::select::Package;
 use crate::error::Result;
 
@@ -72,6 +72,7 @@ pub(super) fn list(
         _ => Box::new(BufReader::new(file)),
     };
     let malformed = |reason| BootstrapError::Malformed { url, reason };
+    let reader = reader.take(LARGEST_INDEX);
     packages(reader, source.index, put).map_err(malformed)?;
     Ok(())
 }

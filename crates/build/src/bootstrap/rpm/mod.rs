@@ -6,14 +6,14 @@ mod version;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use types::Platform;
 
 pub use package::PackageError;
 
-use super::fetch::Mirror;
+use super::fetch::{LARGEST_INDEX, Mirror};
 use super::select::{Package, Universe};
 use super::system::{Fetched, Packages};
 use super::{BootstrapError, Installation, files_in, keyring, needs, words};
@@ -226,6 +226,7 @@ fn list(
         Some("zst") => Box::new(BufReader::new(zstd::Decoder::new(file).map_err(failed)?)),
         _ => Box::new(BufReader::new(file)),
     };
+    let reader = reader.take(LARGEST_INDEX);
     index::primary(reader, &[arch, "noarch"], source, put).map_err(malformed(&url))?;
     Ok(())
 }
@@ -242,7 +243,8 @@ fn merged(packages: &[Fetched]) -> Result<Vec<&'static str>> {
         if !["filesystem", "base-files", "setup"].contains(&name.as_str()) {
             continue;
         }
-        let tar = package::files(File::open(path).map_err(failed)?).map_err(failed)?;
+        let near = path.parent().unwrap_or(path);
+        let tar = package::files(File::open(path).map_err(failed)?, near).map_err(failed)?;
         let mut archive = tar::Archive::new(tar);
         for entry in archive.entries().map_err(failed)? {
             let entry = entry.map_err(failed)?;

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
 
 use sha2::Digest as _;
 use tar::{Builder, EntryType, Header};
@@ -169,7 +170,7 @@ impl io::Write for HashWriter<'_> {
 }
 
 /// A package's files as a tar stream, all of them root's.
-pub(super) fn files(mut file: File) -> io::Result<Box<dyn Read + Send>> {
+pub(super) fn files(mut file: File, near: &Path) -> io::Result<Box<dyn Read + Send>> {
     open(&mut file)?;
     let mut magic = [0; 6];
     let got = file.read(&mut magic)?;
@@ -181,7 +182,7 @@ pub(super) fn files(mut file: File) -> io::Result<Box<dyn Read + Send>> {
         [b'0', b'7', b'0', b'7', ..] => Box::new(file),
         _ => return Err(malformed("files compressed in an unknown way")),
     };
-    let mut out = Builder::new(tempfile::tempfile()?);
+    let mut out = Builder::new(tempfile::tempfile_in(near)?);
     cpio(BufReader::new(payload), &mut out)?;
     let mut tar = out.into_inner()?;
     tar.rewind()?;
