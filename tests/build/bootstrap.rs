@@ -104,6 +104,20 @@ fn a_release_is_taken_only_as_it_was_signed() {
     ));
     refused(keyring, &["valid until Fri, 02 Jan 2026", "Check-Valid-Until"]);
     let _ = build(&format!("{keyring}Check-Valid-Until: no\n")).ok();
+    let _ = restore();
+    // Keys that must not be used any more.
+    let _ = change(
+        "export GNUPGHOME=$PWD/gnupg; old='--faked-system-time 20200101T000000'
+         gpg --batch --quiet $old --passphrase '' --quick-generate-key 'old <o@b>' rsa3072 sign 1y 2>/dev/null
+         gpg --export old >old.gpg; cd repo/dists/tiny
+         gpg --batch --quiet --yes $old -u old --clearsign -o InRelease Release; cd ../../..
+         for f in gnupg/openpgp-revocs.d/*; do grep -q old $f && continue
+             sed 's/^:---/---/' $f | gpg --batch --quiet --import 2>/dev/null || :; done
+         gpg --export 'tiny <t@b>' >revoked.gpg; gpgconf --kill all",
+    );
+    refused("Keyring: old.gpg\nInclude: extra\n", &["InRelease is not trusted", "expired"]);
+    let _ = restore();
+    refused("Keyring: revoked.gpg\nInclude: extra\n", &["InRelease is not trusted", "revoked"]);
 }
 
 /// The machine's own mirror and keyring.
