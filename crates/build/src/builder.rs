@@ -382,7 +382,14 @@ impl<'a> Builder<'a> {
         let resolved = self.engine.resolve(&reference, &self.progress)?;
         let (layers, id, provenance) = match &resolved.stored {
             Some(stored) => {
-                let provenance = self.engine.provenance(stored)?;
+                let mut provenance = self.engine.provenance(stored)?;
+                if let (ImageRef::Registry(_), Some(from)) = (&reference, &mut provenance)
+                    && from.layers.is_empty()
+                    && let Some(name) = self.engine.name_in_store(&reference)?
+                {
+                    // Where it was first pulled from may be gone.
+                    from.base = name;
+                }
                 (stored.record.layers.clone(), stored.id.to_string(), provenance)
             }
             None => (Vec::new(), engine_key(&resolved.root)?, None),
