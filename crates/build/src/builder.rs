@@ -12,10 +12,8 @@ use store::LayerRecord;
 use types::{Digest, ImageRef, Platform};
 
 use crate::cache::{Cache, Hasher, Key, Out, Record};
-use crate::dockerfile::expand::{expand, expand_words};
-use crate::dockerfile::{
-    Arg, Dockerfile, Instruction, Kind, Problem, Stage, Words, parse_instruction,
-};
+use crate::dockerfile::expand::expand;
+use crate::dockerfile::{Arg, Dockerfile, Instruction, Kind, Problem, Stage, parse_instruction};
 use crate::error::{BuildError, Result};
 use crate::files::ImageFiles;
 use crate::ignore::Ignore;
@@ -70,7 +68,6 @@ pub trait Watch {
 }
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
 /// What one process of a build tells another.
 pub(crate) struct Known {
@@ -259,7 +256,7 @@ impl<'a> Builder<'a> {
     }
 
     /// The value of an ARG: given, or its default, or a known one.
-    fn argument(
+    pub(crate) fn argument(
         &self,
         arg: &Arg,
         lookup: &dyn Fn(&str) -> Option<String>,
@@ -499,7 +496,7 @@ impl<'a> Builder<'a> {
         };
         let cached = done.map_err(|error| located(self, error))?;
         self.told(cached);
-        let created = self.options.epoch.map(|epoch| rfc3339(u64::from(epoch)));
+        let created = self.options.epoch.map(|epoch| crate::finish::rfc3339(u64::from(epoch)));
         state.history(&instruction.text, created.as_deref(), state.layers.len() == layers);
         Ok(())
     }
@@ -584,199 +581,6 @@ impl<'a> Builder<'a> {
             writer.finish()
         })
     }
-
-    /// Instructions that change the configuration alone.
-    fn set(&self, state: &mut State, kind: &Kind, cmd: &mut bool) -> Result<()> {
-        let escape = self.escape();
-        let vars = state.clone();
-        let lookup = |name: &str| vars.lookup(name);
-        let text = |text: &str| expand(text, escape, &lookup);
-        match kind {
-            Kind::Env(pairs) => {
-                // All of one instruction see what was before it.
-                for (name, value) in pairs {
-                    state.set_env(&text(name)?, &text(value)?);
-                }
-            }
-            Kind::Label(pairs) => {
-                for (name, value) in pairs {
-                    let (name, value) = (text(name)?, text(value)?);
-                    state.set_of("Labels").insert(name, value.into());
-                }
-            }
-            Kind::Arg(args) => {
-                for arg in args {
-                    let now = state.clone();
-                    let value = self.argument(arg, &|name| now.lookup(name))?;
-                    state.args.extend(value.map(|value| (arg.name.clone(), value)));
-                }
-            }
-            Kind::User(user) => drop(state.process().insert("User".to_owned(), text(user)?.into())),
-            Kind::StopSignal(signal) => {
-                state.process().insert("StopSignal".to_owned(), text(signal)?.into());
-            }
-            Kind::Shell(words) => {
-                state.shell.clone_from(words);
-                state.process().insert("Shell".to_owned(), json!(words));
-            }
-            Kind::Expose(ports) => {
-                for port in ports {
-                    for word in expand_words(port, escape, &lookup)? {
-                        let word = if word.contains('/') { word } else { word + "/tcp" };
-                        state.set_of("ExposedPorts").insert(word, json!({}));
-                    }
-                }
-            }
-            Kind::Volume(paths) => {
-                for path in paths {
-                    let path = text(path)?;
-                    state.set_of("Volumes").insert(path, json!({}));
-                }
-            }
-            Kind::Entrypoint(words) => {
-                let words = command(state, words);
-                state.process().insert("Entrypoint".to_owned(), json!(words));
-                if !*cmd {
-                    // What the base runs is no argument of another entrypoint.
-                    state.process().remove("Cmd");
-                }
-            }
-            Kind::Cmd(words) => {
-                let words = command(state, words);
-                state.process().insert("Cmd".to_owned(), json!(words));
-                *cmd = true;
-            }
-            Kind::Healthcheck(check) => {
-                let value = match check {
-                    None => json!({"Test": ["NONE"]}),
-                    Some(check) => healthcheck(check),
-                };
-                state.process().insert("Healthcheck".to_owned(), value);
-            }
-            Kind::OnBuild(text) => {
-                let list = state.process().entry("OnBuild").or_insert(json!([]));
-                if let Value::Array(list) = list {
-                    list.push(text.as_str().into());
-                }
-            }
-            Kind::Maintainer(name) => state.config["author"] = text(name)?.into(),
-            Kind::Run { .. } | Kind::Copy(_) | Kind::Add(_) | Kind::Workdir(_) => {}
-        }
-        Ok(())
-    }
-
-    /// The finished image, in one layer if that is asked for.
-    pub(crate) fn finish(&mut self, state: &State) -> Result<engine::Built> {
-        if !self.options.squash {
-            return self.image_of(state);
-        }
-        let mut flat = self.image("scratch")?;
-        flat.config.clone_from(&state.config);
-        flat.config["rootfs"]["diff_ids"] = json!([]);
-        let history = flat.config["history"].as_array_mut().map(Vec::as_mut_slice);
-        for line in history.unwrap_or_default() {
-            line["empty_layer"] = true.into();
-        }
-        let key = Hasher::new(&state.key, "squash").key();
-        self.layer(&mut flat, key, |builder, _, out| {
-            let images = engine::open_parts(&state.parts)?;
-            let options = builder.convert_options();
-            image::copy(image::TreeSource::Images(&images), out.create()?, &options, &[])?;
-            Ok(())
-        })?;
-        let created = self.options.epoch.map(|epoch| rfc3339(u64::from(epoch)));
-        flat.history("squash", created.as_deref(), false);
-        self.image_of(&flat)
-    }
-
-    /// An image with what an overlay directory has over it.
-    pub(crate) fn commit(
-        &mut self,
-        image: &str,
-        overlay: &Path,
-        changes: &[String],
-    ) -> Result<State> {
-        let mut state = self.image(image)?;
-        let upper = overlay.join("upper");
-        let missing = |source| BuildError::Read { path: upper.clone(), source };
-        std::fs::read_dir(&upper).map_err(missing)?;
-        let key = self.momentary(&state, "commit");
-        self.layer(&mut state, key, |builder, _, out| {
-            crate::run::commit(&upper, out.create()?, &builder.convert_options())
-        })?;
-        state.history(&format!("commit of {}", overlay.display()), None, false);
-        let mut cmd = false;
-        for change in changes {
-            let syntax = |source| BuildError::Syntax { path: "--change".into(), source };
-            let instruction = parse_instruction(change).map_err(syntax)?;
-            match &instruction.kind {
-                Kind::Run { .. } | Kind::Copy(_) | Kind::Add(_) | Kind::Arg(_) => {
-                    let text = format!("--change {change:?}");
-                    return Err(Problem::Unsupported(text).into());
-                }
-                Kind::Workdir(dir) => {
-                    let dir = state.absolute(dir);
-                    drop(state.process().insert("WorkingDir".to_owned(), json!(dir)));
-                }
-                kind => self.set(&mut state, kind, &mut cmd)?,
-            }
-            state.history(&instruction.text, None, true);
-        }
-        Ok(state)
-    }
-
-    /// How layers are written.
-    pub(crate) fn convert_options(&self) -> image::ConvertOptions {
-        image::ConvertOptions {
-            compression: self.engine.build_compression(),
-            latest: self.options.epoch,
-            ..image::ConvertOptions::default()
-        }
-    }
-
-    /// The finished image.
-    fn image_of(&self, state: &State) -> Result<engine::Built> {
-        let mut document = state.config.clone();
-        if let Some(epoch) = self.options.epoch {
-            document["created"] = rfc3339(u64::from(epoch)).into();
-        }
-        let config_bytes = document.to_string().into_bytes();
-        let config = types::parse_image_config(&config_bytes)
-            .map_err(|source| engine::Error::ImageConfig { name: "build".to_owned(), source })?;
-        let digest = image::digest(&mut &config_bytes[..]);
-        let (digest, size) = digest.map_err(BuildError::Fork)?;
-        let descriptor = types::Descriptor::new(CONFIG, digest, size);
-        let layers = state.layers.iter().map(|layer| {
-            types::Descriptor::new(&layer.media_type, layer.digest.clone(), layer.size)
-        });
-        let manifest = image::manifest(&descriptor, &layers.collect::<Vec<_>>());
-        let (layers, parts) = (state.layers.clone(), state.parts.clone());
-        let provenance = state.provenance.clone();
-        Ok(engine::Built { manifest, config_bytes, config, layers, parts, provenance })
-    }
-}
-
-fn command(state: &State, words: &Words) -> Vec<String> {
-    state.command(words)
-}
-
-fn healthcheck(check: &crate::dockerfile::Healthcheck) -> Value {
-    let test: Vec<String> = match &check.command {
-        Words::Shell(text) => vec!["CMD-SHELL".to_owned(), text.clone()],
-        Words::Exec(words) => [&["CMD".to_owned()][..], words].concat(),
-    };
-    let mut value = json!({ "Test": test });
-    for (name, text) in &check.options {
-        let (key, number) = match name.as_str() {
-            "interval" => ("Interval", crate::dockerfile::duration(text)),
-            "timeout" => ("Timeout", crate::dockerfile::duration(text)),
-            "start-period" => ("StartPeriod", crate::dockerfile::duration(text)),
-            "start-interval" => ("StartInterval", crate::dockerfile::duration(text)),
-            _ => ("Retries", text.parse().ok()),
-        };
-        value[key] = number.into();
-    }
-    value
 }
 
 /// What changes when one of an image's files does.
@@ -805,23 +609,6 @@ fn read_ignore(options: &Options) -> Result<Ignore> {
     Ok(Ignore::default())
 }
 
-/// Seconds since 1970 as RFC 3339 has them, in UTC.
-fn rfc3339(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Days since 0000-03-01, in eras of 400 years (Hinnant, "chrono-compatible
-    // low-level date algorithms").
-    let z = days + 719_468;
-    let (era, of_era) = (z / 146_097, z % 146_097);
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-    let year = year + era * 400 + next;
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
 /// The image that has nothing.
 struct Nothing;
 
@@ -846,17 +633,5 @@ impl crate::files::Files for Nothing {
 
     fn open(&self, _: &Path) -> std::io::Result<Box<dyn std::io::Read + '_>> {
         Err(std::io::ErrorKind::NotFound.into())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_written_as_rfc_3339_has_them() {
-        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
-        assert_eq!(rfc3339(951_827_696), "2000-02-29T12:34:56Z");
-        assert_eq!(rfc3339(1_795_253_999), "2026-11-21T09:39:59Z");
     }
 }
