@@ -171,3 +171,35 @@ fn what_cannot_be_honoured_is_told() {
     place.give(&file);
     assert_eq!(place.sampan(&["build", "--no-test", "-f", "image.def", "ctx"]).code, 0);
 }
+
+/// As `apptainer push` puts a SIF file into a registry.
+const PUSH: &str = r#"set -e
+blob() {
+    where=$(curl -sS -i -X POST http://$1/v2/$2/blobs/uploads/ | tr -d '\r' | sed -n 's/^Location: //Ip')
+    sum=$(sha256sum <$3 | cut -d' ' -f1)
+    curl -sSf -X PUT -H 'Content-Type: application/octet-stream' --data-binary @$3 "$where&digest=sha256:$sum"
+    echo "\"digest\":\"sha256:$sum\",\"size\":$(stat -c %s $3)"
+}
+printf '{}' >config
+config=$(blob $1 $2 config); layer=$(blob $1 $2 $3)
+printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.sylabs.sif.config.v1+json",%s},"layers":[{"mediaType":"application/vnd.sylabs.sif.layer.v1.sif",%s}]}' "$config" "$layer" >manifest
+curl -sSf -X PUT -H 'Content-Type: application/vnd.oci.image.manifest.v1+json' --data-binary @manifest http://$1/v2/$2/manifests/1
+"#;
+
+#[test]
+fn a_sif_file_of_a_registry_is_a_base() {
+    let place = Place::new();
+    let (registry, name) = (harness::registry(), format!("sif-{}", std::process::id()));
+    let _ = place.sampan(&["convert", &place.image_file(), "base.sif"]).ok();
+    place.write("work/push", PUSH);
+    let _ = place.shell(&format!("bash push {registry} {name} base.sif")).ok();
+    let text = format!("Bootstrap: oras\nFrom: {registry}/{name}:1\n\n%post\n    echo in >/in\n");
+    place.write("work/a.def", &text);
+    let _ = place.sampan(&["build", "-t", "sif", "-f", "a.def", "."]).ok();
+    assert_eq!(place.sampan(&["exec", "sif", "cat", "/in"]).ok(), "in\n");
+    let again = place.sampan(&["build", "-t", "sif", "-f", "a.def", "."]);
+    assert_eq!(again.err.matches("(cached)").count(), 2, "{}", again.err);
+    place.write("work/b.def", text.replace(&format!("{name}:1"), "base:latest"));
+    let ran = place.sampan(&["build", "-f", "b.def", "."]);
+    assert!(ran.fails(1).contains("Bootstrap: docker"));
+}

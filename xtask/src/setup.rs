@@ -10,7 +10,7 @@ use crate::run::{cargo, output, root_shell, run as execute, target};
 pub(crate) const USER: &str = "sampan-test";
 
 /// What the commands need beside Rust.
-const PACKAGES: [&str; 28] = [
+const PACKAGES: [&str; 29] = [
     "build-essential",
     "mmdebstrap",
     "busybox-static",
@@ -31,6 +31,7 @@ const PACKAGES: [&str; 28] = [
     "attr",
     "acl",
     "apache2-utils",
+    "curl",
     "git",
     "gnupg",
     "rpm",

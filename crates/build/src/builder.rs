@@ -551,6 +551,11 @@ impl<'a> Builder<'a> {
         Ok(false)
     }
 
+    /// A path in the cache for what is no layer.
+    pub(crate) fn kept(&self, name: &str) -> PathBuf {
+        self.cache.dir.join(name)
+    }
+
     /// Where a cache mount of a name lives.
     pub(crate) fn cache_mount(&self, id: &str) -> PathBuf {
         let key = Key::of_base(&format!("cache mount {id}"));

@@ -130,6 +130,7 @@ impl Builder<'_> {
                 format!("file:{}", path.display())
             }
             "scratch" => "scratch".to_owned(),
+            "oras" => return self.oras(&from()?),
             "busybox" => return self.busybox(stage, stage_name),
             "host" => return self.live_host(stage, stage_name),
             "yum" | "dnf" | "zypper" => return self.rpm(stage, stage_name),

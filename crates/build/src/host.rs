@@ -1,10 +1,12 @@
-//! What a definition file takes from the host: its file system, and what %pre and
-//! %setup do there.
+//! What a definition file takes from elsewhere than a registry's images: the host's
+//! file system, what %pre and %setup do there, a single program, a SIF file.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use engine::ArtifactKind;
 use serde_json::json;
+use types::ImageRef;
 
 use crate::builder::Builder;
 use crate::cache::{Hasher, Key};
@@ -38,6 +40,12 @@ const EXCLUDED: [&str; 14] = [
 const EMPTY: [&str; 9] =
     ["/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/home", "/root", "/mnt"];
 
+/// What `apptainer push` makes.
+const SIF: ArtifactKind = ArtifactKind {
+    config: "application/vnd.sylabs.sif.config.v1+json",
+    file: "application/vnd.sylabs.sif.layer.v1.sif",
+};
+
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Who is root on a system of its own.
@@ -53,6 +61,31 @@ impl Builder<'_> {
         state.set_env("PATH", PATH);
         state.process().insert("Cmd".to_owned(), json!(["/bin/sh"]));
         Ok(state)
+    }
+
+    /// A SIF file in a registry, as `apptainer push` puts it there. It is kept in
+    /// the cache by its digest.
+    pub(crate) fn oras(&mut self, from: &str) -> Result<State> {
+        let none = || BuildError::NoSif(from.to_owned());
+        let ImageRef::Registry(name) = from.parse().map_err(engine::Error::from)? else {
+            return Err(none());
+        };
+        let artifact = self.engine().artifact(&name, SIF, self.progress())?;
+        let artifact = artifact.ok_or_else(none)?;
+        let digest = artifact.digest(0).ok_or_else(none)?;
+        let path = self.kept(&format!("{}.sif", digest.hex()));
+        if !path.is_file() {
+            let new = path.with_extension(format!("new-{}", std::process::id()));
+            let failed = |source| BuildError::Write { path: new.clone(), source };
+            let mut file = std::fs::File::create(&new).map_err(failed)?;
+            let fetched = artifact.fetch(0, &mut file).map_err(BuildError::from);
+            let fetched = fetched.and_then(|()| std::fs::rename(&new, &path).map_err(failed));
+            fetched.inspect_err(|_| {
+                // The first failure is the one to tell.
+                let _ = std::fs::remove_file(&new);
+            })?;
+        }
+        self.image(&format!("file:{}", path.display()))
     }
 
     /// A system of busybox alone, from an address.

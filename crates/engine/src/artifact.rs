@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use registry::{Client, Content};
-use types::{Descriptor, RegistryRef};
+use types::{Descriptor, Digest, RegistryRef};
 
 use crate::pull::{fetch_config, find_manifest};
 use crate::{Engine, Error, Result, SharedProgress};
@@ -31,6 +31,12 @@ pub struct Artifact {
 }
 
 impl Artifact {
+    /// The digest of a file; None where there is no such file.
+    #[must_use]
+    pub fn digest(&self, index: usize) -> Option<&Digest> {
+        self.files.get(index).map(|file| &file.digest)
+    }
+
     /// Fetches a file; its digest is checked.
     ///
     /// # Errors

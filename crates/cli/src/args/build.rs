@@ -17,7 +17,7 @@ use clap::builder::PossibleValuesParser;
     oci-archive:PATH[:TAG], docker-archive:PATH[:NAME], docker://REGISTRY/NAME[:TAG]; or the form \
     of docker build, type=oci|docker|sif|squashfs|registry,dest=PATH|name=NAME.
 
-Definition files begin with docker, oci, oci-archive, docker-archive, localimage, scratch, \
+Definition files begin with docker, oci, oci-archive, docker-archive, localimage, oras, scratch, \
     busybox, host, debootstrap, yum, dnf or zypper. The last four take packages from MirrorURL:, \
     else the configuration's mirrors, else the mirrors of this host; Keyring: names the keys that \
     must have signed them, if not those of this host; Variant: is minbase, buildd or essential.
