@@ -151,3 +151,20 @@ fn what_was_written_becomes_an_image_and_an_archive() {
     let layers = all[0]["record"]["layers"].as_array().map(Vec::len);
     assert_eq!(layers, Some(1), "{config}");
 }
+
+#[test]
+fn archives_are_unpacked_where_that_is_asked_for() {
+    let place = Place::new();
+    let _ = build(&place, "ARG BASE\nFROM $BASE\n", &[]).ok();
+    let url = harness::serve(&place.path("work/ctx"));
+    let text = format!(
+        "ARG BASE\nFROM $BASE\nADD --unpack=true {url}/archive.tar.gz /web/\n\
+         ADD {url}/archive.tar.gz /whole/\nADD archive.tar.gz /own/\n\
+         ADD --unpack=false archive.tar.gz /kept/\n\
+         RUN cat /web/a.txt && stat -c %u:%g /web/a.txt /own/a.txt && ls /whole /kept\n"
+    );
+    let ran = build(&place, &text, &[]);
+    let expected = "a\n7:8\n7:8\n/kept:\narchive.tar.gz\n\n/whole:\narchive.tar.gz\n";
+    assert!(ran.err.contains(expected), "{}", ran.err);
+    let _ = id(ran);
+}

@@ -133,13 +133,18 @@ impl Cache {
     /// writes for as long as a day.
     pub(crate) fn clean(&self) {
         let Ok(list) = std::fs::read_dir(&self.dir) else { return };
-        let hidden = |e: &std::fs::DirEntry| e.file_name().as_encoded_bytes().starts_with(b".");
+        let hidden = |e: &std::fs::DirEntry| {
+            let name = e.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with('.') || name.contains(".new-")
+        };
         for entry in list.flatten().filter(hidden) {
             let age =
                 entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
             if age.is_some_and(|age| age > LONGEST_STEP) {
                 // Somebody else may be as quick.
-                let _ = std::fs::remove_file(entry.path());
+                let path = entry.path();
+                let _ = std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir_all(&path));
             }
         }
     }
