@@ -82,6 +82,9 @@ fn repositories_are_fetched_by_their_commit() {
     let _ = id(ran);
     let wrong = text.replace(&format!("--checksum={commit}"), "--checksum=0123");
     assert!(build(&place, &wrong, &[]).fails(1).contains(commit));
+    let short =
+        text.replace(&format!("--checksum={commit}"), &format!("--checksum={}", &commit[..3]));
+    assert!(build(&place, &short, &[]).fails(1).contains(commit));
     let gone = text.replace("#v1:sub", "#v1:nosuch");
     assert!(build(&place, &gone, &[]).fails(1).contains("nosuch"));
     let gone = text.replace("#main", "#nosuchbranch");
@@ -166,5 +169,10 @@ fn archives_are_unpacked_where_that_is_asked_for() {
     let ran = build(&place, &text, &[]);
     let expected = "a\n7:8\n7:8\n/kept:\narchive.tar.gz\n\n/whole:\narchive.tar.gz\n";
     assert!(ran.err.contains(expected), "{}", ran.err);
+    let _ = id(ran);
+    // The same file, not unpacked, is another layer.
+    let whole = format!("ARG BASE\nFROM $BASE\nADD {url}/archive.tar.gz /web/\nRUN ls /web\n");
+    let ran = build(&place, &whole, &[]);
+    assert!(ran.err.contains("archive.tar.gz\n") && !ran.err.contains("(cached)"), "{}", ran.err);
     let _ = id(ran);
 }

@@ -69,6 +69,9 @@ impl From {
     }
 }
 
+/// A shorter beginning of a commit says too little (gitrevisions(7)).
+const SHORTEST_COMMIT: usize = 7;
+
 /// Deeper than any path that the kernel takes in one piece.
 const DEEPEST: usize = 1024;
 
@@ -124,7 +127,8 @@ impl Builder<'_> {
         let files = plan.from.files();
         let archives = add && plan.copy.unpack.unwrap_or(true);
         let mut hasher = Hasher::new(&state.key, if add { "add" } else { "copy" });
-        hasher.text(&format!("{:?} {} {archives} {:?}", plan.owning, plan.into, plan.chmod));
+        let unpack = plan.copy.unpack;
+        hasher.text(&format!("{:?} {} {unpack:?} {:?}", plan.owning, plan.into, plan.chmod));
         for (to, text) in &documents {
             hasher.bytes(to.as_os_str().as_encoded_bytes());
             hasher.text(text);
@@ -150,7 +154,7 @@ impl Builder<'_> {
                 writer.bytes(to, text.as_bytes(), owning)?;
             }
             for Fetched { to, file, size, .. } in &mut fetched {
-                if plan.copy.unpack == Some(true) && unpack_fetched(&mut writer, file, &to_top)? {
+                if unpack == Some(true) && unpack_fetched(&mut writer, file, &to_top)? {
                     continue;
                 }
                 // As Docker has it: what comes from the web is its owner's alone.
@@ -165,7 +169,7 @@ impl Builder<'_> {
             }
             writer.next_tree();
             for item in &items {
-                if archives && unpack(&mut writer, files, item, into, &to)? {
+                if archives && unpack_item(&mut writer, files, item, into, &to)? {
                     continue;
                 }
                 writer.copy(files, &item.from, &item.info, &item.to, plan.owning)?;
@@ -222,10 +226,10 @@ impl Builder<'_> {
     ) -> Result<(Checkout, Picked)> {
         let checkout = git::fetch(address, self.scratch(), plan.copy.keep_git)?;
         if let Some(expected) = &plan.copy.checksum
-            && !checkout.commit.starts_with(expected.as_str())
+            && (expected.len() < SHORTEST_COMMIT || !checkout.commit.starts_with(&**expected))
         {
             let (expected, found) = (expected.clone(), checkout.commit);
-            let url = "the repository".to_owned();
+            let url = address.url.clone();
             return Err(BuildError::Checksum { url, expected, found });
         }
         let from = From::Context(HostFiles { top: checkout.path()?, own: false });
@@ -499,7 +503,7 @@ fn unpack_fetched(writer: &mut LayerWriter<'_>, file: &std::fs::File, to: &Path)
 }
 
 /// Unpacks an archive that ADD names, if it is one.
-fn unpack(
+fn unpack_item(
     writer: &mut LayerWriter<'_>,
     files: &dyn Files,
     item: &Item,

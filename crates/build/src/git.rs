@@ -9,7 +9,7 @@ use crate::error::{BuildError, Result};
 /// `URL[#REFERENCE[:DIRECTORY]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
-    url: String,
+    pub(crate) url: String,
     reference: Option<String>,
     directory: Option<String>,
 }

@@ -101,7 +101,8 @@ impl Builder<'_> {
                 let _ = File::from(pipe).read_to_end(&mut bytes);
                 waitpid(Some(child), WaitOptions::empty())
                     .map_err(|e| BuildError::Fork(e.into()))?;
-                let report: Report = serde_json::from_slice(&bytes).unwrap_or_default();
+                // Its stage is built here, then.
+                let Ok(report) = serde_json::from_slice::<Report>(&bytes) else { continue };
                 self.made_elsewhere(index, report.made);
                 if let (Some(told), None) = (report.failure, &failure) {
                     self.last_output = report.last_output;
