@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use engine::ArtifactKind;
-use serde_json::json;
 use types::ImageRef;
 
 use crate::builder::Builder;
@@ -46,8 +45,6 @@ const SIF: ArtifactKind = ArtifactKind {
     file: "application/vnd.sylabs.sif.layer.v1.sif",
 };
 
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
 /// Who is root on a system of its own.
 const ACCOUNTS: [(&str, &str); 3] = [
     ("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"),
@@ -56,13 +53,6 @@ const ACCOUNTS: [(&str, &str); 3] = [
 ];
 
 impl Builder<'_> {
-    fn empty_system(&mut self) -> Result<State> {
-        let mut state = self.image("scratch")?;
-        state.set_env("PATH", PATH);
-        state.process().insert("Cmd".to_owned(), json!(["/bin/sh"]));
-        Ok(state)
-    }
-
     /// A SIF file in a registry, as `apptainer push` puts it there. It is kept in
     /// the cache by its digest.
     pub(crate) fn oras(&mut self, from: &str) -> Result<State> {
@@ -95,7 +85,7 @@ impl Builder<'_> {
             expected: "MirrorURL: the address of the program",
         };
         let url = stage.header.get("mirrorurl").ok_or_else(needs)?;
-        let mut state = self.empty_system()?;
+        let mut state = self.nothing("/bin/sh")?;
         self.say(name, &format!("Bootstrap: busybox from {url}"));
         let mut hasher = Hasher::new(&state.key, "busybox");
         hasher.text(url);
@@ -145,7 +135,7 @@ impl Builder<'_> {
     /// The host's own system, as far as the caller may read it. It is not kept in
     /// the cache: nobody could say when it has changed.
     pub(crate) fn live_host(&mut self, stage: &Stage, name: &str) -> Result<State> {
-        let mut state = self.empty_system()?;
+        let mut state = self.nothing("/bin/sh")?;
         self.say(name, "Bootstrap: host");
         let more = stage.header.get("exclude").map(String::as_str).unwrap_or_default();
         let more = more.split([',', ' ', '\t']).filter(|path| !path.is_empty());

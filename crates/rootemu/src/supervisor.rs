@@ -261,16 +261,21 @@ impl Supervisor {
         }
     }
 
-    /// What is recorded of a file that shows this.
-    fn owner(&mut self, target: &Target, stat: &Stat) -> Option<Owner> {
-        if !matches!(stat.mode() & TYPES, REGULAR | DIRECTORY) {
-            return self.specials.get(target).or_else(|| target.owner(SPECIAL_STAT));
+    /// What is recorded of a file of this mode.
+    fn recorded(&self, target: &Target, mode: u32) -> Option<Owner> {
+        match mode & TYPES {
+            REGULAR | DIRECTORY => target.owner(OVERRIDE_STAT),
+            _ => self.specials.get(target).or_else(|| target.owner(SPECIAL_STAT)),
         }
+    }
+
+    /// The same for a file that shows this, remembered where there is nothing.
+    fn owner(&mut self, target: &Target, stat: &Stat) -> Option<Owner> {
         let (file, changed) = stat.version();
         if self.plain.get(&file) == Some(&changed) {
             return None;
         }
-        let owner = target.owner(OVERRIDE_STAT);
+        let owner = self.recorded(target, stat.mode());
         if owner.is_none() {
             if self.plain.len() > MOST_PLAIN {
                 self.plain.clear();
@@ -286,8 +291,7 @@ impl Supervisor {
         let mode = stat.mode();
         // The time of its change may be too coarse to tell.
         self.plain.remove(&stat.version().0);
-        let known = self.owner(target, &stat);
-        self.plain.remove(&stat.version().0);
+        let known = self.recorded(target, mode);
         let old = known.unwrap_or(Owner { uid: 0, gid: 0, mode: mode & 0o7777, device: None });
         let pick = |new, old| if new == KEEP { old } else { new };
         let mut new = Owner { uid: pick(uid, old.uid), gid: pick(gid, old.gid), ..old };

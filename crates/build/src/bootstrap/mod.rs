@@ -31,7 +31,7 @@ pub use error::BootstrapError;
 pub use rpm::PackageError;
 
 use crate::builder::Builder;
-use crate::cache::Out;
+use crate::cache::{Hasher, Out};
 use crate::dockerfile::Problem;
 use crate::error::{BuildError, Result};
 use crate::run::{Run, Scratch};
@@ -94,16 +94,25 @@ fn keyring(files: &[PathBuf], url: &str) -> Result<Keyring> {
     Ok(joined.ok_or_else(|| BootstrapError::NoKeyring { url: url.to_owned() })?)
 }
 
+/// A keyring of the recipe is an input of the system.
+fn hash_keyring(hasher: &mut Hasher, keyring: Option<&Path>) -> Result<()> {
+    let Some(path) = keyring else { return Ok(()) };
+    let read = std::fs::read(path);
+    hasher.bytes(&read.map_err(|source| BuildError::Read { path: path.to_owned(), source })?);
+    Ok(())
+}
+
 impl Builder<'_> {
-    /// What a bootstrap begins with.
-    fn nothing(&mut self) -> Result<State> {
+    /// What a bootstrap begins with: nothing but a search path, and the shell that
+    /// it will have.
+    pub(crate) fn nothing(&mut self, shell: &str) -> Result<State> {
         let platform = &self.engine().config().platform.value;
         if platform.architecture() != Platform::host().architecture() {
             return Err(BootstrapError::Platform { platform: platform.to_string() }.into());
         }
         let mut state = self.image("scratch")?;
         state.set_env("PATH", PATH);
-        state.process().insert("Cmd".to_owned(), json!(["/bin/bash"]));
+        state.process().insert("Cmd".to_owned(), json!([shell]));
         Ok(state)
     }
 

@@ -20,7 +20,9 @@ use clap::builder::PossibleValuesParser;
 Definition files begin with docker, oci, oci-archive, docker-archive, localimage, oras, scratch, \
     busybox, host, debootstrap, yum, dnf or zypper. The last four take packages from MirrorURL:, \
     else the configuration's mirrors, else the mirrors of this host; Keyring: names the keys that \
-    must have signed them, if not those of this host; Variant: is minbase, buildd or essential.
+    must have signed them, if not those of this host; Include: names more packages. debootstrap \
+    also takes Variant: minbase, buildd or essential, Components: and Check-Valid-Until: no; yum \
+    and its like UpdateURL:, and host Exclude: paths.
 
 Layers are kept by what they were made from: another checkout of the same files finds them. With \
     SOURCE_DATE_EPOCH two builds of the same files give the same image. Examples:

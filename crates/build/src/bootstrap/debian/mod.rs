@@ -12,11 +12,11 @@ use types::Platform;
 
 use super::select::Universe;
 use super::system::Packages;
-use super::{BootstrapError, Installation, needs, words};
+use super::{BootstrapError, Installation, hash_keyring, needs, words};
 use crate::builder::Builder;
 use crate::cache::{Hasher, Out};
 use crate::definition::Stage;
-use crate::error::{BuildError, Result};
+use crate::error::Result;
 use crate::run::Scratch;
 use crate::state::State;
 
@@ -131,14 +131,11 @@ impl Builder<'_> {
     pub(crate) fn debian(&mut self, stage: &Stage, name: &str) -> Result<State> {
         let wanted = Wanted::read(self, &stage.header)?;
         let platform = self.engine().config().platform.value.clone();
-        let mut state = self.nothing()?;
+        let mut state = self.nothing("/bin/bash")?;
         let mut hasher = Hasher::new(&state.key, "debian");
         hasher.text(&format!("{platform} {} {:?}", wanted.variant, wanted.include));
         hasher.text(&wanted.sources_list());
-        if let Some(path) = &wanted.keyring {
-            let read = std::fs::read(path);
-            hasher.bytes(&read.map_err(|source| BuildError::Read { path: path.clone(), source })?);
-        }
+        hash_keyring(&mut hasher, wanted.keyring.as_deref())?;
         self.say(name, &format!("Bootstrap: {} from {}", wanted.suite, wanted.sources[0].url));
         let cached = self.layer(&mut state, hasher.key(), |builder, state, out| {
             builder.bootstrap_debian(state, &wanted, architecture(&platform), out)

@@ -16,7 +16,7 @@ pub use package::PackageError;
 use super::fetch::{LARGEST_INDEX, Mirror};
 use super::select::{Package, Universe};
 use super::system::{Fetched, Packages};
-use super::{BootstrapError, Installation, files_in, keyring, needs, words};
+use super::{BootstrapError, Installation, files_in, hash_keyring, keyring, needs, words};
 use crate::builder::Builder;
 use crate::cache::{Hasher, Out};
 use crate::definition::Stage;
@@ -136,13 +136,10 @@ impl Builder<'_> {
         let platform = self.engine().config().platform.value.clone();
         let arch = architecture(&platform).to_owned();
         let wanted = Wanted::read(self, &stage.header, &arch)?;
-        let mut state = self.nothing()?;
+        let mut state = self.nothing("/bin/bash")?;
         let mut hasher = Hasher::new(&state.key, "rpm");
         hasher.text(&format!("{platform} {:?} {:?}", wanted.include, wanted.urls));
-        if let Some(path) = &wanted.keyring {
-            let read = std::fs::read(path);
-            hasher.bytes(&read.map_err(|source| BuildError::Read { path: path.clone(), source })?);
-        }
+        hash_keyring(&mut hasher, wanted.keyring.as_deref())?;
         self.say(name, &format!("Bootstrap: from {}", wanted.urls.join(" and ")));
         let cached = self.layer(&mut state, hasher.key(), |builder, state, out| {
             builder.bootstrap_rpm(state, &wanted, &arch, out)
