@@ -105,7 +105,7 @@ impl Engine {
             };
             let target = bind.target.clone().unwrap_or_else(|| bind.source.clone());
             let mounts = vec![MountSpec { source, target, flags: bind.flags, optional: true }];
-            list.push(Contribution { rank, reason, mounts, env: vec![] });
+            list.push(Contribution { mounts, ..Contribution::new(rank, &reason) });
         }
         list
     }

@@ -9,10 +9,10 @@ use crate::mounts::{Home, defaults, dev_ops, home, proc_ops, protect_ops, sys_op
 use crate::process::{argv, find_shell, image_workdir, process};
 use crate::scripts::Scripts;
 use crate::{
-    Command, Contribution, Entry, EntryKind, HostFacts, IdMap, Identity, ImageMount, MountFlags,
-    MountSource, MountSpec, Namespaces, Op, Plan, PlanError, PlanOp, Rank, RootEmulation,
-    RootSource, RootTree, Rootfs, RunRequest, Skeleton, SkeletonKind, Upper, Writable, merge,
-    resolve,
+    Command, Contribution, Entry, EntryKind, FileSpec, HostFacts, IdMap, Identity, ImageMount,
+    MountFlags, MountSource, MountSpec, Namespaces, Op, Plan, PlanError, PlanOp, Rank,
+    RootEmulation, RootSource, RootTree, Rootfs, RunRequest, Skeleton, SkeletonKind, Upper,
+    Writable, merge, resolve,
 };
 
 /// Decides a container.
@@ -54,6 +54,9 @@ pub fn build(
     layout.system(request, host, &accounts, ids, &home, &shell_path, &merged.mounts)?;
     for (spec, _, reason) in merged.mounts.values() {
         layout.mount(spec, reason)?;
+    }
+    for (file, _, reason) in merged.files.values() {
+        layout.contributed(file, reason)?;
     }
     if let Some(dir) = image_workdir(request) {
         layout.directory(&dir, "the image's working directory")?;
@@ -122,12 +125,7 @@ fn user_mounts(request: &RunRequest) -> Result<Vec<Contribution>, PlanError> {
             flags: m.flags,
             optional: false,
         };
-        Ok(Contribution {
-            rank: Rank::User,
-            reason: m.origin.clone(),
-            mounts: vec![spec],
-            env: vec![],
-        })
+        Ok(Contribution { mounts: vec![spec], ..Contribution::new(Rank::User, &m.origin) })
     };
     request.mounts.iter().map(one).collect()
 }
@@ -295,6 +293,34 @@ impl<'a> Layout<'a> {
         let path = parent.join(name);
         self.parents(&path, reason)?;
         self.add(path, kind, 0o644, reason);
+        Ok(())
+    }
+
+    /// A file that somebody contributes. An image that is written in place
+    /// keeps its own.
+    fn contributed(&mut self, file: &FileSpec, reason: &str) -> Result<(), PlanError> {
+        let path = file.path.as_path();
+        if self.in_place {
+            let left = format!(
+                "{} was left out ({reason}): --writable writes to the image itself",
+                path.display()
+            );
+            self.warnings.push(left);
+            return Ok(());
+        }
+        if file.kind == SkeletonKind::Directory {
+            return self.directory(path, reason);
+        }
+        let (parent, name) = (path.parent().unwrap_or(path), path.file_name().unwrap_or_default());
+        let (parent, below_mount) = self.point(parent, true, reason)?;
+        let path = parent.join(name);
+        if below_mount || self.mounted.iter().any(|mount| path.starts_with(mount)) {
+            let left = format!("{} was left out ({reason}): it lies in a mount", path.display());
+            self.warnings.push(left);
+            return Ok(());
+        }
+        self.parents(&path, reason)?;
+        self.add(path, file.kind.clone(), file.mode, reason);
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use crate::{MountFlags, MountSource, PlanError};
+use crate::{MountFlags, MountSource, PlanError, SkeletonKind};
 
 /// Who contributes. A higher rank wins over a lower one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +34,17 @@ pub struct MountSpec {
     pub optional: bool,
 }
 
+/// A file, link or directory that is contributed, in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSpec {
+    /// Path inside the container, absolute.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: SkeletonKind,
+    /// Permission bits.
+    pub mode: u32,
+}
+
 /// What one party adds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contribution {
@@ -45,6 +56,17 @@ pub struct Contribution {
     pub mounts: Vec<MountSpec>,
     /// Variables; None unsets.
     pub env: Vec<(OsString, Option<OsString>)>,
+    /// Files in memory, over those of the image.
+    pub files: Vec<FileSpec>,
+}
+
+impl Contribution {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(rank: Rank, reason: &str) -> Self {
+        let reason = reason.to_owned();
+        Self { rank, reason, mounts: Vec::new(), env: Vec::new(), files: Vec::new() }
+    }
 }
 
 /// The sum of all contributions.
@@ -54,6 +76,8 @@ pub struct Merged {
     pub mounts: BTreeMap<PathBuf, (MountSpec, Rank, String)>,
     /// Variables, each with rank and reason.
     pub env: BTreeMap<OsString, (Option<OsString>, Rank, String)>,
+    /// Files by path, parents before children, each with rank and reason.
+    pub files: BTreeMap<PathBuf, (FileSpec, Rank, String)>,
 }
 
 /// Adds contributions up: the higher rank wins, equal ones agree.
@@ -62,13 +86,19 @@ pub struct Merged {
 /// When two of equal rank want different things for one target or variable.
 pub fn merge(contributions: Vec<Contribution>) -> Result<Merged, PlanError> {
     let mut merged = Merged::default();
-    for Contribution { rank, reason, mounts, env } in contributions {
+    for Contribution { rank, reason, mounts, env, files } in contributions {
         for mount in mounts {
             let key = mount.target.clone();
             let label = || mount.target.display().to_string();
             let old = merged.mounts.get(&key);
             if takes(old, &mount, rank, &reason, label)? {
                 merged.mounts.insert(key, (mount, rank, reason.clone()));
+            }
+        }
+        for file in files {
+            let label = || file.path.display().to_string();
+            if takes(merged.files.get(&file.path), &file, rank, &reason, label)? {
+                merged.files.insert(file.path.clone(), (file, rank, reason.clone()));
             }
         }
         for (name, value) in env {
@@ -110,17 +140,13 @@ mod tests {
     use super::*;
 
     fn bind(rank: Rank, source: &str, reason: &str) -> Contribution {
-        Contribution {
-            rank,
-            reason: reason.to_owned(),
-            mounts: vec![MountSpec {
-                source: MountSource::Directory(source.into()),
-                target: "/data".into(),
-                flags: MountFlags::default(),
-                optional: false,
-            }],
-            env: vec![],
-        }
+        let mount = MountSpec {
+            source: MountSource::Directory(source.into()),
+            target: "/data".into(),
+            flags: MountFlags::default(),
+            optional: false,
+        };
+        Contribution { mounts: vec![mount], ..Contribution::new(rank, reason) }
     }
 
     #[test]

@@ -29,7 +29,7 @@ mod scripts;
 mod tree;
 
 pub use build::build;
-pub use contribution::{Contribution, Merged, MountSpec, Rank, merge};
+pub use contribution::{Contribution, FileSpec, Merged, MountSpec, Rank, merge};
 pub use error::PlanError;
 pub use facts::{HostFacts, KernelCaps, NamedUser};
 pub use mounts::{DeviceNode, MINIMAL_DEVICES};
@@ -39,7 +39,7 @@ pub use request::{
     RootEmulation, RootSource, RunRequest, Skip, UserSpec, UserSpecError, Writable,
 };
 pub use scripts::SCRIPTS;
-pub use tree::{Entry, EntryKind, RootTree, TreeError, resolve};
+pub use tree::{Entry, EntryKind, RootTree, SearchTree, TreeError, resolve};
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -96,6 +96,8 @@ pub enum SkeletonKind {
     Directory,
     /// A file with these bytes; empty for a mount point.
     File(#[serde(serialize_with = "lossy_bytes")] Vec<u8>),
+    /// A symbolic link and what it says.
+    Symlink(PathBuf),
 }
 
 /// The root file system.

@@ -171,17 +171,9 @@ pub(crate) fn home(request: &RunRequest, host: &HostFacts, image_home: Option<&s
 pub(crate) fn defaults(request: &RunRequest, host: &HostFacts, home: &Home) -> Vec<Contribution> {
     let mut list = Vec::new();
     let mut add = |rank, source, target: &Path, optional, reason: &str| {
-        list.push(Contribution {
-            rank,
-            reason: reason.to_owned(),
-            mounts: vec![MountSpec {
-                source,
-                target: target.to_owned(),
-                flags: MountFlags::default(),
-                optional,
-            }],
-            env: vec![],
-        });
+        let (target, flags) = (target.to_owned(), MountFlags::default());
+        let mounts = vec![MountSpec { source, target, flags, optional }];
+        list.push(Contribution { mounts, ..Contribution::new(rank, reason) });
     };
     for dir in ["/tmp", "/var/tmp"].iter().map(Path::new).filter(|_| !request.skip.tmp) {
         if request.isolation.contain {

@@ -89,6 +89,7 @@ fn rootfs(plan: &Plan) -> Vec<(String, String)> {
         let path = entry.path.display();
         let text = match &entry.kind {
             SkeletonKind::Directory => format!("add directory {path}"),
+            SkeletonKind::Symlink(to) => format!("add link {path} -> {}", to.display()),
             SkeletonKind::File(bytes) => format!("add file {path} ({} bytes)", bytes.len()),
         };
         list.push((text, entry.reason.clone()));

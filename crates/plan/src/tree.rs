@@ -59,6 +59,24 @@ pub trait RootTree {
     fn read(&self, path: &Path, limit: usize) -> Result<Option<Vec<u8>>, TreeError>;
 }
 
+/// A tree that can be searched, as host integrations do. Paths are those of
+/// [`RootTree`].
+pub trait SearchTree: RootTree {
+    /// At most `limit` bytes of a regular file from an offset on, fewer at its
+    /// end, or None.
+    ///
+    /// # Errors
+    /// When the image cannot be read.
+    fn read_at(&self, path: &Path, offset: u64, limit: usize)
+    -> Result<Option<Vec<u8>>, TreeError>;
+
+    /// The names in a directory, without order; none where there is none.
+    ///
+    /// # Errors
+    /// When the image cannot be read.
+    fn names(&self, path: &Path) -> Result<Vec<OsString>, TreeError>;
+}
+
 const MAX_LINKS: usize = 40;
 
 /// Follows the symbolic links of the image, never out of it. The path that

@@ -255,6 +255,7 @@ fn additions(root: &Rootfs) -> Option<u64> {
         match &entry.kind {
             SkeletonKind::Directory => 0.hash(&mut hash),
             SkeletonKind::File(bytes) => (1, bytes).hash(&mut hash),
+            SkeletonKind::Symlink(to) => (2, to).hash(&mut hash),
         }
     }
     Some(hash.finish())
@@ -365,6 +366,7 @@ fn skeleton(stage: &OwnedFd, name: &str, entries: &[Skeleton]) -> Result<(), Run
                     // Past the umask, which is the application's affair.
                     chmodat(&base, path, mode, AtFlags::empty())?;
                 }
+                SkeletonKind::Symlink(to) => rustix::fs::symlinkat(to, &base, path)?,
                 SkeletonKind::File(bytes) => {
                     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                     let fd = openat(&base, path, flags, mode)?;

@@ -1,13 +1,14 @@
 //! What an image holds, for the plan: a directory, or a squashfs image.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use plan::{Entry, EntryKind, RootTree, TreeError};
+use plan::{Entry, EntryKind, RootTree, SearchTree, TreeError};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, openat, openat2, statat};
 use squashfs::{Image, Inode, InodeKind};
 
@@ -64,14 +65,47 @@ impl RootTree for DirectoryTree {
     }
 
     fn read(&self, path: &Path, limit: usize) -> Result<Option<Vec<u8>>, TreeError> {
+        self.read_at(path, 0, limit)
+    }
+}
+
+impl SearchTree for DirectoryTree {
+    fn read_at(
+        &self,
+        path: &Path,
+        offset: u64,
+        limit: usize,
+    ) -> Result<Option<Vec<u8>>, TreeError> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
         let opened =
             openat2(&self.root, relative(path), flags, Mode::empty(), ResolveFlags::IN_ROOT);
         let Ok(fd) = opened else { return Ok(None) };
         let mut bytes = Vec::new();
-        let file = fs::File::from(fd);
+        let mut file = fs::File::from(fd);
+        if !file.metadata().map_err(failed(path))?.is_file() {
+            return Ok(None);
+        }
+        file.seek(SeekFrom::Start(offset)).map_err(failed(path))?;
         file.take(limit as u64).read_to_end(&mut bytes).map_err(failed(path))?;
         Ok(Some(bytes))
+    }
+
+    fn names(&self, path: &Path) -> Result<Vec<OsString>, TreeError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened =
+            openat2(&self.root, relative(path), flags, Mode::empty(), ResolveFlags::IN_ROOT);
+        let Ok(fd) = opened else { return Ok(Vec::new()) };
+        let entries =
+            rustix::fs::Dir::read_from(&fd).map_err(|e| failed(path)(std::io::Error::from(e)))?;
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|e| failed(path)(std::io::Error::from(e)))?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.push(OsStr::from_bytes(name).to_owned());
+            }
+        }
+        Ok(names)
     }
 }
 
@@ -222,15 +256,31 @@ impl RootTree for ImageTree {
     }
 
     fn read(&self, path: &Path, limit: usize) -> Result<Option<Vec<u8>>, TreeError> {
+        SearchTree::read_at(self, path, 0, limit)
+    }
+}
+
+impl SearchTree for ImageTree {
+    fn names(&self, path: &Path) -> Result<Vec<OsString>, TreeError> {
+        let names = self.list(path)?;
+        Ok(names.iter().map(|name| OsStr::from_bytes(name).to_owned()).collect())
+    }
+
+    fn read_at(
+        &self,
+        path: &Path,
+        offset: u64,
+        limit: usize,
+    ) -> Result<Option<Vec<u8>>, TreeError> {
         let Some(found) = self.find(path).map_err(failed(path))? else { return Ok(None) };
         let Found { image, inode } = found;
         let InodeKind::File { .. } = inode.kind else { return Ok(None) };
         let mut bytes = Vec::new();
-        let mut chunk = vec![0; 1 << 16];
+        let mut chunk = vec![0; limit.min(1 << 16)];
         while bytes.len() < limit {
             let want = chunk.len().min(limit - bytes.len());
-            let got =
-                image.read(&inode, bytes.len() as u64, &mut chunk[..want]).map_err(failed(path))?;
+            let at = offset.saturating_add(bytes.len() as u64);
+            let got = image.read(&inode, at, &mut chunk[..want]).map_err(failed(path))?;
             if got == 0 {
                 break;
             }
