@@ -4,8 +4,9 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use host::DirectoryTree;
 use plan::{Contribution, MountSource, MountSpec, Plan, Rank, RootSource, RunRequest};
-use runtime::{DirectoryTree, ImageFile, Keeper, Share};
+use runtime::{ImageFile, Keeper, Share};
 use store::{ImageId, Lease, Store};
 
 use crate::{Engine, Error, Origin, Resolved, Result, share, unpack};

@@ -7,6 +7,11 @@
 #![forbid(unsafe_code)]
 
 mod accounts;
+pub mod elf;
+pub mod ldcache;
+mod tree;
+
+pub use tree::DirectoryTree;
 
 use std::fs;
 use std::io::Read;
