@@ -8,7 +8,10 @@
 
 mod accounts;
 pub mod elf;
+pub mod inject;
 pub mod ldcache;
+pub mod libraries;
+pub mod mpi;
 mod tree;
 
 pub use tree::DirectoryTree;
