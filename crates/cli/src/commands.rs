@@ -9,7 +9,8 @@ use types::{ImageRef, Platform};
 
 use crate::args::{
     Cli, Command, ConfigCommand, ConvertArgs, DoctorArgs, Globals, HistoryArgs, ImagesArgs,
-    InspectArgs, LoginArgs, LogoutArgs, PruneArgs, PullArgs, PushArgs, RemoveArgs, TagArgs,
+    InspectArgs, LoginArgs, LogoutArgs, MpiCommand, PruneArgs, PullArgs, PushArgs, RemoveArgs,
+    TagArgs,
 };
 use crate::error::CliError;
 use crate::{bars, building, listing, manual, output, prompt, run, sif_file, text};
@@ -43,6 +44,7 @@ pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
         Command::Tag(args) => tag(&engine, &globals, &args)?,
         Command::History(args) => history(&engine, &globals, &args)?,
         Command::Sif(args) => sif_file::run(args.command)?,
+        Command::Mpi(args) => return mpi_check(&engine, &globals, &args.command),
         Command::Doctor(args) => return doctor(&engine, &args),
         Command::Pull(args) => pull(&engine, &globals, &args)?,
         Command::Images(args) => images(&engine, &globals, &args)?,
@@ -244,6 +246,21 @@ fn logout(engine: &Engine, globals: &Globals, args: &LogoutArgs) -> Result<(), C
 
 fn say(globals: &Globals, text: &str) -> Result<(), CliError> {
     if globals.quiet { Ok(()) } else { output::print(text) }
+}
+
+/// The exit code says whether the host's MPI can be used.
+fn mpi_check(engine: &Engine, globals: &Globals, command: &MpiCommand) -> Result<i32, CliError> {
+    let MpiCommand::Check { image, policy, json, .. } = command;
+    let resolved = run::resolve(engine, globals, image)?;
+    // clap has checked the word.
+    let policy = policy.as_deref().and_then(|word| word.parse().ok());
+    let check = engine.check_mpi(&resolved, policy)?;
+    if *json {
+        output::json(&check)?;
+    } else {
+        output::print(&listing::mpi(&check))?;
+    }
+    Ok(if check.error.is_some() { exit::FAILURE } else { 0 })
 }
 
 /// The exit code says whether containers run on this machine.

@@ -5,11 +5,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use host::DirectoryTree;
-use plan::{Contribution, MountSource, MountSpec, Plan, Rank, RootSource, RunRequest};
+use plan::{Contribution, MountSource, MountSpec, Plan, Rank, RootSource, RunRequest, SearchTree};
 use runtime::{ImageFile, Keeper, Share};
 use store::{ImageId, Lease, Store};
 
-use crate::{Engine, Error, Origin, Resolved, Result, share, unpack};
+use crate::{Engine, Error, Origin, Resolved, Result, integrate, share, unpack};
 
 /// A container, decided but not started.
 pub struct Container {
@@ -39,7 +39,25 @@ impl Engine {
     /// # Errors
     /// When the image cannot be opened, or the request contradicts itself or
     /// the image.
-    pub fn prepare(&self, mut request: RunRequest, resolved: &Resolved) -> Result<Container> {
+    pub fn prepare(&self, request: RunRequest, resolved: &Resolved) -> Result<Container> {
+        self.decide(request, resolved, true)
+    }
+
+    /// As [`Engine::prepare`], without what the host's integrations add: a
+    /// build must not depend on where it is done.
+    ///
+    /// # Errors
+    /// As [`Engine::prepare`].
+    pub fn prepare_apart(&self, request: RunRequest, resolved: &Resolved) -> Result<Container> {
+        self.decide(request, resolved, false)
+    }
+
+    fn decide(
+        &self,
+        mut request: RunRequest,
+        resolved: &Resolved,
+        integrate: bool,
+    ) -> Result<Container> {
         let facts = host::facts();
         let mut warnings = Vec::new();
         if let (RootSource::Squashfs { parts }, false) = (&request.root, facts.real_root)
@@ -54,16 +72,25 @@ impl Engine {
             ));
             request.root = RootSource::Directory { path: dir };
         }
-        let contributions = self.configured_binds(&mut warnings);
+        let mut contributions = self.configured_binds(&mut warnings);
+        let mut add = |tree: &dyn SearchTree| -> Result<Vec<Contribution>> {
+            if integrate {
+                let config = self.config();
+                let more = integrate::contributions(config, &request, &facts, tree, &mut warnings)?;
+                contributions.extend(more);
+            }
+            Ok(std::mem::take(&mut contributions))
+        };
         let (mut plan, image) = match &request.root {
             RootSource::Directory { path } => {
                 let failed = |source| Error::OpenImage { path: path.clone(), source };
                 let tree = DirectoryTree::open(path).map_err(failed)?;
-                (plan::build(&request, &facts, &tree, contributions)?, None)
+                (plan::build(&request, &facts, &tree, add(&tree)?)?, None)
             }
             RootSource::Squashfs { parts } => {
                 let file = ImageFile::open(parts)?;
-                (plan::build(&request, &facts, &file.tree(), contributions)?, Some(file))
+                let tree = file.tree();
+                (plan::build(&request, &facts, &tree, add(&tree)?)?, Some(file))
             }
         };
         plan.warnings.splice(0..0, warnings);
@@ -84,6 +111,21 @@ impl Engine {
             _ => None,
         };
         Ok(Container { plan, image, keeper, share })
+    }
+
+    /// Does something with the tree of an image.
+    pub(crate) fn with_tree<T>(
+        &self,
+        resolved: &Resolved,
+        act: impl FnOnce(&dyn SearchTree) -> T,
+    ) -> Result<T> {
+        match &resolved.root {
+            RootSource::Directory { path } => {
+                let failed = |source| Error::OpenImage { path: path.clone(), source };
+                Ok(act(&DirectoryTree::open(path).map_err(failed)?))
+            }
+            RootSource::Squashfs { parts } => Ok(act(&ImageFile::open(parts)?.tree())),
+        }
     }
 
     /// The binds of the configuration. One that this host does not have is

@@ -53,10 +53,21 @@ pub struct Wanted {
     pub required: bool,
     /// Files of the image that it stands for, beside those of its own name.
     pub replaces: Vec<PathBuf>,
+    /// Other names under which programs of the image ask for it.
+    pub aliases: Vec<String>,
     /// Who wants it.
     pub reason: String,
     /// Whether a mount brings it already: then what it needs counts alone.
     pub mounted: bool,
+}
+
+impl Wanted {
+    /// A library that stands for those of its own name.
+    #[must_use]
+    pub fn new(library: Library, required: bool, reason: String) -> Self {
+        let (replaces, aliases) = (Vec::new(), Vec::new());
+        Self { library, required, replaces, aliases, reason, mounted: false }
+    }
 }
 
 /// A library of the host that the container gets.
@@ -70,6 +81,8 @@ pub struct Taken {
     pub version: Version,
     /// Files of the image that become links to it.
     pub replaces: Vec<PathBuf>,
+    /// Other names of it.
+    pub aliases: Vec<String>,
     /// Why.
     pub reason: String,
     #[serde(skip)]
@@ -216,14 +229,21 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn take(&mut self, wanted: Wanted) -> Result<(), InjectError> {
-        let Wanted { library, required, replaces, reason, mounted } = wanted;
+        let Wanted { library, required, replaces, aliases, reason, mounted } = wanted;
         if mounted {
             self.fits(&library)?;
-            return self.needs(&library, required);
+            let here = library.real.parent();
+            let beside = |name: &&String| {
+                self.beside(&library, name).is_some_and(|other| other.real.parent() == here)
+            };
+            let others: Vec<&String> =
+                library.elf.needed.iter().filter(|name| !of_libc(name) && !beside(name)).collect();
+            return others.into_iter().try_for_each(|name| self.need(&library, name, required));
         }
         let name = library.soname().to_owned();
         if let Some(taken) = self.taken.get_mut(&name) {
             taken.replaces.extend(replaces);
+            taken.aliases.extend(aliases);
             return Ok(());
         }
         self.fits(&library)?;
@@ -243,16 +263,13 @@ impl Work<'_> {
             source: library.real.clone(),
             version: library.version.clone(),
             replaces: links,
+            aliases,
             reason,
             machine: library.elf.machine,
         };
         self.taken.insert(name, taken);
-        self.needs(&library, required)
-    }
-
-    fn needs(&mut self, library: &Library, required: bool) -> Result<(), InjectError> {
         let mut needed = library.elf.needed.iter().filter(|name| !of_libc(name));
-        needed.try_for_each(|name| self.need(library, name, required))
+        needed.try_for_each(|name| self.need(&library, name, required))
     }
 
     /// Whether the image's C library has what a library asks for.
@@ -316,8 +333,7 @@ impl Work<'_> {
             self.kept.insert(name.to_owned(), kept);
         } else if let Some(library) = host {
             let reason = format!("needed by {}", by.soname());
-            let replaces = Vec::new();
-            self.queue.push_back(Wanted { library, required, replaces, reason, mounted: false });
+            self.queue.push_back(Wanted::new(library, required, reason));
         }
         Ok(())
     }
@@ -391,9 +407,9 @@ impl Injection {
     }
 
     fn cache(&self, entries: &[Entry], mounted: &[Mounted]) -> Vec<u8> {
-        let taken = self.taken.iter().map(|taken| {
-            let path = Path::new(DIR).join(&taken.name);
-            (taken.name.as_str(), path, taken.machine)
+        let taken = self.taken.iter().flat_map(|taken| {
+            let names = [&taken.name].into_iter().chain(&taken.aliases);
+            names.map(|name| (name.as_str(), Path::new(DIR).join(&taken.name), taken.machine))
         });
         let others = mounted.iter().map(|l| (l.name.as_str(), l.path.clone(), l.machine));
         let new: Vec<Entry> = taken

@@ -9,6 +9,7 @@
 mod accounts;
 pub mod elf;
 pub mod inject;
+pub mod launcher;
 pub mod ldcache;
 pub mod libraries;
 pub mod mpi;

@@ -3,6 +3,8 @@
 //! A cache that names files which are not there, or does not name those which
 //! are, misleads nobody.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -147,6 +149,8 @@ pub struct Libraries<'a> {
     search: Vec<PathBuf>,
     cache: Vec<Entry>,
     has_cache: bool,
+    /// What was found at paths: a search asks for the same ones again and again.
+    known: RefCell<HashMap<PathBuf, Option<Library>>>,
 }
 
 impl<'a> Libraries<'a> {
@@ -160,7 +164,9 @@ impl<'a> Libraries<'a> {
             let parsed = ldcache::parse(&bytes);
             parsed.inspect_err(|e| tracing::debug!("{LD_CACHE} cannot be used: {e}")).ok()
         });
-        Self { tree, search, has_cache: cache.is_some(), cache: cache.unwrap_or_default() }
+        let has_cache = cache.is_some();
+        let cache = cache.unwrap_or_default();
+        Self { tree, search, has_cache, cache, known: RefCell::default() }
     }
 
     /// The tree.
@@ -206,6 +212,15 @@ impl<'a> Libraries<'a> {
     /// The library at a path, where there is one that can be read.
     #[must_use]
     pub fn at(&self, path: &Path) -> Option<Library> {
+        if let Some(known) = self.known.borrow().get(path) {
+            return known.clone();
+        }
+        let found = self.look(path);
+        self.known.borrow_mut().insert(path.to_owned(), found.clone());
+        found
+    }
+
+    fn look(&self, path: &Path) -> Option<Library> {
         let name = path.file_name()?.to_str()?.to_owned();
         let (real, version) = self.follow(path, Version::of(&name))?;
         let read = |at, len| self.tree.read_at(&real, at, len).ok().flatten();

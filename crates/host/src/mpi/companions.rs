@@ -96,7 +96,10 @@ pub(super) fn with_companions(
             let Some(taken) = taken.filter(|_| !*done) else { continue };
             *done = true;
             let Some(dir) = taken.source.parent() else { continue };
-            more |= place.add(host, dir, &mut companions, &mut wanted);
+            let theirs = taken.replaces.iter().filter_map(|path| path.parent());
+            let theirs: Vec<PathBuf> =
+                theirs.filter_map(|dir| Some(place.plugins(image, dir)?.0)).collect();
+            more |= place.add(host, dir, &theirs, &mut companions, &mut wanted);
         }
         if !more {
             return Ok((injection, companions));
@@ -106,31 +109,33 @@ pub(super) fn with_companions(
 
 impl Place {
     /// Adds what lies beside the library; whether more libraries are wanted.
+    /// The image's own plugins, where a library might look first, are hidden.
     fn add(
         &self,
         host: &Libraries<'_>,
         dir: &Path,
+        theirs: &[PathBuf],
         companions: &mut Companions,
         wanted: &mut Vec<Wanted>,
     ) -> bool {
-        let mut mount = |path: PathBuf, file: bool| {
-            let source = if file {
-                MountSource::File(path.clone())
-            } else {
-                MountSource::Directory(path.clone())
-            };
-            let flags = MountFlags { read_only: true, recursive: true };
-            companions.mounts.push(MountSpec { source, target: path, flags, optional: true });
+        let mut mount = |source: MountSource, target: &Path| {
+            let (target, flags) =
+                (target.to_owned(), MountFlags { read_only: true, recursive: true });
+            if companions.mounts.iter().all(|other| other.target != target) {
+                companions.mounts.push(MountSpec { source, target, flags, optional: true });
+            }
         };
         let mut more = false;
         if let Some((plugins, names)) = self.plugins(host, dir) {
-            mount(plugins.clone(), false);
+            mount(MountSource::Directory(plugins.clone()), &plugins);
+            for target in theirs {
+                mount(MountSource::Directory(plugins.clone()), target);
+            }
             for name in names {
                 let Some(library) = host.at(&plugins.join(&name)) else { continue };
                 more = true;
                 let reason = format!("plugin of {}", self.library);
-                let (required, replaces) = (false, Vec::new());
-                wanted.push(Wanted { library, required, replaces, reason, mounted: true });
+                wanted.push(Wanted { mounted: true, ..Wanted::new(library, false, reason) });
             }
             if let Some(variable) = self.variable {
                 companions.env.push((variable.into(), Some(plugins.into_os_string())));
@@ -139,7 +144,12 @@ impl Place {
         for data in self.data {
             let path = if data.starts_with('/') { PathBuf::from(data) } else { dir.join(data) };
             if host.exists(&path) {
-                mount(normal(&path), path.extension().is_some_and(|ext| ext == "conf"));
+                let path = normal(&path);
+                let source = match path.extension().is_some_and(|ext| ext == "conf") {
+                    true => MountSource::File(path.clone()),
+                    false => MountSource::Directory(path.clone()),
+                };
+                mount(source, &path);
             }
         }
         more

@@ -13,40 +13,54 @@ const PREFIXES: [&str; 4] = ["libmpi", "libmpich", "liboshmem", "libfmpich"];
 /// Directories below which packages of MPI are installed on their own.
 const PACKAGES: [&str; 4] = ["/opt", "/usr/lib64", "/usr/lib", "/usr/local"];
 
-/// The MPIs among the libraries of a root file system, one of a family, in the
-/// order in which they are found.
+/// The MPIs among the libraries of a root file system, in the order in which
+/// they are found: what a search path names comes before what the system has.
+/// The libraries of one lie in one directory. Where directories are given, no
+/// other is looked at.
 #[must_use]
-pub fn discover(libraries: &Libraries<'_>) -> Vec<Mpi> {
-    let mut found: Vec<Mpi> = Vec::new();
+pub fn discover(libraries: &Libraries<'_>, only: &[PathBuf]) -> Vec<Mpi> {
+    let mut found: Vec<(PathBuf, Mpi)> = Vec::new();
     let mut names = libraries.names(&PREFIXES);
-    // `libmpi.so.12` before `libmpi.so.12.2.0`, which is the same file.
+    // `libmpi.so.12` before `libmpi.so.12.2.0`, which is the same library.
     names.sort_by_key(|name| Version::of(name).0.len());
     for name in names.iter().filter(|name| Version::of(name).major().is_some()) {
-        let Some(library) = libraries.find(name) else { continue };
-        let Some((family, role)) = classify(&library) else { continue };
-        let origin = if library.path.starts_with("/usr") || library.path.starts_with("/lib") {
-            "the system's"
-        } else {
-            "from the search path"
-        };
-        match found.iter_mut().find(|mpi| mpi.family == family) {
-            Some(mpi) => {
-                let known = mpi.libraries.iter().any(|(_, other)| other.real == library.real);
-                if !known {
-                    mpi.libraries.push((role, library));
+        for library in libraries.find_all(name) {
+            let inside = |dir: &PathBuf| library.path.starts_with(dir);
+            if !only.is_empty() && !only.iter().any(inside) {
+                continue;
+            }
+            let (Some((family, role)), Some(dir)) = (classify(&library), library.real.parent())
+            else {
+                continue;
+            };
+            let (dir, system) =
+                (dir.to_owned(), dir.starts_with("/usr") || dir.starts_with("/lib"));
+            let origin = if system { SYSTEM } else { "from the search path" };
+            let one = (role, library);
+            match found.iter_mut().find(|(other, mpi)| *other == dir && mpi.family == family) {
+                Some((_, mpi)) if mpi.libraries.iter().any(|other| same(other, &one)) => {}
+                Some((_, mpi)) => mpi.libraries.push(one),
+                None => {
+                    let origin = origin.to_owned();
+                    found.push((dir, Mpi { family, libraries: vec![one], origin }));
                 }
             }
-            None => found.push(Mpi {
-                family,
-                libraries: vec![(role, library)],
-                origin: origin.to_owned(),
-            }),
         }
     }
+    let mut found: Vec<Mpi> = found.into_iter().map(|(_, mpi)| mpi).collect();
     found.retain(|mpi| mpi.c().is_some());
-    // What a search path names comes before what the system has.
-    found.sort_by_key(|mpi| mpi.origin == "the system's");
+    found.sort_by_key(|mpi| mpi.origin == SYSTEM);
     found
+}
+
+const SYSTEM: &str = "the system's";
+
+/// Whether two names are of one library: copies take the place of links where
+/// a package format knows none.
+fn same((_, a): &(Role, Library), (_, b): &(Role, Library)) -> bool {
+    let linker = |library: &Library| library.name.split(".so").next().map(str::to_owned);
+    let number = |library: &Library| library.version.major();
+    a.real == b.real || (linker(a) == linker(b) && number(a) == number(b))
 }
 
 /// The family and part of a library, by its names and by what it needs.
@@ -56,6 +70,7 @@ fn classify(library: &Library) -> Option<(Family, Role)> {
     let major = library.version.major()?;
     Some(match linker {
         "libmpi_abi" => (Family::Standard, Role::C),
+        "libmpifort_abi" => (Family::Standard, Role::Fortran),
         "libmpich" => (Family::Mpich, Role::C),
         "libmpicxx" | "libmpichcxx" => (Family::Mpich, Role::Cxx),
         "libmpifort" | "libmpichfort" | "libmpichf90" | "libfmpich" => {
@@ -65,7 +80,7 @@ fn classify(library: &Library) -> Option<(Family, Role)> {
         "libmpi" if major == 12 => (Family::Mpich, Role::C),
         // Cray has one for each compiler.
         _ if linker.starts_with("libmpi_") && major == 12 && !open => (Family::Mpich, Role::C),
-        _ if linker.starts_with("libmpi_") || linker == "liboshmem" => {
+        _ if (linker.starts_with("libmpi_") || linker == "liboshmem") && major >= 20 => {
             (Family::OpenMpi, Role::Other(linker.to_owned()))
         }
         _ => return None,
@@ -82,8 +97,7 @@ pub fn host_search(
     path: Option<&str>,
 ) -> Vec<PathBuf> {
     if !configured.is_empty() {
-        let below = |dir: &PathBuf| [dir.join("lib"), dir.join("lib64"), dir.clone()];
-        return configured.iter().flat_map(below).collect();
+        return configured_search(configured);
     }
     let mut dirs = library_path.map(search_path).unwrap_or_default();
     for dir in path.map(search_path).unwrap_or_default() {
@@ -104,6 +118,13 @@ pub fn host_search(
         }
     }
     dirs
+}
+
+/// Directories of libraries below those that the configuration names.
+#[must_use]
+pub fn configured_search(configured: &[PathBuf]) -> Vec<PathBuf> {
+    let below = |dir: &PathBuf| [dir.join("lib"), dir.join("lib64"), dir.clone()];
+    configured.iter().flat_map(below).collect()
 }
 
 /// Directories in which to look in an image before the system's: its search

@@ -263,11 +263,18 @@ impl Check {
 }
 
 /// Compares the MPI of host and image, and works out what would be taken.
+/// `configured` are the directories in which the host's is, where somebody has
+/// said so.
 #[must_use]
-pub fn check(host: &Libraries<'_>, image: &Libraries<'_>, policy: Policy) -> Check {
+pub fn check(
+    host: &Libraries<'_>,
+    image: &Libraries<'_>,
+    configured: &[PathBuf],
+    policy: Policy,
+) -> Check {
     let mut check = Check {
-        host: discover(host),
-        image: discover(image),
+        host: discover(host, configured),
+        image: discover(image, &[]),
         libc: image.libc(),
         policy,
         chosen: None,
@@ -292,33 +299,32 @@ fn decide(check: &mut Check, host: &Libraries<'_>, image: &Libraries<'_>) -> Res
     if check.image.is_empty() {
         return Err(MpiError::NoImage { host: list(&check.host) });
     }
-    let pair = check.host.iter().find_map(|host| {
-        let same = check.image.iter().find(|image| image.family == host.family)?;
-        Some((host.clone(), same.clone()))
-    });
-    let Some((ours, theirs)) = pair else {
+    let same = |host: &&Mpi| check.image.iter().any(|image| image.family == host.family);
+    let Some(ours) = check.host.iter().find(same).cloned() else {
         return Err(MpiError::Family { image: list(&check.image), host: list(&check.host) });
     };
     check.chosen = Some(ours.family);
+    let theirs = check.image.iter().filter(|image| image.family == ours.family);
+    let theirs: Vec<&(Role, Library)> = theirs.flat_map(|image| &image.libraries).collect();
     let mut wanted = Vec::new();
+    let mut warnings = Vec::new();
     for (role, library) in &ours.libraries {
         let counterparts: Vec<&Library> =
-            theirs.libraries.iter().filter(|(r, _)| r == role).map(|(_, l)| l).collect();
+            theirs.iter().filter(|(r, _)| r == role).map(|(_, l)| l).collect();
         for other in &counterparts {
-            let warning = compare(library, other, check.policy)?;
-            check.warnings.extend(warning);
+            warnings.extend(compare(library, other, check.policy)?);
         }
         if counterparts.is_empty() && *role != Role::C {
             continue;
         }
-        wanted.push(Wanted {
-            library: library.clone(),
-            required: true,
-            replaces: replaced(image, &counterparts),
-            reason: format!("{} of the host", ours.family),
-            mounted: false,
-        });
+        let names = counterparts.iter().map(|other| other.name.clone());
+        let aliases = names.filter(|name| name != library.soname()).collect();
+        let replaces = replaced(image, &counterparts);
+        let reason = format!("{} of the host", ours.family);
+        let one = Wanted::new(library.clone(), true, reason);
+        wanted.push(Wanted { replaces, aliases, ..one });
     }
+    check.warnings = warnings;
     (check.injection, check.companions) = companions::with_companions(host, image, wanted)?;
     check.warnings.extend(check.injection.warnings.iter().cloned());
     Ok(())
