@@ -112,6 +112,19 @@ pub(crate) fn binary() -> Result<PathBuf> {
     Ok(place)
 }
 
+/// Puts the MPIs of other hosts where everybody reaches them.
+pub(crate) fn hosts(fixtures: &Path) -> Result<PathBuf> {
+    let (from, place) = (fixtures.join("hosts"), shared()?.join("hosts"));
+    // Links where they can be.
+    let script = format!(
+        "rm -rf '{to}'; cp -al '{from}' '{to}' 2>/dev/null || {{ rm -rf '{to}'; cp -a '{from}' '{to}'; }}",
+        from = from.display(),
+        to = place.display()
+    );
+    run_quietly(&script)?;
+    Ok(place)
+}
+
 /// A directory that the ordinary user can reach: the checkout itself may lie
 /// in a home that is closed to others.
 pub(crate) fn shared() -> Result<PathBuf> {

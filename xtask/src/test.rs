@@ -44,6 +44,7 @@ pub(crate) fn run() -> Result<()> {
             .args(["test", "--package", "sampan-tests", "--no-fail-fast", "--", "--test-threads=4"])
             .env("SAMPAN_BIN", &binary)
             .env("SAMPAN_TEST_USER", setup::USER)
-            .env("SAMPAN_TEST_REGISTRY", &registry.address),
+            .env("SAMPAN_TEST_REGISTRY", &registry.address)
+            .env("SAMPAN_TEST_HOSTS", setup::hosts(&images)?),
     )
 }

@@ -72,6 +72,10 @@ impl Engine {
             ));
             request.root = RootSource::Directory { path: dir };
         }
+        let ranks = integrate && !host::launcher::detect(&facts.env).pmi.is_empty();
+        if ranks {
+            warnings.extend(integrate::join_ranks(&mut request));
+        }
         let mut contributions = self.configured_binds(&mut warnings);
         let mut add = |tree: &dyn SearchTree| -> Result<Vec<Contribution>> {
             if integrate {
@@ -103,8 +107,7 @@ impl Engine {
             _ => None,
         };
         // Ranks need one user namespace, or their MPI cannot read each other's memory.
-        let ranks = || integrate && !host::launcher::detect(&facts.env).pmi.is_empty();
-        let share = (image.is_some() || ranks()).then(|| {
+        let share = (image.is_some() || ranks).then(|| {
             // Without one the container has a server of its own.
             let found = share::share(self.config(), &plan);
             found.inspect_err(|error| tracing::debug!("no shared server: {error}")).ok()

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use host::DirectoryTree;
 use host::libraries::Libraries;
 use host::mpi::{self, Policy};
-use plan::{Contribution, HostFacts, Rank, RunRequest, SearchTree, Writable};
+use plan::{Contribution, HostFacts, Rank, RootEmulation, RunRequest, SearchTree, Writable};
 
 use crate::{Config, Engine, Error, Resolved, Result};
 
@@ -56,6 +56,20 @@ impl fmt::Display for MpiMode {
 /// Variables of an outer launcher, by how they begin; an inner one would take
 /// itself for a rank.
 const WIRES: [&str; 6] = ["PMI_", "PMIX_", "PMI2_", "OMPI_", "PRTE_", "HYDI_"];
+
+/// Leaves out the namespaces in which the ranks of a node could not reach each
+/// other's processes and memory; what to say about it.
+pub(crate) fn join_ranks(request: &mut RunRequest) -> Option<String> {
+    let isolation = &mut request.isolation;
+    // Recorded ownership needs a PID namespace for its supervisor.
+    let apart = request.root_emulation == RootEmulation::Consistent;
+    if apart || !(isolation.pid || isolation.ipc) {
+        return None;
+    }
+    isolation.pid = false;
+    isolation.ipc = false;
+    Some("a launcher started this as a rank: PID and IPC namespaces are left out".to_owned())
+}
 
 /// What the host adds.
 pub(crate) fn contributions(

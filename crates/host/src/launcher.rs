@@ -117,8 +117,7 @@ pub fn detect(env: &Env) -> Launcher {
 /// in their way.
 const WIRE: [&str; 3] = ["PMI_", "PMIX_", "PMI2_"];
 /// Variables that say what the job has; they pass into a clean environment too.
-const OF_JOB: [&str; 8] =
-    ["SLURM_", "PBS_", "FLUX_", "LSB_", "PALS_", "OMPI_COMM_WORLD_", "PRTE_", "HYDI_"];
+const OF_JOB: [&str; 8] = ["SLURM_", "PBS_", "FLUX_", "LSB_", "PALS_", "OMPI_", "PRTE_", "HYDI_"];
 /// PMIx's variables that name directories of its server.
 const PMIX_DIRECTORIES: [&str; 2] = ["PMIX_SERVER_TMPDIR", "PMIX_SYSTEM_TMPDIR"];
 /// Slurm's names of PMIx's components, and PMIx's own names.

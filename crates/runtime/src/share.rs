@@ -314,16 +314,19 @@ impl Host {
     /// whether somebody wants to join. Members that have ended are dropped.
     fn wait(&mut self, end: BorrowedFd<'_>, wait: Duration) -> (bool, bool) {
         let timeout = Timespec::try_from(wait).ok();
-        let fixed = [end, self.listener.socket.as_fd()];
-        let all = fixed.into_iter().chain(self.members.iter().map(AsFd::as_fd));
+        let members = self.members.iter().map(AsFd::as_fd);
+        let all = [self.listener.socket.as_fd()].into_iter().chain(members);
         let mut fds: Vec<PollFd<'_>> =
             all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        // Who shares the namespace alone cares for no connection.
+        let cared = if self.mounts.is_empty() { PollFlags::empty() } else { PollFlags::IN };
+        fds.insert(0, PollFd::from_borrowed_fd(end, cared));
         if poll(&mut fds, timeout.as_ref()).is_err() {
             return (false, false);
         }
         let happened: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         drop(fds);
-        let mut ended = happened[fixed.len()..].iter();
+        let mut ended = happened[2..].iter();
         self.members.retain(|_| ended.next() != Some(&true));
         (happened[0], happened[1])
     }
