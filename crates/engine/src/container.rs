@@ -8,7 +8,7 @@ use plan::{Contribution, MountSource, MountSpec, Plan, Rank, RootSource, RunRequ
 use runtime::{DirectoryTree, ImageFile, Keeper, Share};
 use store::{ImageId, Lease, Store};
 
-use crate::{Engine, Error, Origin, Resolved, Result, share, unpack};
+use crate::{Devices, Engine, Error, Origin, Resolved, Result, share, unpack};
 
 /// A container, decided but not started.
 pub struct Container {
@@ -36,9 +36,14 @@ impl Engine {
     /// Decides a container: looks at the host and the image, starts nothing.
     ///
     /// # Errors
-    /// When the image cannot be opened, or the request contradicts itself or
-    /// the image.
-    pub fn prepare(&self, mut request: RunRequest, resolved: &Resolved) -> Result<Container> {
+    /// When the image cannot be opened, the request contradicts itself or the
+    /// image, or a device is not there.
+    pub fn prepare(
+        &self,
+        mut request: RunRequest,
+        resolved: &Resolved,
+        devices: &Devices,
+    ) -> Result<Container> {
         let facts = host::facts();
         let mut warnings = Vec::new();
         if let (RootSource::Squashfs { parts }, false) = (&request.root, facts.real_root)
@@ -53,7 +58,12 @@ impl Engine {
             ));
             request.root = RootSource::Directory { path: dir };
         }
-        let contributions = self.configured_binds(&mut warnings);
+        let mut contributions = self.configured_binds(&mut warnings);
+        let host_dev = !request.isolation.contain && !request.skip.dev;
+        for edits in self.device_edits(devices, &Vec::new)? {
+            contributions.push(edits.contribution(host_dev));
+            warnings.extend(edits.warnings);
+        }
         let (mut plan, image) = match &request.root {
             RootSource::Directory { path } => {
                 let failed = |source| Error::OpenImage { path: path.clone(), source };

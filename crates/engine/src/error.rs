@@ -285,6 +285,17 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A CDI device that cannot be had.
+    #[error(transparent)]
+    Cdi(#[from] host::cdi::CdiError),
+    /// A device that is named by a path and cannot be had.
+    #[error("--device {text:?}: {reason}")]
+    Device {
+        /// What was typed.
+        text: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// No child process to try things in.
     #[error("cannot probe the kernel")]
     Probe(#[source] io::Error),
@@ -359,9 +370,13 @@ impl Error {
             return exit::NO_SPACE;
         }
         match self {
-            Self::Config(_) | Self::Registries(_) | Self::Name(_) | Self::NothingToPull { .. } => {
-                exit::USAGE
-            }
+            Self::Config(_)
+            | Self::Registries(_)
+            | Self::Name(_)
+            | Self::Cdi(host::cdi::CdiError::Name(_))
+            | Self::Device { .. }
+            | Self::NothingToPull { .. } => exit::USAGE,
+            Self::Cdi(host::cdi::CdiError::Unknown { .. }) => exit::NOT_FOUND,
             Self::Registry(error) => registry_code(error),
             Self::Store(error) => store_code(error),
             Self::Platform { .. } | Self::NotPulled { .. } | Self::UnknownImage { .. } => {
@@ -411,6 +426,11 @@ impl Error {
             Self::Registries(error) => error.hint(),
             Self::Plan(error) => error.hint().map(str::to_owned),
             Self::Runtime(error) => error.hint().map(str::to_owned),
+            Self::Cdi(error) => error.hint().map(str::to_owned),
+            Self::Device { .. } => Some(
+                "a device is VENDOR/CLASS=NAME, or a path of this host's /dev: PATH[:PATH INSIDE]"
+                    .to_owned(),
+            ),
             Self::Destination { .. } => Some(
                 "end it in .sif, .oci.sif, .sqfs or /, or say what it is: sif:, oci-sif:, \
                  squashfs:, dir:, oci:, oci-archive:, docker-archive: or docker://"

@@ -2,6 +2,7 @@
 //! the flags mean is worked out in `lower`.
 
 mod build;
+mod cdi;
 mod container;
 mod images;
 mod sif;
@@ -15,6 +16,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use engine::{Override, exit};
 
 pub use build::BuildArgs;
+pub use cdi::{CdiArgs, CdiCommand};
 pub use container::{ContainerArgs, DryRun, ExecArgs, Net, RunArgs, ShellArgs, TestArgs};
 pub use images::{
     CommitArgs, ConfigArgs, ConfigCommand, ConvertArgs, DoctorArgs, HistoryArgs, ImagesArgs,
@@ -100,6 +102,8 @@ pub enum Command {
     Login(LoginArgs),
     /// Forget the credentials for a registry
     Logout(LogoutArgs),
+    /// List the devices of the Container Device Interface, and check its specs
+    Cdi(CdiArgs),
     /// Check what this machine offers to containers, and how to mend it
     Doctor(DoctorArgs),
     /// Show the configuration and where each value comes from

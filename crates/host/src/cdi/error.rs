@@ -105,6 +105,15 @@ pub enum CdiError {
 }
 
 impl CdiError {
+    /// The error with what the system said, for where the chain is not shown.
+    #[must_use]
+    pub fn with_cause(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(cause) => format!("{self}: {cause}"),
+            None => self.to_string(),
+        }
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {

@@ -161,16 +161,17 @@ impl Registry {
         self.specs.push(Loaded { path, spec });
     }
 
-    /// The specs and directories that could not be read, and the devices that
-    /// are described twice.
+    /// The specs and directories that could not be read, each with its cause.
     #[must_use]
-    pub fn problems(&self) -> Vec<String> {
+    pub fn broken(&self) -> Vec<String> {
+        self.broken.iter().map(CdiError::with_cause).collect()
+    }
+
+    /// The devices that two specs of one directory describe.
+    #[must_use]
+    pub fn conflicts(&self) -> Vec<String> {
         let conflicts = self.devices.iter().filter_map(|(name, place)| self.conflict(name, place));
-        self.broken
-            .iter()
-            .map(ToString::to_string)
-            .chain(conflicts.map(|e| e.to_string()))
-            .collect()
+        conflicts.map(|error| error.to_string()).collect()
     }
 
     /// Every device, by name.
@@ -241,7 +242,7 @@ impl Registry {
         if known.is_empty() {
             known = self.devices.keys().map(ToString::to_string).collect();
         }
-        let broken = self.broken.iter().map(ToString::to_string).collect();
+        let broken = self.broken();
         CdiError::Unknown { name: name.clone(), known, broken }
     }
 }

@@ -3,10 +3,10 @@
 use super::*;
 
 /// As `nvidia-ctk cdi generate` writes it, shortened.
-pub(crate) const NVIDIA: &str = include_str!("../../tests/cdi/nvidia.yaml");
+pub(crate) const NVIDIA: &str = include_str!("../../../../fuzz/corpus/cdi/nvidia.yaml");
 
 /// As `amd-ctk cdi generate` writes it, shortened.
-pub(crate) const AMD: &str = include_str!("../../tests/cdi/amd.json");
+pub(crate) const AMD: &str = include_str!("../../../../fuzz/corpus/cdi/amd.json");
 
 fn yaml(text: &str) -> Result<Spec, Vec<Problem>> {
     Spec::parse(text.as_bytes(), Format::Yaml)
@@ -17,37 +17,7 @@ fn messages(result: Result<Spec, Vec<Problem>>) -> Vec<String> {
 }
 
 /// Every field of the specification.
-const EVERYTHING: &str = r#"{
-    "cdiVersion": "1.1.0",
-    "kind": "vendor.com/class.x",
-    "annotations": {"vendor.com/a": "b"},
-    "devices": [{
-        "name": "0",
-        "annotations": {"c": ""},
-        "containerEdits": {
-            "env": ["A=b", "C="],
-            "deviceNodes": [{
-                "path": "/dev/a", "hostPath": "/dev/b", "type": "c", "major": 195, "minor": 255,
-                "fileMode": 438, "permissions": "rwm", "uid": 0, "gid": 44
-            }],
-            "netDevices": [{"hostInterfaceName": "eth1", "name": "net1"}],
-            "hooks": [{
-                "hookName": "createContainer", "path": "/h", "args": ["h", "x"], "env": ["E=f"],
-                "timeout": 5
-            }],
-            "mounts": [{
-                "hostPath": "/a", "containerPath": "/b", "options": ["ro"], "type": "bind"
-            }],
-            "intelRdt": {
-                "closID": "c", "l3CacheSchema": "L3:0=f", "memBwSchema": "MB:0=50",
-                "enableCMT": true, "enableMBM": true, "schemata": ["L2:0=f"],
-                "enableMonitoring": true
-            },
-            "additionalGids": [44, 109]
-        }
-    }],
-    "containerEdits": {}
-}"#;
+const EVERYTHING: &str = include_str!("../../../../fuzz/corpus/cdi/every-field.json");
 
 #[test]
 fn every_field_is_read_from_json_and_yaml() {

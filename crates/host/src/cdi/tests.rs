@@ -131,7 +131,7 @@ fn the_later_directory_wins_and_equals_are_in_conflict() {
     let host =
         Host::new().file("/etc/cdi/a.json", &spec("etc")).file("/var/run/cdi/a.json", &spec("run"));
     assert_eq!(host.edits(&["v.com/x=a"]).unwrap().env[0].1, Some("run".into()));
-    assert!(host.registry().problems().is_empty());
+    assert!(host.registry().conflicts().is_empty() && host.registry().broken().is_empty());
     let listed = host.registry().devices();
     assert_eq!(listed.len(), 1);
     assert!(listed[0].spec.ends_with("var/run/cdi/a.json"));
@@ -141,7 +141,7 @@ fn the_later_directory_wins_and_equals_are_in_conflict() {
     assert!(matches!(error, CdiError::Conflict { .. }));
     let text = error.to_string();
     assert!(text.contains("a.json") && text.contains("b.yaml"), "{text}");
-    assert_eq!(host.registry().problems(), [text]);
+    assert_eq!(host.registry().conflicts(), [text]);
 
     // In the first directory alone, the conflict is settled by the second.
     let host = Host::new()
@@ -159,7 +159,7 @@ fn what_cannot_be_read_spoils_nothing_else() {
         .file("/etc/cdi/notes.txt", "no spec")
         .file("/etc/cdi/dir.json/inner.json", "{");
     assert!(host.edits(&["v.com/x=a"]).is_ok());
-    assert_eq!(host.registry().problems().len(), 1);
+    assert_eq!(host.registry().broken().len(), 1);
     let error = host.edits(&["v.com/x=b"]).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("there is v.com/x=a") && text.contains("bad.yaml"), "{text}");

@@ -4,17 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
-const NVIDIA: &str = r#"{
-    "version": "1.0.0",
-    "hook": {
-        "path": "/usr/bin/nvidia-container-runtime-hook",
-        "args": ["nvidia-container-runtime-hook", "prestart"],
-        "env": ["NVIDIA_REQUIRE_CUDA=cuda>=9.1"],
-        "timeout": 10
-    },
-    "when": {"always": true, "commands": [".*"]},
-    "stages": ["prestart", "poststop"]
-}"#;
+/// As the NVIDIA Container Toolkit installs it.
+const NVIDIA: &str = include_str!("../../../../fuzz/corpus/hook/nvidia.json");
 
 fn parse(text: &str) -> Result<HookFile, HookError> {
     HookFile::parse(Path::new("/etc/hooks.d/x.json"), text.as_bytes())
