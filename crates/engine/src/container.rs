@@ -59,10 +59,8 @@ impl Engine {
             request.root = RootSource::Directory { path: dir };
         }
         let mut contributions = self.configured_binds(&mut warnings);
-        let host_dev = !request.isolation.contain && !request.skip.dev;
         for edits in self.device_edits(devices, &Vec::new)? {
-            contributions.push(edits.contribution(host_dev));
-            warnings.extend(edits.warnings);
+            contributions.push(Self::shown(&edits, &request, &mut warnings)?);
         }
         let (mut plan, image) = match &request.root {
             RootSource::Directory { path } => {

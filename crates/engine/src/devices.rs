@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use host::cdi::{self, CdiError, Listed, QualifiedName, Registry};
 use host::edits::{Edits, HostLibrary};
 use host::gpu::{Choice, Variables, Vendor};
-use plan::{MountFlags, MountSpec};
+use plan::{Contribution, MountFlags, MountSpec, RunRequest};
 
 use crate::{Engine, Error, Result, mount_source};
 
@@ -55,6 +55,21 @@ impl Engine {
         let vars = |name: &str| std::env::var_os(name);
         let dirs = &self.config().cdi_dirs.value;
         Search { root: Path::new("/"), dirs, vars: &vars, cache }.edits(devices)
+    }
+
+    /// What devices contribute to a plan, and what was added to the warnings.
+    pub(crate) fn shown(
+        edits: &Edits,
+        request: &RunRequest,
+        warnings: &mut Vec<String>,
+    ) -> Result<Contribution> {
+        let host_dev = !request.isolation.contain && !request.skip.dev;
+        if let (true, Some(path)) = (host_dev, edits.misplaced(&|path| path.exists())) {
+            let (reason, path) = (edits.reason.clone(), path.to_owned());
+            return Err(Error::DevicePlace { reason, path });
+        }
+        warnings.extend_from_slice(&edits.warnings);
+        Ok(edits.contribution(host_dev))
     }
 
     /// Lists the CDI devices of this host.

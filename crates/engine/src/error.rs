@@ -296,6 +296,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A device whose place in the container cannot be made.
+    #[error("{reason}: the host's /dev, which is shown, has no {path:?} to put the device at")]
+    DevicePlace {
+        /// Who wants it.
+        reason: String,
+        /// Path in the container.
+        path: PathBuf,
+    },
     /// No child process to try things in.
     #[error("cannot probe the kernel")]
     Probe(#[source] io::Error),
@@ -427,6 +435,9 @@ impl Error {
             Self::Plan(error) => error.hint().map(str::to_owned),
             Self::Runtime(error) => error.hint().map(str::to_owned),
             Self::Cdi(error) => error.hint().map(str::to_owned),
+            Self::DevicePlace { .. } => {
+                Some("give --contain, which makes a /dev of the container's own".to_owned())
+            }
             Self::Device { .. } => Some(
                 "a device is VENDOR/CLASS=NAME, or a path of this host's /dev: PATH[:PATH INSIDE]"
                     .to_owned(),

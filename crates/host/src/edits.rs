@@ -1,7 +1,7 @@
 //! What a host integration wants of a container, before the image is looked at.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use plan::{Contribution, FileSpec, MountSource, MountSpec, Rank};
 use serde::Serialize;
@@ -95,21 +95,35 @@ impl Edits {
 
     /// Mounts, variables and files as a contribution to a plan; what needs the
     /// image stays. Where the host's own `/dev` is shown, its nodes need no
-    /// mounts of their own.
+    /// mounts of their own. Links in `/dev` are left out: no plan can put files
+    /// there, and they are second names of nodes that have a first one.
     #[must_use]
     pub fn contribution(&self, host_dev: bool) -> Contribution {
-        let needless = |mount: &&MountSpec| {
-            let same = matches!(&mount.source, MountSource::File(path) | MountSource::Directory(path)
-                if *path == mount.target);
-            !(host_dev && same && mount.target.starts_with("/dev"))
-        };
+        let in_dev = |path: &Path| path.starts_with("/dev");
+        let needed = |mount: &&MountSpec| !(host_dev && own(mount) && in_dev(&mount.target));
         Contribution {
-            mounts: self.mounts.iter().filter(needless).cloned().collect(),
+            mounts: self.mounts.iter().filter(needed).cloned().collect(),
             env: self.env.clone(),
-            files: self.files.clone(),
+            files: self.files.iter().filter(|file| !in_dev(&file.path)).cloned().collect(),
             ..Contribution::new(Rank::Host, &self.reason)
         }
     }
+
+    /// A path in `/dev` where something is wanted that the host has elsewhere,
+    /// and that `exists` denies. Where the host's own `/dev` is shown, it cannot
+    /// be made.
+    #[must_use]
+    pub fn misplaced(&self, exists: &dyn Fn(&Path) -> bool) -> Option<&Path> {
+        let mut targets =
+            self.mounts.iter().filter(|mount| !own(mount)).map(|mount| &*mount.target);
+        targets.find(|target| target.starts_with("/dev") && !exists(target))
+    }
+}
+
+/// Whether something of the host is shown at its own path.
+fn own(mount: &MountSpec) -> bool {
+    matches!(&mount.source, MountSource::File(path) | MountSource::Directory(path)
+        if *path == mount.target)
 }
 
 #[cfg(test)]
@@ -145,5 +159,17 @@ mod tests {
         assert_eq!(targets(false).len(), 3);
         assert_eq!(targets(true), [PathBuf::from("/dev/b"), "/usr/x".into()]);
         assert_eq!(edits.contribution(true).rank, Rank::Host);
+        assert_eq!(edits.misplaced(&|_| false), Some(Path::new("/dev/b")));
+        assert_eq!(edits.misplaced(&|path| path == Path::new("/dev/b")), None);
+    }
+
+    #[test]
+    fn links_go_everywhere_but_into_dev() {
+        let mut edits = Edits::new("test");
+        for path in ["/dev/dri/by-path/x", "/usr/lib/libx.so"] {
+            let kind = plan::SkeletonKind::Symlink("y".into());
+            edits.file(FileSpec { path: path.into(), kind, mode: 0o777 });
+        }
+        assert_eq!(edits.contribution(false).files.len(), 1);
     }
 }
