@@ -9,8 +9,8 @@ use types::{ImageRef, Platform};
 
 use crate::args::{
     CdiCommand, Cli, Command, ConfigCommand, ConvertArgs, DoctorArgs, Globals, HistoryArgs,
-    ImagesArgs, InspectArgs, LoginArgs, LogoutArgs, PruneArgs, PullArgs, PushArgs, RemoveArgs,
-    TagArgs,
+    ImagesArgs, InspectArgs, LoginArgs, LogoutArgs, MpiCommand, PruneArgs, PullArgs, PushArgs,
+    RemoveArgs, TagArgs,
 };
 use crate::error::CliError;
 use crate::{bars, building, listing, manual, output, prompt, report, run, sif_file, text};
@@ -45,6 +45,7 @@ pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
         Command::History(args) => history(&engine, &globals, &args)?,
         Command::Sif(args) => sif_file::run(args.command)?,
         Command::Cdi(args) => return cdi(&engine, &globals, args.command),
+        Command::Mpi(args) => return mpi_check(&engine, &globals, &args.command),
         Command::Doctor(args) => return doctor(&engine, &args),
         Command::Pull(args) => pull(&engine, &globals, &args)?,
         Command::Images(args) => images(&engine, &globals, &args)?,
@@ -274,6 +275,21 @@ fn cdi(engine: &Engine, globals: &Globals, command: CdiCommand) -> Result<i32, C
 
 fn say(globals: &Globals, text: &str) -> Result<(), CliError> {
     if globals.quiet { Ok(()) } else { output::print(text) }
+}
+
+/// The exit code says whether the host's MPI can be used.
+fn mpi_check(engine: &Engine, globals: &Globals, command: &MpiCommand) -> Result<i32, CliError> {
+    let MpiCommand::Check { image, policy, json, .. } = command;
+    let resolved = run::resolve(engine, globals, image)?;
+    // clap has checked the word.
+    let policy = policy.as_deref().and_then(|word| word.parse().ok());
+    let check = engine.check_mpi(&resolved, policy)?;
+    if *json {
+        output::json(&check)?;
+    } else {
+        output::print(&listing::mpi(&check))?;
+    }
+    Ok(if check.error.is_some() { exit::FAILURE } else { 0 })
 }
 
 /// The exit code says whether containers run on this machine.

@@ -213,6 +213,51 @@ pub fn cdi_checked(checked: &[Checked], quiet: bool) -> String {
     out
 }
 
+/// What host and image have of MPI, and what would be done.
+pub fn mpi(check: &host::mpi::Check) -> String {
+    use std::fmt::Write;
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let side = |out: &mut String, name: &str, all: &[host::mpi::Mpi]| {
+        if all.is_empty() {
+            let _ = writeln!(out, "{name:<8} no MPI");
+        }
+        for (index, mpi) in all.iter().enumerate() {
+            let _ = writeln!(out, "{:<8} {mpi}", if index == 0 { name } else { "" });
+        }
+    };
+    side(&mut out, "host", &check.host);
+    side(&mut out, "image", &check.image);
+    let _ = writeln!(out, "{:<8} {}", "", check.libc);
+    let _ = writeln!(out, "policy   {}", check.policy);
+    match &check.error {
+        Some(error) => {
+            let _ = writeln!(out, "verdict  --mpi=host cannot be used: {error}");
+            let _ = writeln!(out, "         {}", error.hint());
+        }
+        None => {
+            let (replaced, all) = (check.replaced(), check.injection.taken.len());
+            let _ = writeln!(
+                out,
+                "verdict  --mpi=host can be used: {replaced} of the image's libraries are replaced, {all} are taken in all"
+            );
+        }
+    }
+    for warning in &check.warnings {
+        let _ = writeln!(out, "warning  {warning}");
+    }
+    for taken in &check.injection.taken {
+        let what = if taken.replaces.is_empty() { "add" } else { "replace" };
+        let (name, source) = (&taken.name, taken.source.display());
+        let _ =
+            writeln!(out, "{what:<8} {name} {} from {source} ({})", taken.version, taken.reason);
+    }
+    for kept in &check.injection.kept {
+        let _ = writeln!(out, "keep     {} {} of the image", kept.name, kept.version);
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,11 +4,12 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use plan::{Contribution, MountSource, MountSpec, Plan, Rank, RootSource, RunRequest};
-use runtime::{DirectoryTree, ImageFile, Keeper, Share};
+use host::DirectoryTree;
+use plan::{Contribution, MountSource, MountSpec, Plan, Rank, RootSource, RunRequest, SearchTree};
+use runtime::{ImageFile, Keeper, Share};
 use store::{ImageId, Lease, Store};
 
-use crate::{Devices, Engine, Error, Origin, Resolved, Result, share, unpack};
+use crate::{Devices, Engine, Error, Origin, Resolved, Result, devices, integrate, share, unpack};
 
 /// A container, decided but not started.
 pub struct Container {
@@ -40,9 +41,27 @@ impl Engine {
     /// image, or a device is not there.
     pub fn prepare(
         &self,
-        mut request: RunRequest,
+        request: RunRequest,
         resolved: &Resolved,
         devices: &Devices,
+    ) -> Result<Container> {
+        self.decide(request, resolved, Some(devices))
+    }
+
+    /// As [`Engine::prepare`], without what the host's integrations add: a
+    /// build must not depend on where it is done.
+    ///
+    /// # Errors
+    /// As [`Engine::prepare`].
+    pub fn prepare_apart(&self, request: RunRequest, resolved: &Resolved) -> Result<Container> {
+        self.decide(request, resolved, None)
+    }
+
+    fn decide(
+        &self,
+        mut request: RunRequest,
+        resolved: &Resolved,
+        wanted: Option<&Devices>,
     ) -> Result<Container> {
         let facts = host::facts();
         let mut warnings = Vec::new();
@@ -59,18 +78,27 @@ impl Engine {
             request.root = RootSource::Directory { path: dir };
         }
         let mut contributions = self.configured_binds(&mut warnings);
-        for edits in self.device_edits(devices, &Vec::new)? {
-            contributions.push(Self::shown(&edits, &request, &mut warnings)?);
-        }
+        let mut add = |tree: &dyn SearchTree| -> Result<Vec<Contribution>> {
+            if let Some(wanted) = wanted {
+                let config = self.config();
+                let more = integrate::contributions(config, &request, &facts, tree, &mut warnings)?;
+                contributions.extend(more);
+                for edits in self.device_edits(wanted, &devices::host_cache)? {
+                    contributions.push(Self::shown(&edits, &request, &mut warnings)?);
+                }
+            }
+            Ok(std::mem::take(&mut contributions))
+        };
         let (mut plan, image) = match &request.root {
             RootSource::Directory { path } => {
                 let failed = |source| Error::OpenImage { path: path.clone(), source };
                 let tree = DirectoryTree::open(path).map_err(failed)?;
-                (plan::build(&request, &facts, &tree, contributions)?, None)
+                (plan::build(&request, &facts, &tree, add(&tree)?)?, None)
             }
             RootSource::Squashfs { parts } => {
                 let file = ImageFile::open(parts)?;
-                (plan::build(&request, &facts, &file.tree(), contributions)?, Some(file))
+                let tree = file.tree();
+                (plan::build(&request, &facts, &tree, add(&tree)?)?, Some(file))
             }
         };
         plan.warnings.splice(0..0, warnings);
@@ -91,6 +119,21 @@ impl Engine {
             _ => None,
         };
         Ok(Container { plan, image, keeper, share })
+    }
+
+    /// Does something with the tree of an image.
+    pub(crate) fn with_tree<T>(
+        &self,
+        resolved: &Resolved,
+        act: impl FnOnce(&dyn SearchTree) -> T,
+    ) -> Result<T> {
+        match &resolved.root {
+            RootSource::Directory { path } => {
+                let failed = |source| Error::OpenImage { path: path.clone(), source };
+                Ok(act(&DirectoryTree::open(path).map_err(failed)?))
+            }
+            RootSource::Squashfs { parts } => Ok(act(&ImageFile::open(parts)?.tree())),
+        }
     }
 
     /// The binds of the configuration. One that this host does not have is

@@ -3,9 +3,12 @@
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use host::DirectoryTree;
 use host::cdi::{self, CdiError, Listed, QualifiedName, Registry};
 use host::edits::{Edits, HostLibrary};
 use host::gpu::{Choice, Variables, Vendor};
+use host::ldcache;
+use host::libraries::Libraries;
 use plan::{Contribution, MountFlags, MountSpec, RunRequest};
 
 use crate::{Engine, Error, Result, mount_source};
@@ -97,6 +100,28 @@ impl Engine {
         };
         Ok(paths.into_iter().map(check).collect())
     }
+}
+
+/// What the host's ld.so.cache names for this machine's own architecture, the
+/// cache's order kept; nothing where there is no cache.
+pub(crate) fn host_cache() -> Vec<HostLibrary> {
+    // e_machine of ELF, elf(5).
+    let machine = match std::env::consts::ARCH {
+        "x86_64" => 62,
+        "aarch64" => 183,
+        "powerpc64" => 21,
+        "riscv64" => 243,
+        _ => 0,
+    };
+    let Ok(tree) = DirectoryTree::open(Path::new("/")) else { return Vec::new() };
+    let libraries = Libraries::new(&tree, Vec::new());
+    let own = ldcache::flags(machine);
+    let all = libraries.cache().unwrap_or_default();
+    let library = |entry: &ldcache::Entry| HostLibrary {
+        path: PathBuf::from(&entry.path),
+        soname: entry.name.clone(),
+    };
+    all.iter().filter(|entry| Some(entry.flags) == own).map(library).collect()
 }
 
 /// Where devices are looked for.

@@ -56,6 +56,15 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// The host's MPI cannot be used.
+    #[error("the host's MPI cannot be used with this image: {0}")]
+    Mpi(#[source] host::mpi::MpiError),
+    /// The host's MPI and an image that is written in place.
+    #[error("--mpi=host puts libraries over those of the image, which --writable would change")]
+    MpiInPlace,
+    /// The host's own root directory.
+    #[error("cannot open the host's root directory")]
+    HostRoot(#[source] io::Error),
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -381,6 +390,7 @@ impl Error {
             Self::Config(_)
             | Self::Registries(_)
             | Self::Name(_)
+            | Self::MpiInPlace
             | Self::Cdi(host::cdi::CdiError::Name(_))
             | Self::Device { .. }
             | Self::NothingToPull { .. } => exit::USAGE,
@@ -447,6 +457,8 @@ impl Error {
                  squashfs:, dir:, oci:, oci-archive:, docker-archive: or docker://"
                     .to_owned(),
             ),
+            Self::Mpi(error) => Some(error.hint().to_owned()),
+            Self::MpiInPlace => Some("keep changes elsewhere: --overlay DIR".to_owned()),
             Self::Exists { .. } => Some("remove it, or replace a file with --force".to_owned()),
             Self::NothingToConvert { .. } => {
                 Some("copy it with cp -a, or convert it to a .sif or .sqfs file".to_owned())

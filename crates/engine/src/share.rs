@@ -9,20 +9,6 @@ use runtime::Share;
 
 use crate::{Config, Result, unpack};
 
-/// What tells jobs, their steps and the daemons of one host apart, of Slurm,
-/// PBS, Flux, LSF and PALS.
-const JOB: [&str; 9] = [
-    "SLURM_CLUSTER_NAME",
-    "SLURM_JOB_ID",
-    "SLURM_STEP_ID",
-    "SLURMD_NODENAME",
-    "PBS_JOBID",
-    "FLUX_JOB_ID",
-    "LSB_JOBID",
-    "LSB_JOBINDEX",
-    "PALS_APID",
-];
-
 /// Where the container's equals are found.
 ///
 /// # Errors
@@ -40,7 +26,7 @@ pub(crate) fn share(config: &Config, parts: &[ImagePart], plan: &Plan) -> Result
     rustix::system::uname().nodename().to_bytes().hash(&mut hash);
     // A namespace can be joined from its parent only.
     std::fs::read_link("/proc/self/ns/user").ok().hash(&mut hash);
-    for name in JOB {
+    for name in host::launcher::JOB {
         std::env::var_os(name).hash(&mut hash);
     }
     let key = format!("{file}-{}-{}-{:016x}", ids.uid, ids.gid, hash.finish());

@@ -9,8 +9,17 @@
 mod accounts;
 pub mod cdi;
 pub mod edits;
+pub mod elf;
 pub mod gpu;
 pub mod hooks;
+pub mod inject;
+pub mod launcher;
+pub mod ldcache;
+pub mod libraries;
+pub mod mpi;
+mod tree;
+
+pub use tree::DirectoryTree;
 
 use std::fs;
 use std::io::Read;

@@ -22,7 +22,6 @@
 //! with it.
 #![forbid(unsafe_code)]
 
-mod elf;
 mod emulation;
 mod error;
 mod exec;
@@ -48,7 +47,7 @@ pub use error::{ExecError, RuntimeError};
 pub use probe::probe;
 pub use server::{ImageFile, Keeper, MOST_PARTS};
 pub use share::{LOG, Share};
-pub use tree::{DirectoryTree, ImageTree, Info};
+pub use tree::{ImageTree, Info};
 pub use user::as_root;
 
 /// Becomes the container's process. Returns only when that failed, or, with a

@@ -244,6 +244,17 @@ pub struct ContainerArgs {
     #[arg(long, value_name = "NAME", help_heading = "Process")]
     pub app: Option<String>,
 
+    /// Whose MPI is used
+    ///
+    /// auto: the image's, wired to the launcher that started sampan (srun, mpirun, flux, PALS).
+    /// host: the host's libraries in place of the image's, where they fit; sampan mpi check
+    /// IMAGE tells. container: the image's, started by an mpirun inside. none: nothing is done.
+    #[arg(long, value_name = "MODE", value_parser = PossibleValuesParser::new(["auto", "host", "container", "none"]), help_heading = "Host")]
+    pub mpi: Option<String>,
+    /// How well the host's MPI has to fit: same major version, no older, or the same
+    #[arg(long, value_name = "POLICY", value_parser = PossibleValuesParser::new(["major", "full", "strict"]), help_heading = "Host")]
+    pub mpi_policy: Option<String>,
+
     /// When to fetch the image
     #[arg(long, value_name = "POLICY", value_parser = PossibleValuesParser::new(["missing", "always", "never"]), help_heading = "Image")]
     pub pull: Option<String>,

@@ -5,6 +5,7 @@ mod build;
 mod cdi;
 mod container;
 mod images;
+mod mpi;
 mod sif;
 
 use std::ffi::OsString;
@@ -23,6 +24,7 @@ pub use images::{
     InspectArgs, LoadArgs, LoginArgs, LogoutArgs, PruneArgs, PullArgs, PushArgs, RemoveArgs,
     SaveArgs, TagArgs,
 };
+pub use mpi::{MpiArgs, MpiCommand};
 pub use sif::{SifAddArgs, SifArgs, SifCommand, SifFs, SifPart, SifType};
 
 /// Run, fetch and keep HPC containers as an ordinary user.
@@ -104,6 +106,8 @@ pub enum Command {
     Logout(LogoutArgs),
     /// List the devices of the Container Device Interface, and check its specs
     Cdi(CdiArgs),
+    /// Tell whether the host's MPI fits an image
+    Mpi(MpiArgs),
     /// Check what this machine offers to containers, and how to mend it
     Doctor(DoctorArgs),
     /// Show the configuration and where each value comes from
@@ -171,9 +175,14 @@ impl Command {
             | Self::Test(TestArgs { container, .. }) => {
                 add("platform", "--platform", &container.platform);
                 add("pull", "--pull", &container.pull);
+                add("mpi", "--mpi", &container.mpi);
+                add("mpi_policy", "--mpi-policy", &container.mpi_policy);
                 let no_mount = &container.no_mount;
                 let joined = (!no_mount.is_empty()).then(|| no_mount.join(","));
                 add("no_mount", "--no-mount", &joined);
+            }
+            Self::Mpi(MpiArgs { command: MpiCommand::Check { platform, .. } }) => {
+                add("platform", "--platform", platform);
             }
             Self::Inspect(args) => add("platform", "--platform", &args.platform),
             _ => {}

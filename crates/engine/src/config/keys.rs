@@ -205,6 +205,40 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "mpi",
+        variable: "SAMPAN_MPI",
+        separator: None,
+        expected: "auto, host, container or none",
+        set: |config, words, origin, _| {
+            put(&mut config.mpi, one(words)?.parse()?, origin);
+            Ok(())
+        },
+        show: |config| (config.mpi.value.to_string(), &config.mpi.origin),
+    },
+    Key {
+        name: "mpi_policy",
+        variable: "SAMPAN_MPI_POLICY",
+        separator: None,
+        expected: "major, full or strict",
+        set: |config, words, origin, _| {
+            put(&mut config.mpi_policy, one(words)?.parse()?, origin);
+            Ok(())
+        },
+        show: |config| (config.mpi_policy.value.to_string(), &config.mpi_policy.origin),
+    },
+    Key {
+        name: "mpi_path",
+        variable: "SAMPAN_MPI_PATH",
+        separator: Some(':'),
+        expected: "a list of directories",
+        set: |config, words, origin, vars| {
+            let list = words.iter().map(|word| expand(word, vars)).collect::<Result<_, _>>()?;
+            put(&mut config.mpi_path, list, origin);
+            Ok(())
+        },
+        show: |config| (paths(&config.mpi_path.value, ":"), &config.mpi_path.origin),
+    },
+    Key {
         name: "mirrors",
         variable: "SAMPAN_MIRRORS",
         separator: Some(','),
