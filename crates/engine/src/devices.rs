@@ -7,6 +7,7 @@ use host::DirectoryTree;
 use host::cdi::{self, CdiError, Listed, QualifiedName, Registry};
 use host::edits::{Edits, HostLibrary};
 use host::gpu::{Choice, Variables, Vendor};
+use host::hooks::{self, Hook, Situation};
 use host::ldcache;
 use host::libraries::Libraries;
 use plan::{Contribution, MountFlags, MountSpec, RunRequest};
@@ -58,6 +59,16 @@ impl Engine {
         let vars = |name: &str| std::env::var_os(name);
         let dirs = &self.config().cdi_dirs.value;
         Search { root: Path::new("/"), dirs, vars: &vars, cache }.edits(devices)
+    }
+
+    /// The hooks that the site wants for a container, in the order in which they
+    /// run within a stage. Without configured directories this looks at nothing.
+    ///
+    /// # Errors
+    /// When a directory or a file of it cannot be read.
+    pub fn site_hooks(&self, situation: &Situation<'_>) -> Result<Vec<Hook>> {
+        let files = hooks::load(Path::new("/"), &self.config().hooks_dirs.value)?;
+        Ok(hooks::select(&files, situation))
     }
 
     /// What devices contribute to a plan, and what was added to the warnings.
@@ -357,6 +368,25 @@ mod tests {
         let list = search(here.path(), &pairs(&[]), &[], Some(Choice::Amd)).unwrap();
         assert_eq!(list[0].warnings, ["there is no GPU of AMD on this host"]);
         assert!(search(here.path(), &pairs(&[]), &[], None).unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_sites_hooks_are_those_of_its_directories() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"{"version":"1.0.0","hook":{"path":"/h"},"when":{"commands":["^a"]},"stages":["prestart"]}"#;
+        fs::write(dir.path().join("a.json"), text).unwrap();
+        let path = dir.path().as_os_str().to_owned();
+        let vars = |name: &str| (name == "SAMPAN_HOOKS_DIRS").then(|| path.clone());
+        let engine = Engine::new(crate::Config::load_from(&vars, &[]).unwrap());
+        let annotations = std::collections::BTreeMap::new();
+        let count = |command| {
+            let situation =
+                Situation { command, annotations: &annotations, has_bind_mounts: false };
+            engine.site_hooks(&situation).map(|list| list.len())
+        };
+        assert_eq!((count("a").unwrap(), count("b").unwrap()), (1, 0));
+        fs::write(dir.path().join("b.json"), "{}").unwrap();
+        assert!(count("a").unwrap_err().to_string().contains("b.json"));
     }
 
     #[test]

@@ -297,6 +297,9 @@ pub enum Error {
     /// A CDI device that cannot be had.
     #[error(transparent)]
     Cdi(#[from] host::cdi::CdiError),
+    /// A hook.
+    #[error(transparent)]
+    Hook(#[from] host::hooks::HookError),
     /// A device that is named by a path and cannot be had.
     #[error("--device {text:?}: {reason}")]
     Device {
