@@ -10,7 +10,7 @@ use crate::run::{cargo, output, root_shell, run as execute, target};
 pub(crate) const USER: &str = "sampan-test";
 
 /// What the commands need beside Rust.
-const PACKAGES: [&str; 29] = [
+const PACKAGES: [&str; 35] = [
     "build-essential",
     "mmdebstrap",
     "busybox-static",
@@ -36,6 +36,12 @@ const PACKAGES: [&str; 29] = [
     "gnupg",
     "rpm",
     "createrepo-c",
+    "mpich",
+    "libmpich-dev",
+    "openmpi-bin",
+    "libopenmpi-dev",
+    "python3-pip",
+    "musl",
     "openssl",
     "jq",
     "uidmap",

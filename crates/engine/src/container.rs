@@ -110,14 +110,14 @@ impl Engine {
             }
             _ => None,
         };
-        let share = match (&request.root, &image) {
-            (RootSource::Squashfs { parts }, Some(_)) => {
-                // Without one the container has a server of its own.
-                let found = share::share(self.config(), parts, &plan);
-                found.inspect_err(|error| tracing::debug!("no shared server: {error}")).ok()
-            }
-            _ => None,
-        };
+        // Ranks need one user namespace, or their MPI cannot read each other's memory.
+        let ranks = || wanted.is_some() && !host::launcher::detect(&facts.env).pmi.is_empty();
+        let share = (image.is_some() || ranks()).then(|| {
+            // Without one the container has a server of its own.
+            let found = share::share(self.config(), &plan);
+            found.inspect_err(|error| tracing::debug!("no shared server: {error}")).ok()
+        });
+        let share = share.flatten();
         Ok(Container { plan, image, keeper, share })
     }
 

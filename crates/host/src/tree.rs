@@ -2,9 +2,9 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use plan::{Entry, EntryKind, RootTree, SearchTree, TreeError};
@@ -76,13 +76,23 @@ impl SearchTree for DirectoryTree {
         let opened =
             openat2(&self.root, relative(path), flags, Mode::empty(), ResolveFlags::IN_ROOT);
         let Ok(fd) = opened else { return Ok(None) };
-        let mut bytes = Vec::new();
-        let mut file = fs::File::from(fd);
-        if !file.metadata().map_err(failed(path))?.is_file() {
+        let file = fs::File::from(fd);
+        let meta = file.metadata().map_err(failed(path))?;
+        if !meta.is_file() {
             return Ok(None);
         }
-        file.seek(SeekFrom::Start(offset)).map_err(failed(path))?;
-        file.take(limit as u64).read_to_end(&mut bytes).map_err(failed(path))?;
+        // Files of /proc have no size.
+        let length = if meta.len() == 0 { limit as u64 } else { meta.len().saturating_sub(offset) };
+        let mut bytes = vec![0; usize::try_from(length).map_or(limit, |length| length.min(limit))];
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = offset.saturating_add(done as u64);
+            match file.read_at(&mut bytes[done..], at).map_err(failed(path))? {
+                0 => break,
+                got => done += got,
+            }
+        }
+        bytes.truncate(done);
         Ok(Some(bytes))
     }
 

@@ -18,7 +18,9 @@
 //!
 //! Nothing here is needed for a container to start: whatever fails leads to a
 //! server of its own. A kernel before 6.15 cannot clone a detached mount, so
-//! there each container has one.
+//! there each container has one, in the first one's user namespace. So has the
+//! first rank of an image that is a directory a server that serves nothing and
+//! keeps the namespace.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -81,6 +83,11 @@ pub(crate) struct Joined {
 }
 
 impl Joined {
+    /// Whether it has mounts of so many images.
+    pub(crate) fn has(&self, parts: usize) -> bool {
+        self.mounts.len() == parts
+    }
+
     /// The images as detached mounts of one's own. The caller is in the user
     /// namespace by now.
     pub(crate) fn mounts(&self) -> rustix::io::Result<Vec<OwnedFd>> {
@@ -187,7 +194,7 @@ impl Place {
         let Some(user_namespace) = fds.next() else { return Ok(None) };
         let mounts: Vec<OwnedFd> = fds.by_ref().take(parts).collect();
         let root = fds.next().map(|root| (additions, root));
-        Ok((mounts.len() == parts).then_some(Joined { mounts, root, user_namespace }))
+        Ok(Some(Joined { mounts, root, user_namespace }))
     }
 
     /// Listens here; whatever has the name is replaced.
