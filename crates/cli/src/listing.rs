@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use comfy_table::{Table, presets};
-use engine::{Check, Inspected, Shown, Status};
+use engine::{CdiDevice, Check, Checked, Inspected, Shown, Status};
 use store::{ImageEntry, PruneReport, PrunedKind, Removed};
 use types::ByteSize;
 
@@ -179,6 +179,38 @@ pub fn config(values: &[Shown]) -> String {
     let row =
         |shown: &Shown| vec![shown.key.to_owned(), shown.value.clone(), shown.origin.to_string()];
     table(&["KEY", "VALUE", "FROM"], values.iter().map(row).collect())
+}
+
+/// CDI devices; names alone where `quiet`.
+pub fn cdi(devices: &[CdiDevice], quiet: bool) -> String {
+    if quiet {
+        return devices.iter().map(|device| format!("{}\n", device.name)).collect();
+    }
+    let row = |device: &CdiDevice| {
+        let spec = device.spec.display().to_string();
+        vec![device.name.to_string(), device.version.clone(), spec]
+    };
+    table(&["DEVICE", "CDI", "SPEC"], devices.iter().map(row).collect())
+}
+
+/// What is wrong with CDI specs; good ones are told unless `quiet`.
+pub fn cdi_checked(checked: &[Checked], quiet: bool) -> String {
+    let mut out = String::new();
+    for Checked { path, outcome } in checked {
+        match outcome {
+            Ok(_) if quiet => {}
+            Ok(count) => {
+                let s = if *count == 1 { "" } else { "s" };
+                let _ = writeln!(out, "{}: good, {count} device{s}", path.display());
+            }
+            Err(errors) => {
+                for error in errors {
+                    let _ = writeln!(out, "{}", error.with_cause());
+                }
+            }
+        }
+    }
+    out
 }
 
 /// What host and image have of MPI, and what would be done.

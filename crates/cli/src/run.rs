@@ -60,7 +60,7 @@ fn start(
     let resolved = resolve(engine, globals, image)?;
     let skip = engine.config().no_mount.value;
     let request = lower::request(args, &resolved, command, skip)?;
-    let container = engine.prepare(request, &resolved)?;
+    let container = engine.prepare(request, &resolved, &lower::devices(args))?;
     if !globals.quiet {
         container.plan().warnings.iter().for_each(|text| report::warning(text));
     }

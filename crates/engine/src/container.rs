@@ -9,7 +9,7 @@ use plan::{Contribution, MountSource, MountSpec, Plan, Rank, RootSource, RunRequ
 use runtime::{ImageFile, Keeper, Share};
 use store::{ImageId, Lease, Store};
 
-use crate::{Engine, Error, Origin, Resolved, Result, integrate, share, unpack};
+use crate::{Devices, Engine, Error, Origin, Resolved, Result, integrate, share, unpack};
 
 /// A container, decided but not started.
 pub struct Container {
@@ -37,10 +37,15 @@ impl Engine {
     /// Decides a container: looks at the host and the image, starts nothing.
     ///
     /// # Errors
-    /// When the image cannot be opened, or the request contradicts itself or
-    /// the image.
-    pub fn prepare(&self, request: RunRequest, resolved: &Resolved) -> Result<Container> {
-        self.decide(request, resolved, true)
+    /// When the image cannot be opened, the request contradicts itself or the
+    /// image, or a device is not there.
+    pub fn prepare(
+        &self,
+        request: RunRequest,
+        resolved: &Resolved,
+        devices: &Devices,
+    ) -> Result<Container> {
+        self.decide(request, resolved, Some(devices))
     }
 
     /// As [`Engine::prepare`], without what the host's integrations add: a
@@ -49,14 +54,14 @@ impl Engine {
     /// # Errors
     /// As [`Engine::prepare`].
     pub fn prepare_apart(&self, request: RunRequest, resolved: &Resolved) -> Result<Container> {
-        self.decide(request, resolved, false)
+        self.decide(request, resolved, None)
     }
 
     fn decide(
         &self,
         mut request: RunRequest,
         resolved: &Resolved,
-        integrate: bool,
+        wanted: Option<&Devices>,
     ) -> Result<Container> {
         let facts = host::facts();
         let mut warnings = Vec::new();
@@ -72,16 +77,18 @@ impl Engine {
             ));
             request.root = RootSource::Directory { path: dir };
         }
-        let ranks = integrate && !host::launcher::detect(&facts.env).pmi.is_empty();
+        let ranks = wanted.is_some() && !host::launcher::detect(&facts.env).pmi.is_empty();
         if ranks {
             warnings.extend(integrate::join_ranks(&mut request));
         }
         let mut contributions = self.configured_binds(&mut warnings);
+        let mut hooks = Vec::new();
         let mut add = |tree: &dyn SearchTree| -> Result<Vec<Contribution>> {
-            if integrate {
-                let config = self.config();
-                let more = integrate::contributions(config, &request, &facts, tree, &mut warnings)?;
-                contributions.extend(more);
+            if let Some(wanted) = wanted {
+                let added = self.integrate(&request, &facts, tree, wanted)?;
+                contributions.extend(added.contributions);
+                warnings.extend(added.warnings);
+                hooks = added.hooks;
             }
             Ok(std::mem::take(&mut contributions))
         };

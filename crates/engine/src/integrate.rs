@@ -3,15 +3,21 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use host::DirectoryTree;
-use host::libraries::Libraries;
+use host::edits::{Edits, HostLibrary};
+use host::hooks::Hook;
+use host::inject::{Injection, Mounted, Wanted, inject};
+use host::libraries::{Libc, Libraries, Library};
 use host::mpi::{self, Policy};
-use plan::{Contribution, HostFacts, Rank, RootEmulation, RunRequest, SearchTree, Writable};
+use plan::{
+    Contribution, FileSpec, HostFacts, MountSource, MountSpec, Rank, RootEmulation, RunRequest,
+    SearchTree, SkeletonKind, Writable,
+};
 
-use crate::{Config, Engine, Error, Resolved, Result};
+use crate::{Config, Devices, Engine, Error, Resolved, Result, devices};
 
 /// Whose MPI a container uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,48 +77,142 @@ pub(crate) fn join_ranks(request: &mut RunRequest) -> Option<String> {
     Some("a launcher started this as a rank: PID and IPC namespaces are left out".to_owned())
 }
 
-/// What the host adds.
-pub(crate) fn contributions(
-    config: &Config,
-    request: &RunRequest,
-    facts: &HostFacts,
-    image: &dyn SearchTree,
-    warnings: &mut Vec<String>,
-) -> Result<Vec<Contribution>> {
-    let mode = config.mpi.value;
-    let mut list = match mode {
-        MpiMode::None => Vec::new(),
-        MpiMode::Container => vec![without_launcher(&facts.env)],
-        MpiMode::Auto | MpiMode::Host => {
-            host::launcher::contribution(&facts.env, request.isolation.contain)
+/// What the host adds to a container.
+#[derive(Default)]
+pub(crate) struct Added {
+    pub(crate) contributions: Vec<Contribution>,
+    /// Programs to run while the container is made.
+    pub(crate) hooks: Vec<Hook>,
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Engine {
+    /// Works out what the host adds.
+    pub(crate) fn integrate(
+        &self,
+        request: &RunRequest,
+        facts: &HostFacts,
+        tree: &dyn SearchTree,
+        devices: &Devices,
+    ) -> Result<Added> {
+        let mut added = Added::default();
+        let mode = self.config().mpi.value;
+        match mode {
+            MpiMode::None => {}
+            MpiMode::Container => added.contributions.push(without_launcher(&facts.env)),
+            MpiMode::Auto | MpiMode::Host => {
+                let contained = request.isolation.contain;
+                added.contributions = host::launcher::contribution(&facts.env, contained);
+            }
         }
-    };
-    if mode == MpiMode::Host {
-        if request.writable == Writable::InPlace {
-            return Err(Error::MpiInPlace);
+        let edits = self.device_edits(devices, &devices::host_cache)?;
+        for one in &edits {
+            added.contributions.push(Self::shown(one, request, &mut added.warnings)?);
+            added.hooks.extend(one.hooks.iter().cloned());
         }
+        let wants = |one: &Edits| {
+            !(one.libraries.is_empty() && one.fallbacks.is_empty() && one.cache_folders.is_empty())
+        };
+        if mode == MpiMode::Host || edits.iter().any(wants) {
+            if request.writable == Writable::InPlace {
+                return Err(Error::LibrariesInPlace);
+            }
+            self.libraries(request, facts, tree, &edits, &mut added)?;
+        }
+        Ok(added)
+    }
+
+    /// The libraries of MPI and devices, which share one cache of the linker.
+    fn libraries(
+        &self,
+        request: &RunRequest,
+        facts: &HostFacts,
+        tree: &dyn SearchTree,
+        edits: &[Edits],
+        added: &mut Added,
+    ) -> Result<()> {
+        let config = self.config();
         let library_path = library_path(request);
         let open = DirectoryTree::open(Path::new("/")).map_err(Error::HostRoot)?;
         let host = host_libraries(config, &open, &facts.env);
-        let image = image_libraries(image, library_path.as_deref());
-        let check = mpi::check(&host, &image, &config.mpi_path.value, config.mpi_policy.value);
-        if let Some(error) = check.error {
-            return Err(Error::Mpi(error));
+        let image = image_libraries(tree, library_path.as_deref());
+        let mut injection = Injection::default();
+        if config.mpi.value == MpiMode::Host {
+            let check = mpi::check(&host, &image, &config.mpi_path.value, config.mpi_policy.value);
+            if let Some(error) = check.error {
+                return Err(Error::Mpi(error));
+            }
+            added.warnings.extend(check.warnings);
+            injection = check.injection;
+            let mut beside = Contribution::new(Rank::Host, "what the host's MPI needs beside it");
+            beside.mounts = check.companions.mounts;
+            beside.env = check.companions.env;
+            added.contributions.push(beside);
         }
-        warnings.extend(check.warnings);
-        let mut libraries = check.injection.contribution(&image, &[], library_path.as_deref());
-        libraries.reason = format!(
-            "--mpi=host: {} of the image's libraries replaced, {} taken in all",
-            check.injection.taken.iter().filter(|taken| !taken.replaces.is_empty()).count(),
-            check.injection.taken.len(),
+        let mut mounted = Vec::new();
+        let mut links = Contribution::new(Rank::Host, "names of mounted libraries");
+        let mut wanted = Vec::new();
+        for one in edits {
+            wanted.extend(device_libraries(one, &host, &image));
+            for (library, at) in in_folders(one, &host) {
+                links.files.extend(soname_link(&library, &at, &image));
+                let (name, machine) = (library.soname().to_owned(), library.elf.machine);
+                mounted.push(Mounted { name, path: at, machine });
+                let plain = Wanted::new(library, false, one.reason.clone());
+                wanted.push(Wanted { mounted: true, ..plain });
+            }
+        }
+        if let (false, libc @ (Libc::Musl | Libc::None)) = (wanted.is_empty(), image.libc()) {
+            let text = format!("the image has {libc}: no library of the host can be used in it");
+            added.warnings.push(text);
+            wanted.clear();
+        }
+        // None of them is required, so this cannot fail.
+        let devices = inject(&host, &image, wanted).unwrap_or_default();
+        added.warnings.extend(devices.warnings.iter().cloned());
+        injection.merge(devices);
+        let mut all = injection.contribution(&image, &mounted, library_path.as_deref());
+        let replaced = injection.taken.iter().filter(|taken| !taken.replaces.is_empty()).count();
+        all.reason = format!(
+            "libraries of the host: {} taken, {replaced} of the image's replaced",
+            injection.taken.len()
         );
-        list.push(libraries);
-        let mut beside = Contribution::new(Rank::Host, "what the host's MPI needs beside it");
-        beside.mounts = check.companions.mounts;
-        beside.env = check.companions.env;
-        list.push(beside);
+        added.contributions.extend([links, all]);
+        Ok(())
     }
-    Ok(list)
+}
+
+/// Libraries that come before the image's, and those that it lacks.
+fn device_libraries(edits: &Edits, host: &Libraries<'_>, image: &Libraries<'_>) -> Vec<Wanted> {
+    let lacked = edits.fallbacks.iter().filter(|one| image.find(&one.soname).is_none());
+    let all = edits.libraries.iter().chain(lacked);
+    let want = |one: &HostLibrary| {
+        let library = host.at(&one.path)?;
+        let other = (library.soname() != one.soname).then(|| one.soname.clone());
+        let plain = Wanted::new(library, false, edits.reason.clone());
+        Some(Wanted { aliases: other.into_iter().collect(), ..plain })
+    };
+    all.filter_map(want).collect()
+}
+
+/// Libraries that are mounted in directories of the linker, and where.
+fn in_folders(edits: &Edits, host: &Libraries<'_>) -> Vec<(Library, PathBuf)> {
+    let inside = |mount: &&MountSpec| {
+        let dir = mount.target.parent();
+        dir.is_some_and(|dir| edits.cache_folders.iter().any(|folder| folder == dir))
+    };
+    let library = |mount: &MountSpec| match &mount.source {
+        MountSource::File(path) => Some((host.at(path)?, mount.target.clone())),
+        _ => None,
+    };
+    edits.mounts.iter().filter(inside).filter_map(library).collect()
+}
+
+/// The link that ldconfig(8) would make for a library.
+fn soname_link(library: &Library, at: &Path, image: &Libraries<'_>) -> Option<FileSpec> {
+    let path = at.with_file_name(library.soname());
+    let name = at.file_name().filter(|_| path != at && !image.exists(&path))?;
+    Some(FileSpec { path, kind: SkeletonKind::Symlink(name.into()), mode: 0o777 })
 }
 
 fn without_launcher(env: &[(OsString, OsString)]) -> Contribution {

@@ -360,6 +360,18 @@ pub struct Mounted {
 }
 
 impl Injection {
+    /// Adds another one of the same host and image.
+    pub fn merge(&mut self, other: Self) {
+        for taken in other.taken {
+            if self.taken.iter().all(|own| own.name != taken.name) {
+                self.taken.push(taken);
+            }
+        }
+        self.kept.extend(other.kept);
+        self.kept.retain(|kept| self.taken.iter().all(|taken| taken.name != kept.name));
+        self.warnings.extend(other.warnings);
+    }
+
     /// The mounts, links and the cache that bring the libraries in.
     #[must_use]
     pub fn contribution(

@@ -189,6 +189,36 @@ pub struct ContainerArgs {
     #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Mounts")]
     pub no_mount: Vec<String>,
 
+    /// Show a device of the host: a CDI device VENDOR/CLASS=NAME, or a path of /dev
+    ///
+    /// CDI devices are those that `sampan cdi list` shows, with all that their specs say
+    /// they need; VENDOR/CLASS=all is every one of a kind. A path may be followed by
+    /// :PATH, its place inside; it is of use with --contain, where /dev is minimal.
+    /// Can be given more than once.
+    #[arg(long, value_name = "DEVICE", help_heading = "Devices")]
+    pub device: Vec<String>,
+    /// Show the GPUs of this host and their driver: all, none, nvidia or amd
+    ///
+    /// By the CDI specs of nvidia.com/gpu and amd.com/gpu where there are some, else as
+    /// the driver is found. CUDA_VISIBLE_DEVICES and ROCR_VISIBLE_DEVICES are passed on.
+    /// NVIDIA_DRIVER_CAPABILITIES=graphics adds what drawing and video need.
+    #[arg(
+        long,
+        value_name = "MAKER",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "all",
+        value_parser = PossibleValuesParser::new(["all", "none", "nvidia", "amd"]),
+        help_heading = "Devices"
+    )]
+    pub gpu: Option<String>,
+    /// As --gpu=nvidia
+    #[arg(long, conflicts_with = "gpu", help_heading = "Devices")]
+    pub nv: bool,
+    /// As --gpu=amd
+    #[arg(long, conflicts_with = "gpu", help_heading = "Devices")]
+    pub rocm: bool,
+
     /// Set a variable; without a value, pass the one you have
     ///
     /// The value is taken literally and never seen by a shell.

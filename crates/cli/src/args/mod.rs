@@ -2,6 +2,7 @@
 //! the flags mean is worked out in `lower`.
 
 mod build;
+mod cdi;
 mod container;
 mod images;
 mod mpi;
@@ -16,6 +17,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use engine::{Override, exit};
 
 pub use build::BuildArgs;
+pub use cdi::{CdiArgs, CdiCommand};
 pub use container::{ContainerArgs, DryRun, ExecArgs, Net, RunArgs, ShellArgs, TestArgs};
 pub use images::{
     CommitArgs, ConfigArgs, ConfigCommand, ConvertArgs, DoctorArgs, HistoryArgs, ImagesArgs,
@@ -102,6 +104,8 @@ pub enum Command {
     Login(LoginArgs),
     /// Forget the credentials for a registry
     Logout(LogoutArgs),
+    /// List the devices of the Container Device Interface, and check its specs
+    Cdi(CdiArgs),
     /// Tell whether the host's MPI fits an image
     Mpi(MpiArgs),
     /// Check what this machine offers to containers, and how to mend it

@@ -20,6 +20,8 @@
 //! | `mpi_path` | `SAMPAN_MPI_PATH` | where the host's MPI is installed, in place of a search |
 //! | `mirrors` | `SAMPAN_MIRRORS` | mirrors for bootstraps, RELEASE=URL |
 //! | `no_mount` | `SAMPAN_NO_MOUNT` | default mounts to leave out |
+//! | `cdi_dirs` | `SAMPAN_CDI_DIRS` | directories of CDI specs; a later one wins |
+//! | `hooks_dirs` | `SAMPAN_HOOKS_DIRS` | directories of OCI hooks (oci-hooks(5)); a later one wins |
 //!
 //! The files are TOML: `$SAMPAN_CONFIG` or `$XDG_CONFIG_HOME/sampan/config.toml`
 //! or `~/.config/sampan/config.toml` for the user, `$SAMPAN_SITE_CONFIG` or
@@ -191,6 +193,10 @@ impl fmt::Display for PullPolicy {
     }
 }
 
+/// Where the CDI specification puts specs: those of the host, then those that
+/// go when it is started anew.
+const CDI_DIRS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
+
 /// The configuration in force.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -227,6 +233,11 @@ pub struct Config {
     pub mirrors: Setting<Vec<(String, String)>>,
     /// Default mounts to leave out.
     pub no_mount: Setting<Skip>,
+    /// Directories of CDI specs; a later one wins.
+    pub cdi_dirs: Setting<Vec<PathBuf>>,
+    /// Directories of OCI hooks; a later one wins. None unless a site names
+    /// some: other runtimes' hooks expect other runtimes.
+    pub hooks_dirs: Setting<Vec<PathBuf>>,
 }
 
 /// A value from the command line.
@@ -316,6 +327,8 @@ impl Config {
             mpi_path: Setting::default(Vec::new()),
             mirrors: Setting::default(Vec::new()),
             no_mount: Setting::default(Skip::default()),
+            cdi_dirs: Setting::default(CDI_DIRS.map(PathBuf::from).into()),
+            hooks_dirs: Setting::default(Vec::new()),
         }
     }
 
