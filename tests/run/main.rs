@@ -5,6 +5,7 @@
 mod devices;
 mod environment;
 mod fallback;
+mod hooks;
 mod identity;
 mod isolation;
 mod mounts;

@@ -49,6 +49,9 @@ pub enum LowerError {
         /// The path.
         path: PathBuf,
     },
+    /// An annotation that is none.
+    #[error("--annotation {0:?} is not NAME=VALUE")]
+    Annotation(String),
     /// A host name that is none.
     #[error("--hostname {0:?} is not a host name: expected 1 to 64 bytes without spaces")]
     Hostname(String),
@@ -106,6 +109,11 @@ pub fn request(
         skip,
         scripts: resolved.scripts,
         app: args.app.clone(),
+        annotations: args
+            .annotation
+            .iter()
+            .map(|text| annotation(text))
+            .collect::<Result<_, _>>()?,
         ..base
     })
 }
@@ -120,6 +128,12 @@ pub fn devices(args: &ContainerArgs) -> Devices {
         (false, false) => args.gpu.as_deref().and_then(|word| word.parse().ok()),
     };
     Devices { devices: args.device.clone(), gpu }
+}
+
+fn annotation(text: &str) -> Result<(String, String), LowerError> {
+    let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    let (name, value) = pair.ok_or_else(|| LowerError::Annotation(text.to_owned()))?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn identity(args: &ContainerArgs) -> Result<Identity, LowerError> {

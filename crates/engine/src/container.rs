@@ -2,14 +2,15 @@
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use host::DirectoryTree;
+use host::hooks::Situation;
 use plan::{Contribution, MountSource, MountSpec, Plan, Rank, RootSource, RunRequest, SearchTree};
 use runtime::{ImageFile, Keeper, Share};
 use store::{ImageId, Lease, Store};
 
-use crate::{Devices, Engine, Error, Origin, Resolved, Result, integrate, share, unpack};
+use crate::{Devices, Engine, Error, Origin, Resolved, Result, bundle, integrate, share, unpack};
 
 /// A container, decided but not started.
 pub struct Container {
@@ -17,6 +18,8 @@ pub struct Container {
     image: Option<ImageFile>,
     keeper: Option<Box<dyn Keeper>>,
     share: Option<Share>,
+    /// The scratch directory, for what hooks are told.
+    bundles: PathBuf,
 }
 
 /// What to mount of a path on the host: a directory, or anything else.
@@ -105,6 +108,15 @@ impl Engine {
             }
         };
         plan.warnings.splice(0..0, warnings);
+        if wanted.is_some() {
+            plan.hooks = hooks;
+            let command = plan.process.argv.first().map(|word| word.to_string_lossy().into_owned());
+            plan.hooks.extend(self.site_hooks(&Situation {
+                command: &command.unwrap_or_default(),
+                annotations: &plan.annotations,
+                has_bind_mounts: !request.mounts.is_empty(),
+            })?);
+        }
         let keeper = match &resolved.stored {
             Some(stored) if stored.writable && image.is_some() => {
                 let store = self.store()?.clone();
@@ -120,7 +132,8 @@ impl Engine {
             found.inspect_err(|error| tracing::debug!("no shared server: {error}")).ok()
         });
         let share = share.flatten();
-        Ok(Container { plan, image, keeper, share })
+        let bundles = self.config().scratch.value.clone();
+        Ok(Container { plan, image, keeper, share, bundles })
     }
 
     /// Does something with the tree of an image.
@@ -192,8 +205,13 @@ impl Container {
     /// # Errors
     /// The step that failed; the process is then to report and end.
     pub fn launch(self) -> Result<i32> {
-        let Self { plan, image, keeper, share } = self;
-        Ok(runtime::launch(&plan, image.as_ref(), keeper, share.as_ref())?)
+        let Self { plan, image, keeper, share, bundles } = self;
+        let bundle = match plan.hooks.is_empty() {
+            true => None,
+            false => Some(bundle::write(&plan, &bundles)?),
+        };
+        let (image, share) = (image.as_ref(), share.as_ref());
+        Ok(runtime::launch(&plan, image, keeper, share, bundle.as_deref())?)
     }
 }
 

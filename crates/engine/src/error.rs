@@ -65,6 +65,14 @@ pub enum Error {
     /// The host's own root directory.
     #[error("cannot open the host's root directory")]
     HostRoot(#[source] io::Error),
+    /// The directory that hooks are told of.
+    #[error("cannot write {path:?}, which hooks read")]
+    Bundle {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),

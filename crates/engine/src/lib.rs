@@ -17,6 +17,7 @@
 mod artifact;
 pub mod bind;
 mod built;
+mod bundle;
 pub mod config;
 mod container;
 mod destination;

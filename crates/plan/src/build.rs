@@ -86,6 +86,8 @@ pub fn build(
         ops: layout.ops,
         env,
         process,
+        hooks: Vec::new(),
+        annotations: request.annotations.clone(),
         warnings: layout.warnings,
     })
 }

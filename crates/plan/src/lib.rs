@@ -21,6 +21,7 @@ mod env;
 mod error;
 mod facts;
 mod files;
+mod hook;
 mod mounts;
 mod process;
 mod render;
@@ -32,6 +33,7 @@ pub use build::build;
 pub use contribution::{Contribution, FileSpec, Merged, MountSpec, Rank, merge};
 pub use error::PlanError;
 pub use facts::{HostFacts, KernelCaps, NamedUser};
+pub use hook::{Hook, Stage, StageError};
 pub use mounts::{DeviceNode, MINIMAL_DEVICES};
 pub use render::render_text;
 pub use request::{
@@ -41,6 +43,7 @@ pub use request::{
 pub use scripts::SCRIPTS;
 pub use tree::{Entry, EntryKind, RootTree, SearchTree, TreeError, resolve};
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -301,6 +304,10 @@ pub struct Plan {
     pub env: Vec<EnvVar>,
     /// The process.
     pub process: Process,
+    /// Programs to run on the way, in order within a stage.
+    pub hooks: Vec<Hook>,
+    /// What they are told of the container.
+    pub annotations: BTreeMap<String, String>,
     /// What a person should know but need not stop for.
     pub warnings: Vec<String>,
 }

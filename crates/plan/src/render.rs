@@ -39,6 +39,13 @@ pub fn render_text(plan: &Plan, reasons: bool) -> String {
     let cwd: Vec<String> = plan.process.cwd.iter().map(|d| d.display().to_string()).collect();
     line(2, &format!("directory {}", cwd.join(", else ")), &plan.process.cwd_reason);
     line(2, &format!("exec {}", argv.join(" ")), "");
+    if !plan.hooks.is_empty() {
+        line(0, "hooks:", "");
+    }
+    for hook in &plan.hooks {
+        let (stage, path) = (hook.stage.name(), hook.path.display());
+        line(2, &format!("{stage} {path}"), &hook.origin.display().to_string());
+    }
     for warning in &plan.warnings {
         line(0, &format!("warning: {warning}"), "");
     }

@@ -1,5 +1,6 @@
 //! What was asked for, free of any command line.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -325,6 +326,8 @@ pub struct RunRequest {
     pub scripts: bool,
     /// The app of such an image.
     pub app: Option<String>,
+    /// What hooks are told of the container.
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl RunRequest {
@@ -351,6 +354,7 @@ impl RunRequest {
             skip: Skip::default(),
             scripts: false,
             app: None,
+            annotations: BTreeMap::new(),
         }
     }
 }

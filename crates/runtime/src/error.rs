@@ -6,6 +6,17 @@ use std::path::PathBuf;
 /// Why a container did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
+    /// A hook failed; what it said.
+    #[error("{0}")]
+    Hook(String),
+    /// What runs the hooks failed.
+    #[error("cannot run the container's hooks: {step}")]
+    Hooks {
+        /// What was being done.
+        step: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// The image server could not be started.
     #[error("cannot start the image server: {step}")]
     Server {

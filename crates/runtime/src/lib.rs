@@ -25,6 +25,7 @@
 mod emulation;
 mod error;
 mod exec;
+mod hooks;
 mod lookahead;
 mod namespace;
 mod ops;
@@ -38,6 +39,7 @@ mod tree;
 mod user;
 
 use std::convert::Infallible;
+use std::path::Path;
 
 use lookahead::Lookahead;
 use plan::{ImageMount, Plan};
@@ -55,7 +57,8 @@ pub use user::as_root;
 ///
 /// `image` is the open image of a plan whose root file system the FUSE server
 /// serves; `keeper` lives in that server; `share` says where containers that
-/// may have one server find each other. Must be called while the process has
+/// may have one server find each other; `bundle` is the directory that hooks
+/// are told of, with the container's config.json, and is removed. Must be called while the process has
 /// one thread.
 ///
 /// # Errors
@@ -66,8 +69,10 @@ pub fn launch(
     image: Option<&ImageFile>,
     keeper: Option<Box<dyn Keeper>>,
     share: Option<&Share>,
+    bundle: Option<&Path>,
 ) -> Result<i32, RuntimeError> {
     let mut program = exec::Program::prepare(plan)?;
+    let hooks = hooks::Hooks::start(plan, bundle)?;
     let served = match (plan.rootfs.mount, image) {
         (ImageMount::Fuse, None) => return Err(RuntimeError::NoImage),
         (ImageMount::KernelSquashfs, _) => Served::default(),
@@ -75,10 +80,10 @@ pub fn launch(
         (ImageMount::Bind, _) => find(plan, None, keeper, share, &mut program)?,
     };
     if plan.namespaces.pid {
-        return supervise::run(plan, served, &program);
+        return supervise::run(plan, served, hooks, &program);
     }
     namespace::enter(plan, &served)?;
-    match enter(plan, served, &program)? {}
+    match enter(plan, served, &hooks, &program)? {}
 }
 
 /// Who serves the image, and whose user namespace it is.
@@ -116,8 +121,14 @@ fn find(
 }
 
 /// What the process does once it is in its namespaces.
-fn enter(plan: &Plan, served: Served, program: &exec::Program) -> Result<Infallible, RuntimeError> {
-    root::enter(plan, served)?;
+fn enter(
+    plan: &Plan,
+    served: Served,
+    hooks: &hooks::Hooks,
+    program: &exec::Program,
+) -> Result<Infallible, RuntimeError> {
+    root::enter(plan, served, hooks)?;
+    hooks.starting()?;
     emulation::Emulation::prepare(plan)?.install()?;
     exec::run(plan, program)
 }

@@ -30,6 +30,7 @@ use rustix::mount::{
     open_tree, unmount,
 };
 
+use crate::hooks::Hooks;
 use crate::ops::{self, Sources};
 use crate::server::Server;
 use crate::{RuntimeError, Served, lookahead, namespace};
@@ -43,7 +44,7 @@ pub(crate) fn step<E: Into<io::Error>>(step: &str) -> impl FnOnce(E) -> RuntimeE
 }
 
 /// Makes the plan's root file system and moves into it.
-pub(crate) fn enter(plan: &Plan, served: Served) -> Result<(), RuntimeError> {
+pub(crate) fn enter(plan: &Plan, served: Served, hooks: &Hooks) -> Result<(), RuntimeError> {
     let sources = Sources::open(plan)?;
     let additions = additions(&plan.rootfs);
     let joined = served.joined.as_ref().zip(additions);
@@ -57,6 +58,7 @@ pub(crate) fn enter(plan: &Plan, served: Served) -> Result<(), RuntimeError> {
         None => made(plan, served, additions)?,
     };
     ops::apply(plan, sources, &root)?;
+    hooks.created()?;
     pivot(&root)?;
     ops::finish(plan)?;
     namespace::take_identity(plan)

@@ -18,6 +18,7 @@ use sys::signal;
 
 use crate::emulation::Emulation;
 use crate::exec::{self, Program};
+use crate::hooks::Hooks;
 use crate::{RuntimeError, Served, namespace, root};
 
 fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> RuntimeError {
@@ -27,7 +28,12 @@ fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> RuntimeEr
 /// Runs the plan in a PID namespace. Returns the exit code in the caller's
 /// process; an error may also surface in a process of the namespace, whose
 /// exit code the caller then passes on without a word.
-pub(crate) fn run(plan: &Plan, mut served: Served, program: &Program) -> Result<i32, RuntimeError> {
+pub(crate) fn run(
+    plan: &Plan,
+    mut served: Served,
+    hooks: Hooks,
+    program: &Program,
+) -> Result<i32, RuntimeError> {
     namespace::enter(plan, &served)?;
     if let Some(server) = &mut served.server {
         server.reap()?;
@@ -35,7 +41,7 @@ pub(crate) fn run(plan: &Plan, mut served: Served, program: &Program) -> Result<
     signal::block_all().map_err(failed("signals"))?;
     match fork().map_err(failed("fork"))? {
         Fork::Parent(init) => {
-            drop(served);
+            drop((served, hooks));
             let stop = plan.process.stop_signal.as_deref().and_then(signal_number);
             watch(init, &|number| {
                 if number == Signal::TERM.as_raw() { stop.unwrap_or(number) } else { number }
@@ -45,13 +51,16 @@ pub(crate) fn run(plan: &Plan, mut served: Served, program: &Program) -> Result<
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
                 .map_err(failed("parent death signal"))?;
             let emulation = Emulation::prepare(plan)?;
-            root::enter(plan, served)?;
+            root::enter(plan, served, &hooks)?;
             match fork().map_err(failed("fork"))? {
                 Fork::Child => {
+                    hooks.starting()?;
                     emulation.install()?;
                     match exec::run(plan, program)? {}
                 }
                 Fork::Parent(application) => {
+                    // The connection ends with the application's start.
+                    drop(hooks);
                     emulation.supervise()?;
                     let code = watch(application, &|number| number).unwrap_or(125);
                     exit_now(code)

@@ -255,6 +255,10 @@ pub struct ContainerArgs {
     #[arg(long, value_name = "POLICY", value_parser = PossibleValuesParser::new(["major", "full", "strict"]), help_heading = "Host")]
     pub mpi_policy: Option<String>,
 
+    /// Tell hooks something of the container
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Host")]
+    pub annotation: Vec<String>,
+
     /// When to fetch the image
     #[arg(long, value_name = "POLICY", value_parser = PossibleValuesParser::new(["missing", "always", "never"]), help_heading = "Image")]
     pub pull: Option<String>,
