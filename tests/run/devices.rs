@@ -125,3 +125,36 @@ fn devices_by_path_and_gpus_that_are_not_there() {
         assert_eq!(ran.ok(), "runs\n");
     }
 }
+
+/// A library that only a mount brings is found by the container's own linker.
+#[test]
+fn a_mounted_library_is_known_to_the_dynamic_linker() {
+    let place = place(SPEC);
+    let (source, library) =
+        (place.write("x.c", "int sampan_x(void) { return 42; }"), place.path("libx"));
+    let mut cc = std::process::Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-Wl,-soname,libdevice.so.1", "-o"]).arg(&library).arg(source);
+    assert!(cc.status().expect("a C compiler").success());
+    let spec = format!(
+        r#"{{"cdiVersion": "0.6.0", "kind": "test.io/lib", "devices": [{{"name": "0", "containerEdits": {{
+            "mounts": [{{"hostPath": {library:?}, "containerPath": "/opt/device/libdevice.so.1.2", "options": ["ro"]}}],
+            "hooks": [{{"hookName": "createContainer", "path": "/usr/bin/nvidia-cdi-hook",
+                       "args": ["nvidia-cdi-hook", "update-ldcache", "--folder", "/opt/device"]}}]}}}}]}}"#
+    );
+    place.write("cdi/library.json", spec);
+    let image = format!("{}/base:latest", harness::registry());
+    let script = "ldconfig -p | grep libdevice; readlink /opt/device/libdevice.so.1; \
+                  LD_PRELOAD=libdevice.so.1 LD_TRACE_LOADED_OBJECTS=1 cat | grep libdevice";
+    let ran = sampan(&place, &["exec", "--device", "test.io/lib=0", &image, "sh", "-c", script]);
+    let out = ran.ok();
+    let lines: Vec<&str> = out.lines().map(str::trim).collect();
+    assert_eq!(lines.len(), 3, "{out}");
+    assert!(lines[0].ends_with("=> /opt/device/libdevice.so.1.2"), "{out}");
+    assert_eq!(lines[1], "libdevice.so.1.2");
+    assert!(lines[2].contains("/opt/device/libdevice.so.1"), "{out}");
+
+    // An image without glibc says why it cannot have it.
+    let image = place.image_file();
+    let ran = sampan(&place, &["exec", "--device", "test.io/lib=0", &image, "true"]);
+    assert!(ran.code == 0 && ran.err.contains("no C library"), "{}", ran.err);
+}
