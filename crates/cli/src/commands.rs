@@ -1,6 +1,7 @@
 //! What each command does.
 
 use std::io::{IsTerminal, stdout};
+use std::path::{Path, PathBuf};
 
 use engine::{Config, Destination, Engine, ExportOptions, Status, exit};
 use serde::Serialize;
@@ -13,7 +14,7 @@ use crate::args::{
     RemoveArgs, TagArgs,
 };
 use crate::error::CliError;
-use crate::{bars, building, listing, manual, output, prompt, report, run, sif_file, text};
+use crate::{bars, building, listing, manual, output, prompt, report, run, sif_file, site, text};
 
 /// Does it; the exit code.
 pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
@@ -27,6 +28,15 @@ pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
             return output::print(&manual::page(command.as_deref())?).map(|()| 0);
         }
         _ => {}
+    }
+    if let Command::Config(args) = &command
+        && let ConfigCommand::Check { file, user, json } = &args.command
+    {
+        // A wrong configuration is what it is for.
+        return config_check(file.as_deref(), *user, *json);
+    }
+    if let Command::Site(args) = &command {
+        return site::run(&args.command).map(|()| 0);
     }
     let config = Config::load(&command.overrides(&globals)).map_err(engine::Error::from)?;
     let engine = Engine::new(config);
@@ -55,11 +65,14 @@ pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
         Command::Login(args) => login(&engine, &globals, &args)?,
         Command::Logout(args) => logout(&engine, &globals, &args)?,
         Command::Config(args) => {
-            let ConfigCommand::Show { json } = args.command;
+            let json = matches!(args.command, ConfigCommand::Show { json: true });
             let values = engine.config().show();
             if json { output::json(&values)? } else { output::print(&listing::config(&values))? }
         }
-        Command::Version { .. } | Command::Completions { .. } | Command::Man { .. } => {}
+        Command::Site(_)
+        | Command::Version { .. }
+        | Command::Completions { .. }
+        | Command::Man { .. } => {}
     }
     Ok(0)
 }
@@ -275,6 +288,43 @@ fn cdi(engine: &Engine, globals: &Globals, command: CdiCommand) -> Result<i32, C
 
 fn say(globals: &Globals, text: &str) -> Result<(), CliError> {
     if globals.quiet { Ok(()) } else { output::print(text) }
+}
+
+/// The exit code says whether something is wrong.
+fn config_check(file: Option<&Path>, user: bool, json: bool) -> Result<i32, CliError> {
+    #[derive(Serialize)]
+    struct Checked {
+        file: PathBuf,
+        present: bool,
+        problems: Vec<String>,
+    }
+    let files = match file {
+        Some(file) => vec![(file.to_owned(), !user)],
+        None => Config::files(),
+    };
+    let mut all = Vec::new();
+    for (path, site) in files {
+        let present = file.is_some() || path.exists();
+        let problems = if present { Config::check_file(&path, site) } else { Vec::new() };
+        all.push(Checked { file: path, present, problems });
+    }
+    if json {
+        output::json(&all)?;
+    } else {
+        let mut text = String::new();
+        for Checked { file, present, problems } in &all {
+            let said = match (present, &problems[..]) {
+                (false, _) => "not there".to_owned(),
+                (true, []) => "good".to_owned(),
+                (true, problems) => problems.join("\n  "),
+            };
+            let gap = if problems.is_empty() { " " } else { "\n  " };
+            text.push_str(&format!("{}:{gap}{said}\n", file.display()));
+        }
+        output::print(&text)?;
+    }
+    let wrong = all.iter().any(|checked| !checked.problems.is_empty());
+    Ok(if wrong { exit::FAILURE } else { 0 })
 }
 
 /// The exit code says whether the host's MPI can be used.

@@ -33,6 +33,14 @@ pub enum CliError {
         /// Why.
         source: io::Error,
     },
+    /// A template.
+    #[error("cannot read {path:?}")]
+    Template {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A manual page that is none.
     #[error("there is no command {0:?}")]
     NoCommand(String),
@@ -87,9 +95,11 @@ impl CliError {
             | Self::Empty(_)
             | Self::Age(_)
             | Self::Platform(_) => exit::USAGE,
-            Self::Output(_) | Self::Page { .. } | Self::Prompt { .. } | Self::Json(_) => {
-                exit::FAILURE
-            }
+            Self::Template { .. }
+            | Self::Output(_)
+            | Self::Page { .. }
+            | Self::Prompt { .. }
+            | Self::Json(_) => exit::FAILURE,
         }
     }
 

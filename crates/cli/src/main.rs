@@ -24,6 +24,7 @@ mod prompt;
 mod report;
 mod run;
 mod sif_file;
+mod site;
 mod text;
 mod trace;
 

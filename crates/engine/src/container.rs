@@ -10,7 +10,10 @@ use plan::{Contribution, MountSource, MountSpec, Plan, Rank, RootSource, RunRequ
 use runtime::{ImageFile, Keeper, Share};
 use store::{ImageId, Lease, Store};
 
-use crate::{Devices, Engine, Error, Origin, Resolved, Result, bundle, integrate, share, unpack};
+use crate::{
+    Devices, Engine, Error, Origin, Resolved, Result, bundle, integrate, node_cache, policy, share,
+    unpack,
+};
 
 /// A container, decided but not started.
 pub struct Container {
@@ -68,6 +71,15 @@ impl Engine {
     ) -> Result<Container> {
         let facts = host::facts();
         let mut warnings = Vec::new();
+        if let (Some(cache), Some(image), Some(_)) =
+            (&self.config().node_cache.value, &resolved.stored, wanted)
+        {
+            let limit = self.config().node_cache_size.value;
+            match node_cache::copy(cache, limit, image) {
+                Ok(path) => request.root = RootSource::squashfs(path, 0),
+                Err(e) => warnings.push(format!("the image was not copied to this node: {e}")),
+            }
+        }
         if let (RootSource::Squashfs { parts }, false) = (&request.root, facts.real_root)
             && let Some(reason) = no_fuse()
         {
@@ -85,6 +97,10 @@ impl Engine {
             warnings.extend(integrate::join_ranks(&mut request));
         }
         let mut contributions = self.configured_binds(&mut warnings);
+        if wanted.is_some() {
+            policy::check_binds(self.config(), &request)?;
+            contributions.extend(policy::forced_binds(self.config(), &request, &mut warnings)?);
+        }
         let mut hooks = Vec::new();
         let mut add = |tree: &dyn SearchTree| -> Result<Vec<Contribution>> {
             if let Some(wanted) = wanted {

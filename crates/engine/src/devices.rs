@@ -19,7 +19,7 @@ use crate::{Engine, Error, Result, mount_source};
 pub struct Devices {
     /// CDI devices, `vendor/class=name`, and paths of `/dev`, `PATH[:PATH INSIDE]`.
     pub devices: Vec<String>,
-    /// GPUs; None is the same as [`Choice::None`].
+    /// GPUs; None is what the configuration says.
     pub gpu: Option<Choice>,
 }
 
@@ -58,7 +58,9 @@ impl Engine {
     ) -> Result<Vec<Edits>> {
         let vars = |name: &str| std::env::var_os(name);
         let dirs = &self.config().cdi_dirs.value;
-        Search { root: Path::new("/"), dirs, vars: &vars, cache }.edits(devices)
+        let gpu = devices.gpu.or(Some(self.config().gpu.value));
+        let devices = Devices { gpu, ..devices.clone() };
+        Search { root: Path::new("/"), dirs, vars: &vars, cache }.edits(&devices)
     }
 
     /// The hooks that the site wants for a container, in the order in which they

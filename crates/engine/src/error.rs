@@ -73,6 +73,26 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A bind that the site forbids.
+    #[error("{origin} shows {place:?}, which the site forbids ({by})")]
+    ForbiddenBind {
+        /// Who asked for it.
+        origin: String,
+        /// What is forbidden.
+        place: PathBuf,
+        /// Where that is written.
+        by: String,
+    },
+    /// A registry that the site does not allow.
+    #[error("{name} may not be fetched: the site allows {allowed} ({by})")]
+    ForbiddenRegistry {
+        /// The image.
+        name: String,
+        /// What is allowed.
+        allowed: String,
+        /// Where that is written.
+        by: String,
+    },
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),

@@ -29,11 +29,14 @@ mod image_file;
 mod inspect;
 mod integrate;
 mod layers;
+mod node_cache;
 mod oci;
+mod policy;
 mod progress;
 mod pull;
 mod resolve;
 mod share;
+mod site;
 mod transport;
 mod unpack;
 
@@ -60,6 +63,7 @@ pub use integrate::MpiMode;
 pub use progress::{Event, LayerInfo, Progress, SharedProgress, Silent};
 pub use pull::Pulled;
 pub use resolve::Resolved;
+pub use site::SiteFacts;
 pub use unpack::open as open_parts;
 
 /// Does what is asked, by one configuration.

@@ -12,7 +12,7 @@ use types::{
 
 use crate::layers::{RegistryLayers, Watched};
 use crate::transport::{self, Opened};
-use crate::{Engine, Error, Event, LayerInfo, Result, SharedProgress};
+use crate::{Engine, Error, Event, LayerInfo, Result, SharedProgress, policy};
 
 /// The most bytes of an image configuration.
 const LARGEST_CONFIG: u64 = 16 << 20;
@@ -53,6 +53,7 @@ impl Engine {
     }
 
     fn pull_registry(&self, name: &RegistryRef, progress: &SharedProgress) -> Result<Pulled> {
+        policy::check_registry(self.config(), name)?;
         let shown = name.to_string();
         progress.event(Event::Resolving { name: shown.clone() });
         let client = self.client(Some(progress))?;

@@ -19,6 +19,8 @@ pub enum Rank {
     Host,
     /// The user.
     User,
+    /// What the site lets nobody leave out.
+    Forced,
 }
 
 /// A mount that is contributed.

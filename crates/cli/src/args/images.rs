@@ -293,6 +293,19 @@ pub enum ConfigCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Check configuration files: keys, values, and what they name on this host
+    ///
+    /// Without a file, the site's and your own. The exit code is 1 where something is wrong.
+    Check {
+        /// The file, read as a site's
+        file: Option<PathBuf>,
+        /// Read FILE as a user's, which may not set what is the site's alone
+        #[arg(long, requires = "file")]
+        user: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Texts of an image that Apptainer made.

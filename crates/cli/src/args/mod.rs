@@ -7,6 +7,7 @@ mod container;
 mod images;
 mod mpi;
 mod sif;
+mod site;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ pub use images::{
 };
 pub use mpi::{MpiArgs, MpiCommand};
 pub use sif::{SifAddArgs, SifArgs, SifCommand, SifFs, SifPart, SifType};
+pub use site::{ModuleFormat, SiteArgs, SiteCommand};
 
 /// Run, fetch and keep HPC containers as an ordinary user.
 ///
@@ -112,6 +114,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Show the configuration and where each value comes from
     Config(ConfigArgs),
+    /// Help an administrator: a configuration of this host, modules of images
+    Site(SiteArgs),
     /// Print the version
     Version {
         /// Print JSON

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{KEYS, Key};
@@ -12,9 +13,10 @@ use super::{Config, ConfigError, Origin, Variables};
 /// More than any sane configuration file, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// Reads a file, if there is one, into the configuration.
+/// Reads a file, if there is one, into the configuration; its first error.
 pub(super) fn apply(
     path: &Path,
+    site: bool,
     vars: Variables<'_>,
     config: &mut Config,
 ) -> Result<(), ConfigError> {
@@ -23,29 +25,84 @@ pub(super) fn apply(
         Err(e) if absent(&e) => return Ok(()),
         Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
     };
+    match apply_text(path, &text, site, vars, config).into_iter().next() {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// Reads a file that has to be there; all of its errors.
+pub(super) fn check(
+    path: &Path,
+    site: bool,
+    vars: Variables<'_>,
+    config: &mut Config,
+) -> Vec<ConfigError> {
+    match read(path) {
+        Ok(text) => apply_text(path, &text, site, vars, config),
+        Err(source) => vec![ConfigError::Read { path: path.to_owned(), source }],
+    }
+}
+
+fn apply_text(
+    path: &Path,
+    text: &str,
+    site: bool,
+    vars: Variables<'_>,
+    config: &mut Config,
+) -> Vec<ConfigError> {
     let line = |offset: usize| {
         let end = offset.min(text.len());
         text.as_bytes()[..end].iter().filter(|b| **b == b'\n').count() + 1
     };
-    let document = DeTable::parse(&text).map_err(|e| ConfigError::Syntax {
-        path: path.to_owned(),
-        line: line(e.span().map_or(0, |span| span.start)),
-        message: e.message().to_owned(),
-    })?;
-    for (name, value) in document.get_ref() {
-        let Some(key) = KEYS.iter().find(|key| key.name == name.get_ref()) else {
-            let (path, line) = (path.to_owned(), line(name.span().start));
-            return Err(ConfigError::UnknownKey { path, line, key: name.get_ref().to_string() });
+    let document = match DeTable::parse(text) {
+        Ok(document) => document,
+        Err(e) => {
+            let line = line(e.span().map_or(0, |span| span.start));
+            let message = e.message().to_owned();
+            return vec![ConfigError::Syntax { path: path.to_owned(), line, message }];
+        }
+    };
+    let mut errors = Vec::new();
+    for (name, at, value) in entries(document.get_ref()) {
+        let (path, line_of) = (path.to_owned(), line(at));
+        let Some(key) = KEYS.iter().find(|key| key.name == name) else {
+            errors.push(ConfigError::UnknownKey { path, line: line_of, key: name });
+            continue;
         };
-        let origin = Origin::File { path: path.to_owned(), line: line(value.span().start) };
-        let words = words(key, value.get_ref()).ok_or_else(|| ConfigError::Value {
+        if key.of_site && !site {
+            errors.push(ConfigError::OfSite { path, line: line_of, key: name });
+            continue;
+        }
+        let origin = Origin::File { path, line: line(value.span().start) };
+        let set = words(key, value.get_ref()).ok_or_else(|| ConfigError::Value {
             origin: origin.clone(),
             key: key.name,
             reason: format!("a value of type {} is not expected here", value.get_ref().type_str()),
-        })?;
-        key.set(config, &words, &origin, vars)?;
+        });
+        errors.extend(set.and_then(|words| key.set(config, &words, &origin, vars)).err());
     }
-    Ok(())
+    errors
+}
+
+/// The keys of a document with their places, those of a section as one name.
+fn entries<'a, 't>(document: &'a DeTable<'t>) -> Vec<(String, usize, &'a Spanned<DeValue<'t>>)> {
+    let mut all = Vec::new();
+    for (name, value) in document {
+        match value.get_ref() {
+            DeValue::Table(section) => {
+                for (inner, value) in section {
+                    let name = match inner.get_ref().as_ref() {
+                        "mode" => name.get_ref().to_string(),
+                        inner => format!("{}_{inner}", name.get_ref()),
+                    };
+                    all.push((name, inner.span().start, value));
+                }
+            }
+            _ => all.push((name.get_ref().to_string(), name.span().start, value)),
+        }
+    }
+    all
 }
 
 fn read(path: &Path) -> io::Result<String> {

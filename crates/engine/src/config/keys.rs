@@ -21,6 +21,8 @@ pub(super) struct Key {
     pub(super) separator: Option<char>,
     /// What the value must look like.
     pub(super) expected: &'static str,
+    /// Whether the site's file alone may set it.
+    pub(super) of_site: bool,
     set: Set,
     pub(super) show: fn(&Config) -> (String, &Origin),
 }
@@ -76,6 +78,7 @@ pub(super) const KEYS: &[Key] = &[
         variable: "SAMPAN_STORE",
         separator: None,
         expected: "a directory",
+        of_site: false,
         set: |config, words, origin, vars| {
             put(&mut config.store, Some(expand(one(words)?, vars)?), origin);
             Ok(())
@@ -90,6 +93,7 @@ pub(super) const KEYS: &[Key] = &[
         variable: "SAMPAN_SITE_STORES",
         separator: Some(':'),
         expected: "a list of directories",
+        of_site: false,
         set: |config, words, origin, vars| {
             put(&mut config.site_stores, directories(words, vars)?, origin);
             Ok(())
@@ -101,6 +105,7 @@ pub(super) const KEYS: &[Key] = &[
         variable: "SAMPAN_SCRATCH",
         separator: None,
         expected: "a directory on a disk of this machine",
+        of_site: false,
         set: |config, words, origin, vars| {
             put(&mut config.scratch, expand(one(words)?, vars)?, origin);
             Ok(())
@@ -112,6 +117,7 @@ pub(super) const KEYS: &[Key] = &[
         variable: "SAMPAN_LINGER",
         separator: None,
         expected: "seconds, from 0 to 86400",
+        of_site: false,
         set: |config, words, origin, _| {
             let seconds = number(one(words)?, 0, 86_400)?;
             put(&mut config.linger, Duration::from_secs(seconds as u64), origin);
@@ -124,6 +130,7 @@ pub(super) const KEYS: &[Key] = &[
         variable: "SAMPAN_PULL",
         separator: None,
         expected: "missing, always or never",
+        of_site: false,
         set: |config, words, origin, _| {
             put(&mut config.pull, one(words)?.parse()?, origin);
             Ok(())
@@ -135,6 +142,7 @@ pub(super) const KEYS: &[Key] = &[
         variable: "SAMPAN_PLATFORM",
         separator: None,
         expected: "os/architecture[/variant], for example linux/arm64",
+        of_site: false,
         set: |config, words, origin, _| {
             let platform = one(words)?.parse().map_err(|e| format!("{e}"))?;
             put(&mut config.platform, platform, origin);
@@ -147,6 +155,7 @@ pub(super) const KEYS: &[Key] = &[
         variable: "SAMPAN_COMPRESSION",
         separator: None,
         expected: "zstd[:1-22], gzip[:1-9], lz4, xz or none",
+        of_site: false,
         set: |config, words, origin, _| {
             put(&mut config.compression, parse_compression(one(words)?)?, origin);
             Ok(())
@@ -158,6 +167,7 @@ pub(super) const KEYS: &[Key] = &[
         variable: "SAMPAN_PARALLEL_LAYERS",
         separator: None,
         expected: "a number from 1 to 64",
+        of_site: false,
         set: |config, words, origin, _| {
             put(&mut config.parallel_layers, number(one(words)?, 1, 64)?, origin);
             Ok(())
@@ -169,6 +179,7 @@ pub(super) const KEYS: &[Key] = &[
         variable: "SAMPAN_SIZE_LIMIT",
         separator: None,
         expected: "bytes with an optional k, M, G or T, for example 64G",
+        of_site: false,
         set: |config, words, origin, _| {
             let size: ByteSize = one(words)?.parse().map_err(|e| format!("{e}"))?;
             put(&mut config.size_limit, size.0, origin);
@@ -181,6 +192,7 @@ pub(super) const KEYS: &[Key] = &[
         variable: "SAMPAN_STALL_TIMEOUT",
         separator: None,
         expected: "seconds, from 1 to 3600",
+        of_site: false,
         set: |config, words, origin, _| {
             let seconds = number(one(words)?, 1, 3600)?;
             put(&mut config.stall_timeout, Duration::from_secs(seconds as u64), origin);
@@ -195,6 +207,7 @@ pub(super) const KEYS: &[Key] = &[
         variable: "SAMPAN_BINDS",
         separator: Some('\n'),
         expected: "a list of SRC[:DST[:OPTIONS]]",
+        of_site: false,
         set: |config, words, origin, vars| {
             put(&mut config.binds, binds(words, vars)?, origin);
             Ok(())
@@ -209,6 +222,7 @@ pub(super) const KEYS: &[Key] = &[
         variable: "SAMPAN_MPI",
         separator: None,
         expected: "auto, host, container or none",
+        of_site: false,
         set: |config, words, origin, _| {
             put(&mut config.mpi, one(words)?.parse()?, origin);
             Ok(())
@@ -220,6 +234,7 @@ pub(super) const KEYS: &[Key] = &[
         variable: "SAMPAN_MPI_POLICY",
         separator: None,
         expected: "major, full or strict",
+        of_site: false,
         set: |config, words, origin, _| {
             put(&mut config.mpi_policy, one(words)?.parse()?, origin);
             Ok(())
@@ -231,6 +246,7 @@ pub(super) const KEYS: &[Key] = &[
         variable: "SAMPAN_MPI_PATH",
         separator: Some(':'),
         expected: "a list of directories",
+        of_site: false,
         set: |config, words, origin, vars| {
             let list = words.iter().map(|word| expand(word, vars)).collect::<Result<_, _>>()?;
             put(&mut config.mpi_path, list, origin);
@@ -243,6 +259,7 @@ pub(super) const KEYS: &[Key] = &[
         variable: "SAMPAN_MIRRORS",
         separator: Some(','),
         expected: "a list of RELEASE=URL, for example bookworm=http://mirror.example/debian",
+        of_site: false,
         set: |config, words, origin, _| {
             let pair = |word: &String| {
                 let pair = word.split_once('=').filter(|(_, url)| url.contains("://"));
@@ -262,6 +279,7 @@ pub(super) const KEYS: &[Key] = &[
         variable: "SAMPAN_NO_MOUNT",
         separator: Some(','),
         expected: "a list of tmp, cwd, dev, sys, proc, network-files, localtime, accounts",
+        of_site: false,
         set: |config, words, origin, _| {
             put(&mut config.no_mount, parse_skip(words)?, origin);
             Ok(())
@@ -273,6 +291,7 @@ pub(super) const KEYS: &[Key] = &[
         variable: "SAMPAN_CDI_DIRS",
         separator: Some(':'),
         expected: "a list of directories",
+        of_site: false,
         set: |config, words, origin, vars| {
             put(&mut config.cdi_dirs, directories(words, vars)?, origin);
             Ok(())
@@ -284,11 +303,96 @@ pub(super) const KEYS: &[Key] = &[
         variable: "SAMPAN_HOOKS_DIRS",
         separator: Some(':'),
         expected: "a list of directories",
+        of_site: false,
         set: |config, words, origin, vars| {
             put(&mut config.hooks_dirs, directories(words, vars)?, origin);
             Ok(())
         },
         show: |config| (paths(&config.hooks_dirs.value, ":"), &config.hooks_dirs.origin),
+    },
+    Key {
+        name: "gpu",
+        variable: "SAMPAN_GPU",
+        separator: None,
+        expected: "none, all, nvidia or amd",
+        of_site: false,
+        set: |config, words, origin, _| {
+            put(&mut config.gpu, one(words)?.parse()?, origin);
+            Ok(())
+        },
+        show: |config| (config.gpu.value.to_string(), &config.gpu.origin),
+    },
+    Key {
+        name: "node_cache",
+        variable: "SAMPAN_NODE_CACHE",
+        separator: None,
+        expected: "a directory on a disk of this machine",
+        of_site: false,
+        set: |config, words, origin, vars| {
+            put(&mut config.node_cache, Some(expand(one(words)?, vars)?), origin);
+            Ok(())
+        },
+        show: |config| {
+            let path = config.node_cache.value.as_ref();
+            (path.map(|p| p.display().to_string()).unwrap_or_default(), &config.node_cache.origin)
+        },
+    },
+    Key {
+        name: "node_cache_size",
+        variable: "SAMPAN_NODE_CACHE_SIZE",
+        separator: None,
+        expected: "bytes with an optional k, M, G or T, for example 64G",
+        of_site: false,
+        set: |config, words, origin, _| {
+            let size: ByteSize = one(words)?.parse().map_err(|e| format!("{e}"))?;
+            put(&mut config.node_cache_size, size.0, origin);
+            Ok(())
+        },
+        show: |config| {
+            let size = ByteSize(config.node_cache_size.value);
+            (size.to_string(), &config.node_cache_size.origin)
+        },
+    },
+    Key {
+        name: "forced_binds",
+        variable: "SAMPAN_FORCED_BINDS",
+        separator: Some('\n'),
+        expected: "a list of SRC[:DST[:OPTIONS]]",
+        of_site: true,
+        set: |config, words, origin, vars| {
+            put(&mut config.forced_binds, binds(words, vars)?, origin);
+            Ok(())
+        },
+        show: |config| {
+            let list: Vec<String> = config.forced_binds.value.iter().map(show_bind).collect();
+            (list.join(","), &config.forced_binds.origin)
+        },
+    },
+    Key {
+        name: "forbidden_binds",
+        variable: "SAMPAN_FORBIDDEN_BINDS",
+        separator: Some(':'),
+        expected: "a list of files and directories",
+        of_site: true,
+        set: |config, words, origin, vars| {
+            put(&mut config.forbidden_binds, directories(words, vars)?, origin);
+            Ok(())
+        },
+        show: |config| (paths(&config.forbidden_binds.value, ":"), &config.forbidden_binds.origin),
+    },
+    Key {
+        name: "allowed_registries",
+        variable: "SAMPAN_ALLOWED_REGISTRIES",
+        separator: Some(','),
+        expected: "a list of registries, each with the beginning of a path where only that is meant",
+        of_site: true,
+        set: |config, words, origin, _| {
+            put(&mut config.allowed_registries, words.to_vec(), origin);
+            Ok(())
+        },
+        show: |config| {
+            (config.allowed_registries.value.join(","), &config.allowed_registries.origin)
+        },
     },
 ];
 

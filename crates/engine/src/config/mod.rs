@@ -22,6 +22,18 @@
 //! | `no_mount` | `SAMPAN_NO_MOUNT` | default mounts to leave out |
 //! | `cdi_dirs` | `SAMPAN_CDI_DIRS` | directories of CDI specs; a later one wins |
 //! | `hooks_dirs` | `SAMPAN_HOOKS_DIRS` | directories of OCI hooks (oci-hooks(5)); a later one wins |
+//! | `gpu` | `SAMPAN_GPU` | GPUs that containers get unasked: `none`, `all`, `nvidia` or `amd` |
+//! | `node_cache` | `SAMPAN_NODE_CACHE` | node-local directory to which images of the stores are copied before they run |
+//! | `node_cache_size` | `SAMPAN_NODE_CACHE_SIZE` | the most bytes in it; what was used longest ago goes first |
+//! | `forced_binds` | the site's file alone | binds of every container, whatever a user asks for |
+//! | `forbidden_binds` | the site's file alone | files and directories that no user may bind |
+//! | `allowed_registries` | the site's file alone | registries, or `REGISTRY/PATH`, that images may come from |
+//!
+//! In a file, keys with a common first word may stand in a section: `[mpi]` with
+//! `mode`, `policy` and `path` is `mpi`, `mpi_policy` and `mpi_path`.
+//!
+//! What is forced or forbidden keeps honest people on the site's path. It is no
+//! boundary: sampan has no privilege, so whoever runs another program is past it.
 //!
 //! The files are TOML: `$SAMPAN_CONFIG` or `$XDG_CONFIG_HOME/sampan/config.toml`
 //! or `~/.config/sampan/config.toml` for the user, `$SAMPAN_SITE_CONFIG` or
@@ -38,6 +50,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use host::gpu::Choice;
 use host::mpi::Policy;
 use plan::Skip;
 use serde::Serialize;
@@ -114,6 +127,16 @@ pub enum ConfigError {
         /// The key.
         key: String,
     },
+    /// A key that is the site's alone.
+    #[error("{}:{line}: {key:?} can be set in the site's configuration alone", path.display())]
+    OfSite {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key.
+        key: String,
+    },
     /// A value that cannot be read.
     #[error("{origin}: {key}: {reason}")]
     Value {
@@ -138,6 +161,9 @@ impl ConfigError {
             Self::Value { key, .. } => {
                 let key = keys::KEYS.iter().find(|k| k.name == *key)?;
                 Some(format!("expected {}", key.expected))
+            }
+            Self::OfSite { .. } => {
+                Some("take it out; the site's file is /etc/sampan/config.toml".to_owned())
             }
             Self::Read { .. } | Self::Syntax { .. } => None,
         }
@@ -233,6 +259,18 @@ pub struct Config {
     pub mirrors: Setting<Vec<(String, String)>>,
     /// Default mounts to leave out.
     pub no_mount: Setting<Skip>,
+    /// GPUs that containers get unasked.
+    pub gpu: Setting<Choice>,
+    /// Where images are copied before they run; None where they run in place.
+    pub node_cache: Setting<Option<PathBuf>>,
+    /// The most bytes there.
+    pub node_cache_size: Setting<u64>,
+    /// Binds of every container that nobody can leave out.
+    pub forced_binds: Setting<Vec<Bind>>,
+    /// What no user may bind.
+    pub forbidden_binds: Setting<Vec<PathBuf>>,
+    /// Where images may come from; empty for everywhere.
+    pub allowed_registries: Setting<Vec<String>>,
     /// Directories of CDI specs; a later one wins.
     pub cdi_dirs: Setting<Vec<PathBuf>>,
     /// Directories of OCI hooks; a later one wins. None unless a site names
@@ -282,10 +320,11 @@ impl Config {
     pub fn load_from(vars: Variables<'_>, overrides: &[Override]) -> Result<Self, ConfigError> {
         let mut config = Self::defaults(vars);
         let (site, user) = files(vars);
-        for path in [Some(site), user].into_iter().flatten() {
-            file::apply(&path, vars, &mut config)?;
+        file::apply(&site, true, vars, &mut config)?;
+        if let Some(user) = user {
+            file::apply(&user, false, vars, &mut config)?;
         }
-        for key in keys::KEYS {
+        for key in keys::KEYS.iter().filter(|key| !key.of_site) {
             let Some(value) = variable(vars, key.variable) else { continue };
             let origin = Origin::Environment { variable: key.variable };
             let value = value.into_string().map_err(|text| ConfigError::Value {
@@ -327,9 +366,68 @@ impl Config {
             mpi_path: Setting::default(Vec::new()),
             mirrors: Setting::default(Vec::new()),
             no_mount: Setting::default(Skip::default()),
+            gpu: Setting::default(Choice::None),
+            node_cache: Setting::default(None),
+            node_cache_size: Setting::default(64 << 30),
+            forced_binds: Setting::default(Vec::new()),
+            forbidden_binds: Setting::default(Vec::new()),
+            allowed_registries: Setting::default(Vec::new()),
             cdi_dirs: Setting::default(CDI_DIRS.map(PathBuf::from).into()),
             hooks_dirs: Setting::default(Vec::new()),
         }
+    }
+
+    /// Everything that is wrong with a file, the site's or a user's: its keys and
+    /// values, and what they name on this host.
+    #[must_use]
+    pub fn check_file(path: &Path, site: bool) -> Vec<String> {
+        let vars = |name: &str| std::env::var_os(name);
+        let mut config = Self::defaults(&vars);
+        let with_hint = |error: &ConfigError| match error.hint() {
+            Some(hint) => format!("{error} ({hint})"),
+            None => error.to_string(),
+        };
+        let mut wrong: Vec<String> =
+            file::check(path, site, &vars, &mut config).iter().map(with_hint).collect();
+        wrong.extend(config.absences());
+        wrong
+    }
+
+    /// The files that are read, and whether each is the site's.
+    #[must_use]
+    pub fn files() -> Vec<(PathBuf, bool)> {
+        let (site, user) = files(&|name| std::env::var_os(name));
+        let user = user.map(|path| (path, false));
+        [Some((site, true)), user].into_iter().flatten().collect()
+    }
+
+    /// What values of files name and this host does not have.
+    fn absences(&self) -> Vec<String> {
+        let mut places: Vec<(&'static str, &Path, &Origin)> = Vec::new();
+        let lists = [
+            ("site_stores", &self.site_stores),
+            ("mpi_path", &self.mpi_path),
+            ("cdi_dirs", &self.cdi_dirs),
+            ("hooks_dirs", &self.hooks_dirs),
+            ("forbidden_binds", &self.forbidden_binds),
+        ];
+        for (key, setting) in lists {
+            places.extend(setting.value.iter().map(|path| (key, path.as_path(), &setting.origin)));
+        }
+        for (key, setting) in [("binds", &self.binds), ("forced_binds", &self.forced_binds)] {
+            let sources = setting.value.iter().map(|bind| bind.source.as_path());
+            places.extend(sources.map(|path| (key, path, &setting.origin)));
+        }
+        places.push(("scratch", &self.scratch.value, &self.scratch.origin));
+        let cache = self.node_cache.value.iter();
+        places.extend(cache.map(|path| ("node_cache", path.as_path(), &self.node_cache.origin)));
+        let absent = |(_, path, origin): &(&str, &Path, &Origin)| {
+            matches!(origin, Origin::File { .. }) && !path.exists()
+        };
+        let say = |(key, path, origin): (&str, &Path, &Origin)| {
+            format!("{origin}: {key}: this host has no {}", path.display())
+        };
+        places.into_iter().filter(absent).map(say).collect()
     }
 
     /// Every value with its origin, in the order of the table above.

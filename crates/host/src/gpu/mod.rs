@@ -13,6 +13,7 @@ pub mod amd;
 pub mod nvidia;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -34,6 +35,17 @@ pub enum Choice {
     Nvidia,
     /// AMD's.
     Amd,
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::All => "all",
+            Self::None => "none",
+            Self::Nvidia => "nvidia",
+            Self::Amd => "amd",
+        })
+    }
 }
 
 impl FromStr for Choice {
