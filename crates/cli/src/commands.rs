@@ -12,7 +12,7 @@ use crate::args::{
     InspectArgs, LoginArgs, LogoutArgs, PruneArgs, PullArgs, PushArgs, RemoveArgs, TagArgs,
 };
 use crate::error::CliError;
-use crate::{bars, building, listing, manual, output, prompt, run, sif_file, text};
+use crate::{bars, building, listing, manual, output, prompt, run, sif_file, slurm, text};
 
 /// Does it; the exit code.
 pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
@@ -43,6 +43,7 @@ pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
         Command::Tag(args) => tag(&engine, &globals, &args)?,
         Command::History(args) => history(&engine, &globals, &args)?,
         Command::Sif(args) => sif_file::run(args.command)?,
+        Command::Slurm(args) => slurm::run(&engine, args.command)?,
         Command::Doctor(args) => return doctor(&engine, &args),
         Command::Pull(args) => pull(&engine, &globals, &args)?,
         Command::Images(args) => images(&engine, &globals, &args)?,

@@ -55,6 +55,23 @@ pub enum LowerError {
     /// An image's name that is not UTF-8.
     #[error("the image's name {0:?} is not UTF-8")]
     ImageName(OsString),
+    /// An environment definition file without an image.
+    #[error("{path:?} names no image, and neither does --image")]
+    EdfImage {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A wish of an environment definition file that nothing fulfils.
+    #[error("{path:?} asks for devices ({names}), which this version cannot give")]
+    EdfDevices {
+        /// The file.
+        path: PathBuf,
+        /// Their names.
+        names: String,
+    },
+    /// `exec` without anything to execute.
+    #[error("there is no command: expected sampan exec [OPTIONS] {{IMAGE|--edf NAME}} COMMAND")]
+    NoCommand,
     /// A path that has no absolute form.
     #[error("cannot find {path:?} from the working directory")]
     Cwd {

@@ -38,8 +38,27 @@ impl Engine {
     /// # Errors
     /// When the image cannot be opened, or the request contradicts itself or
     /// the image.
-    pub fn prepare(&self, mut request: RunRequest, resolved: &Resolved) -> Result<Container> {
-        let facts = host::facts();
+    pub fn prepare(&self, request: RunRequest, resolved: &Resolved) -> Result<Container> {
+        self.prepare_without(request, resolved, &[])
+    }
+
+    /// The same without some variables, whether they are the caller's or the
+    /// image's.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub fn prepare_without(
+        &self,
+        mut request: RunRequest,
+        resolved: &Resolved,
+        unset: &[String],
+    ) -> Result<Container> {
+        let mut facts = host::facts();
+        facts.env.retain(|(name, _)| !unset.iter().any(|one| name == one.as_str()));
+        request.config.env.retain(|pair| {
+            let name = pair.split('=').next().unwrap_or_default();
+            !unset.iter().any(|one| one == name)
+        });
         let mut warnings = Vec::new();
         if let (RootSource::Squashfs { parts }, false) = (&request.root, facts.real_root)
             && let Some(reason) = no_fuse()

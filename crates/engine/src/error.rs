@@ -285,6 +285,15 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A name that is no part of a path.
+    #[error("{name:?} is no name for a container")]
+    NoContainerName {
+        /// The name.
+        name: String,
+    },
+    /// An environment definition file.
+    #[error(transparent)]
+    Edf(#[from] crate::edf::EdfError),
     /// No child process to try things in.
     #[error("cannot probe the kernel")]
     Probe(#[source] io::Error),
@@ -359,9 +368,12 @@ impl Error {
             return exit::NO_SPACE;
         }
         match self {
-            Self::Config(_) | Self::Registries(_) | Self::Name(_) | Self::NothingToPull { .. } => {
-                exit::USAGE
-            }
+            Self::Config(_)
+            | Self::Registries(_)
+            | Self::Name(_)
+            | Self::NothingToPull { .. }
+            | Self::NoContainerName { .. }
+            | Self::Edf(_) => exit::USAGE,
             Self::Registry(error) => registry_code(error),
             Self::Store(error) => store_code(error),
             Self::Platform { .. } | Self::NotPulled { .. } | Self::UnknownImage { .. } => {

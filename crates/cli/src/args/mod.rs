@@ -5,6 +5,7 @@ mod build;
 mod container;
 mod images;
 mod sif;
+mod slurm;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ pub use images::{
     SaveArgs, TagArgs,
 };
 pub use sif::{SifAddArgs, SifArgs, SifCommand, SifFs, SifPart, SifType};
+pub use slurm::{SlurmArgs, SlurmCommand};
 
 /// Run, fetch and keep HPC containers as an ordinary user.
 ///
@@ -104,6 +106,9 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Show the configuration and where each value comes from
     Config(ConfigArgs),
+    /// What the Slurm plugin needs
+    #[command(hide = true)]
+    Slurm(SlurmArgs),
     /// Print the version
     Version {
         /// Print JSON

@@ -1,0 +1,499 @@
+//! Slurm's interface for plugins (`slurm/spank.h`), and the only unsafe code.
+//!
+//! Every function that Slurm calls catches panics: unwinding into C would end
+//! slurmstepd, and with it the step.
+
+use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_void};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::error::{FlagError, StepError};
+use crate::flags::{FLAGS, Options};
+use crate::step::{self, AsUser, Facts, Kind, Step, c_text};
+
+/// `spank_t`.
+type Handle = *mut c_void;
+
+/// `spank_opt_cb_f`.
+type Callback = extern "C" fn(c_int, *const c_char, c_int) -> c_int;
+
+/// `struct spank_option`.
+#[repr(C)]
+struct SpankOption {
+    name: *const c_char,
+    arginfo: *const c_char,
+    usage: *const c_char,
+    has_arg: c_int,
+    val: c_int,
+    cb: Callback,
+}
+
+/// `ESPANK_SUCCESS`.
+const SUCCESS: c_int = 0;
+/// What makes Slurm give up the step.
+const FAILURE: c_int = -1;
+
+// `enum spank_item`.
+const JOB_UID: c_int = 0;
+const JOB_GID: c_int = 1;
+const JOB_ID: c_int = 2;
+const JOB_STEPID: c_int = 3;
+const JOB_LOCAL_TASK_COUNT: c_int = 6;
+const JOB_TOTAL_TASK_COUNT: c_int = 7;
+const JOB_ARGV: c_int = 9;
+const JOB_ENV: c_int = 10;
+const JOB_SUPPLEMENTARY_GIDS: c_int = 19;
+
+// `enum spank_context`.
+const CONTEXT_LOCAL: c_int = 1;
+const CONTEXT_REMOTE: c_int = 2;
+const CONTEXT_ALLOCATOR: c_int = 3;
+
+/// `SLURM_BATCH_SCRIPT` of `slurm.h`.
+const BATCH_SCRIPT: u32 = 0xffff_fffb;
+/// Steps from here on are Slurm's own (`SLURM_MAX_NORMAL_STEP_ID`).
+const FIRST_SPECIAL: u32 = 0xffff_fff0;
+
+unsafe extern "C" {
+    fn spank_option_register(handle: Handle, option: *const SpankOption) -> c_int;
+    fn spank_context() -> c_int;
+    fn spank_get_item(handle: Handle, item: c_int, ...) -> c_int;
+    fn slurm_error(format: *const c_char, ...);
+    fn slurm_spank_log(format: *const c_char, ...);
+}
+
+/// What Slurm's loader asks of a plugin: its name.
+#[unsafe(no_mangle)]
+pub static plugin_name: [u8; 7] = *b"sampan\0";
+/// Its type.
+#[unsafe(no_mangle)]
+pub static plugin_type: [u8; 6] = *b"spank\0";
+/// The version of Slurm that it was built for.
+#[unsafe(no_mangle)]
+pub static plugin_version: u32 = version(env!("SLURM_VERSION_NUMBER"));
+/// Its own version.
+#[unsafe(no_mangle)]
+pub static spank_plugin_version: u32 = 1;
+
+/// A decimal number that build.rs has written.
+const fn version(text: &str) -> u32 {
+    let bytes = text.as_bytes();
+    let (mut number, mut at) = (0, 0);
+    while at < bytes.len() {
+        number = number * 10 + (bytes[at] - b'0') as u32;
+        at += 1;
+    }
+    number
+}
+
+/// What lives from one hook to the next. slurmstepd's children inherit it.
+#[derive(Default)]
+struct State {
+    options: Options,
+    /// `sampan=` of plugstack.conf.
+    sampan: Option<PathBuf>,
+    step: Option<Step>,
+    /// The array that holds the step's words, where it has one for all tasks.
+    argv: usize,
+    /// No task may run: Slurm goes on where the plugin is only `optional`.
+    failed: bool,
+}
+
+static STATE: Mutex<Option<State>> = Mutex::new(None);
+
+fn state() -> MutexGuard<'static, Option<State>> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a hook; its errors go to srun's output, line by line.
+fn hook(work: impl FnOnce(&mut State) -> Result<(), StepError>) -> c_int {
+    let result = catch_unwind(AssertUnwindSafe(|| work(state().get_or_insert_default())));
+    match result {
+        Ok(Ok(())) => SUCCESS,
+        Ok(Err(error)) => {
+            complain(&error.to_string());
+            FAILURE
+        }
+        Err(_) => {
+            complain("the plugin has failed: this is a bug of sampan");
+            FAILURE
+        }
+    }
+}
+
+fn complain(text: &str) {
+    for line in text.lines() {
+        let line = c_text(line.strip_prefix("error: ").unwrap_or(line));
+        // SAFETY: both are C strings, and the format takes one.
+        unsafe { slurm_error(c"sampan: %s".as_ptr(), line.as_ptr()) };
+    }
+}
+
+fn say(text: &str) {
+    let text = c_text(text);
+    // SAFETY: both are C strings, and the format takes one.
+    unsafe { slurm_spank_log(c"sampan: %s".as_ptr(), text.as_ptr()) };
+}
+
+/// The handle of a hook, valid until it returns.
+struct Spank(Handle);
+
+impl Spank {
+    /// A number of a step.
+    fn number(&self, item: c_int, what: &'static str) -> Result<u32, StepError> {
+        let mut value = 0u32;
+        // SAFETY: the items that are asked for are 32 bits wide (spank.h).
+        let code = unsafe { spank_get_item(self.0, item, &raw mut value) };
+        if code == SUCCESS { Ok(value) } else { Err(StepError::Slurm(what)) }
+    }
+
+    /// Where Slurm keeps the words of the task, or of the step.
+    fn argv(&self) -> Result<(usize, *mut *mut c_char), StepError> {
+        let (mut count, mut words): (c_int, *mut *mut c_char) = (0, std::ptr::null_mut());
+        // SAFETY: the item takes an int* and a char*** (spank.h).
+        let code = unsafe { spank_get_item(self.0, JOB_ARGV, &raw mut count, &raw mut words) };
+        match usize::try_from(count) {
+            Ok(count) if code == SUCCESS && !words.is_null() => Ok((count, words)),
+            _ => Err(StepError::Slurm("its command")),
+        }
+    }
+
+    /// The words of the command.
+    fn words(&self) -> Result<Vec<OsString>, StepError> {
+        let (count, words) = self.argv()?;
+        // SAFETY: Slurm says that there are as many, and keeps them meanwhile.
+        let words = unsafe { std::slice::from_raw_parts(words, count) };
+        Ok(words.iter().filter(|word| !word.is_null()).map(|word| text(*word)).collect())
+    }
+
+    /// The job's environment.
+    fn env(&self) -> Result<Vec<OsString>, StepError> {
+        let mut list: *mut *mut c_char = std::ptr::null_mut();
+        // SAFETY: the item takes a char*** (spank.h).
+        let code = unsafe { spank_get_item(self.0, JOB_ENV, &raw mut list) };
+        if code != SUCCESS || list.is_null() {
+            return Err(StepError::Slurm("its environment"));
+        }
+        let mut all = Vec::new();
+        // SAFETY: a null pointer ends the array, as it does environ(7).
+        unsafe {
+            while !(*list).is_null() {
+                all.push(text(*list));
+                list = list.add(1);
+            }
+        }
+        Ok(all)
+    }
+
+    fn facts(&self) -> Result<Facts, StepError> {
+        let step = self.number(JOB_STEPID, "its number")?;
+        let kind = match step {
+            BATCH_SCRIPT => Kind::Batch,
+            FIRST_SPECIAL.. => Kind::Other,
+            _ => Kind::Srun,
+        };
+        Ok(Facts {
+            kind,
+            job: self.number(JOB_ID, "its job")?,
+            step,
+            local_tasks: self.number(JOB_LOCAL_TASK_COUNT, "its tasks")?,
+            tasks: self.number(JOB_TOTAL_TASK_COUNT, "its tasks")?,
+            argv: self.words()?,
+            env: self.env()?,
+        })
+    }
+
+    fn user(&self) -> Result<User, StepError> {
+        let (mut list, mut count): (*const libc::gid_t, c_int) = (std::ptr::null(), 0);
+        // SAFETY: the item takes a gid_t** and an int* (spank.h).
+        let code = unsafe {
+            spank_get_item(self.0, JOB_SUPPLEMENTARY_GIDS, &raw mut list, &raw mut count)
+        };
+        let groups = match usize::try_from(count) {
+            Ok(count) if code == SUCCESS && !list.is_null() => {
+                // SAFETY: Slurm says that there are as many, and keeps them meanwhile.
+                unsafe { std::slice::from_raw_parts(list, count) }.to_vec()
+            }
+            _ => Vec::new(),
+        };
+        let (uid, gid) = (self.number(JOB_UID, "its user")?, self.number(JOB_GID, "its group")?);
+        Ok(User { uid, gid, groups })
+    }
+
+    /// Puts a script in the place of the task's program: its arguments stay.
+    ///
+    /// Slurm gives no function for that. It starts what the first word of this
+    /// very array says (`exec_task` in slurmstepd), after all that it still
+    /// has to do. Only this task's process sees the change.
+    ///
+    /// The script is in memory, so that nothing has to be removed; whoever
+    /// runs it closes its descriptor.
+    fn replace_program(&self, script: &[u8]) -> Result<(), StepError> {
+        let path = memory_script(script).map_err(StepError::Task)?;
+        let (count, words) = self.argv()?;
+        if count == 0 {
+            return Err(StepError::NoProgram);
+        }
+        // SAFETY: the array has a first word. The text is never freed: the
+        // process is about to become the task.
+        unsafe { *words = path.into_raw() };
+        Ok(())
+    }
+}
+
+/// A file in memory that execve(2) takes by its path: the kernel refuses what
+/// is open for writing, and the script's interpreter has to find it open.
+fn memory_script(script: &[u8]) -> io::Result<CString> {
+    // SAFETY: the name is a C string; the descriptor is new.
+    let mut file = unsafe {
+        let fd = libc::memfd_create(c"sampan-task".as_ptr(), libc::MFD_CLOEXEC);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        File::from_raw_fd(fd)
+    };
+    file.write_all(script)?;
+    // SAFETY: the descriptor is open.
+    if unsafe { libc::fchmod(file.as_raw_fd(), 0o500) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let path = format!("/proc/self/fd/{}\0", file.as_raw_fd());
+    // SAFETY: the path is a C string; the descriptor is new, and without
+    // O_CLOEXEC on purpose.
+    let readable = unsafe { libc::open(path.as_ptr().cast(), libc::O_RDONLY) };
+    if readable < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(c_text(&format!("/proc/self/fd/{readable}")))
+}
+
+fn text(word: *const c_char) -> OsString {
+    // SAFETY: Slurm's words are C strings.
+    OsString::from_vec(unsafe { CStr::from_ptr(word) }.to_bytes().to_vec())
+}
+
+/// The job's user.
+struct User {
+    uid: libc::uid_t,
+    gid: libc::gid_t,
+    groups: Vec<libc::gid_t>,
+}
+
+impl AsUser for User {
+    /// In `user_init` slurmstepd is the user in effect, with the groups set;
+    /// later it is root.
+    fn drop_to_user(&self, command: &mut Command) {
+        let (uid, gid, groups) = (self.uid, self.gid, self.groups.clone());
+        let drop = move || {
+            let check = |code: c_int| match code {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            };
+            // SAFETY: system calls alone, as it must be after a fork.
+            unsafe {
+                if libc::geteuid() == 0 {
+                    check(libc::setgroups(groups.len(), groups.as_ptr()))?;
+                }
+                check(libc::setresgid(gid, gid, gid))?;
+                check(libc::setresuid(uid, uid, uid))
+            }
+        };
+        // SAFETY: the closure makes system calls only.
+        unsafe { command.pre_exec(drop) };
+    }
+}
+
+/// Takes a flag: called for each one that was given, in every context.
+extern "C" fn option_given(index: c_int, value: *const c_char, _remote: c_int) -> c_int {
+    hook(|state| {
+        let flag = usize::try_from(index).ok().and_then(|index| FLAGS.get(index));
+        let value = (!value.is_null()).then(|| text(value).to_string_lossy().into_owned());
+        match flag {
+            Some(flag) => Ok(state.options.set(flag, value.as_deref())?),
+            None => Err(StepError::Slurm("a flag")),
+        }
+    })
+}
+
+fn register(handle: Handle) -> Result<(), StepError> {
+    for (index, flag) in FLAGS.iter().enumerate() {
+        // Slurm keeps what it is given, or not, by version: these texts stay.
+        let option = Box::leak(Box::new(SpankOption {
+            name: c_text(flag.name).into_raw(),
+            arginfo: flag.argument.map_or(std::ptr::null(), |a| c_text(a).into_raw()),
+            usage: c_text(flag.usage).into_raw(),
+            has_arg: c_int::from(flag.argument.is_some()),
+            val: c_int::try_from(index).unwrap_or(c_int::MAX),
+            cb: option_given,
+        }));
+        // SAFETY: the handle is this hook's, and the option is never freed.
+        if unsafe { spank_option_register(handle, option) } != SUCCESS {
+            return Err(StepError::Slurm("how to add flags"));
+        }
+    }
+    Ok(())
+}
+
+/// `sampan=/PATH`, of the plugin's line in plugstack.conf.
+fn arguments(count: c_int, words: *mut *mut c_char) -> Result<Option<PathBuf>, FlagError> {
+    let mut sampan = None;
+    for at in 0..usize::try_from(count).unwrap_or(0) {
+        // SAFETY: Slurm gives as many words as it says.
+        let word = text(unsafe { *words.add(at) });
+        match word.as_bytes().strip_prefix(b"sampan=") {
+            Some(path) if path.starts_with(b"/") => sampan = Some(OsStr::from_bytes(path).into()),
+            _ => return Err(FlagError::Argument(word.to_string_lossy().into_owned())),
+        }
+    }
+    Ok(sampan)
+}
+
+/// Registers the flags (spank(8)).
+#[unsafe(no_mangle)]
+pub extern "C" fn slurm_spank_init(handle: Handle, count: c_int, words: *mut *mut c_char) -> c_int {
+    // SAFETY: takes no arguments.
+    let context = unsafe { spank_context() };
+    if !matches!(context, CONTEXT_LOCAL | CONTEXT_REMOTE | CONTEXT_ALLOCATOR) {
+        return SUCCESS;
+    }
+    hook(|state| {
+        state.sampan = arguments(count, words)?;
+        register(handle)
+    })
+}
+
+/// Once per node and step, as the user: fetches the image and checks
+/// everything, so that no task starts in vain.
+#[unsafe(no_mangle)]
+pub extern "C" fn slurm_spank_user_init(
+    handle: Handle,
+    _count: c_int,
+    _words: *mut *mut c_char,
+) -> c_int {
+    hook(|state| {
+        let spank = Spank(handle);
+        // Until it has succeeded.
+        state.failed = true;
+        let facts = spank.facts()?;
+        if facts.kind != Kind::Other {
+            let mut options = state.options.clone();
+            // A variable of the session that submits the job means its steps:
+            // a script in a container could start none.
+            if facts.kind == Kind::Srun {
+                let get = |name: &str| {
+                    facts.variable(name).map(|value| value.to_string_lossy().into_owned())
+                };
+                options.fill(&get)?;
+            }
+            let user = spank.user()?;
+            state.argv = spank.argv()?.1.addr();
+            state.step = Step::prepare(&options, state.sampan.as_deref(), &facts, &user, &say)?;
+        }
+        state.failed = false;
+        Ok(())
+    })
+}
+
+/// In each task's own process, as the user.
+#[unsafe(no_mangle)]
+pub extern "C" fn slurm_spank_task_init(
+    handle: Handle,
+    _count: c_int,
+    _words: *mut *mut c_char,
+) -> c_int {
+    let mut doomed = false;
+    let code = hook(|state| {
+        doomed = state.failed || state.step.is_some();
+        let Some(step) = state.step.as_ref().filter(|_| !state.failed) else { return Ok(()) };
+        let spank = Spank(handle);
+        // Slurm has looked the program up on the node by now. What is in the
+        // image is another matter, so the word that was typed counts; but of
+        // --multi-prog, where each task has words of its own, nobody has it.
+        let own = match spank.argv()?.1.addr() == state.argv {
+            true => None,
+            false => spank.words()?.into_iter().next(),
+        };
+        spank.replace_program(&step.script(own.as_deref()))?;
+        doomed = false;
+        Ok(())
+    });
+    if doomed {
+        // An `optional` plugin's failure would start the task on the node.
+        // SAFETY: ends the process; nothing after it runs.
+        unsafe { libc::_exit(1) };
+    }
+    code
+}
+
+/// Saves the container of a step's one task.
+#[unsafe(no_mangle)]
+pub extern "C" fn slurm_spank_task_exit(
+    handle: Handle,
+    _count: c_int,
+    _words: *mut *mut c_char,
+) -> c_int {
+    hook(|state| {
+        let Some(step) = &state.step else { return Ok(()) };
+        let spank = Spank(handle);
+        step.save(spank.number(JOB_STEPID, "its number")?, &spank.user()?)
+    })
+}
+
+/// Removes the named containers of a job that has ended. The plugin has no
+/// flags here, and no environment of the job's.
+#[unsafe(no_mangle)]
+pub extern "C" fn slurm_spank_job_epilog(
+    handle: Handle,
+    count: c_int,
+    words: *mut *mut c_char,
+) -> c_int {
+    // A node must not be drained for what is left in a scratch directory.
+    let _ = hook(|_| {
+        let spank = Spank(handle);
+        let sampan = arguments(count, words)?;
+        let (job, uid) = (spank.number(JOB_ID, "its job")?, spank.number(JOB_UID, "its user")?);
+        let (user, mut env) = account(uid)?;
+        env.extend(std::env::vars_os().filter(|(name, _)| name == "SLURMD_NODENAME").map(
+            |(mut name, value)| {
+                name.push("=");
+                name.push(value);
+                name
+            },
+        ));
+        step::forget(sampan.as_deref(), job, env, &user)
+    });
+    SUCCESS
+}
+
+/// A user and the variables of a login.
+fn account(uid: u32) -> Result<(User, Vec<OsString>), StepError> {
+    let mut entry = std::mem::MaybeUninit::<libc::passwd>::uninit();
+    let mut buffer = vec![0; 1 << 16];
+    let mut found = std::ptr::null_mut();
+    // SAFETY: the buffer is as long as said, and all pointers are valid.
+    unsafe {
+        libc::getpwuid_r(
+            uid,
+            entry.as_mut_ptr(),
+            buffer.as_mut_ptr(),
+            buffer.len(),
+            &raw mut found,
+        );
+    }
+    if found.is_null() {
+        return Err(StepError::Slurm("its user"));
+    }
+    // SAFETY: the entry was found: it is filled, and its texts are in `buffer`.
+    let (gid, home) = unsafe { ((*found).pw_gid, text((*found).pw_dir)) };
+    let mut variable = OsString::from("HOME=");
+    variable.push(home);
+    let env = vec![variable, "PATH=/usr/local/bin:/usr/bin:/bin".into()];
+    Ok((User { uid, gid, groups: vec![gid] }, env))
+}

@@ -1,0 +1,310 @@
+//! What happens to a step on a node: everything but the talk with Slurm.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::error::StepError;
+use crate::flags::{ContainerName, Existence, Options};
+use crate::named::Named;
+use crate::words::words;
+
+/// Where sampan is unless plugstack.conf says otherwise.
+const SAMPAN: &str = "/usr/bin/sampan";
+
+/// The kernel reads 256 bytes of a script's first line, and older ones 128.
+const LONGEST_PATH: usize = 100;
+
+/// What kind of step it is (`slurm.h`, special step identifiers).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// srun's.
+    Srun,
+    /// The script of sbatch.
+    Batch,
+    /// Slurm's own, in which no task of a user is started.
+    Other,
+}
+
+/// What Slurm says about a step.
+#[derive(Debug)]
+pub struct Facts {
+    /// Its kind.
+    pub kind: Kind,
+    /// The job.
+    pub job: u32,
+    /// The step.
+    pub step: u32,
+    /// Tasks on this node.
+    pub local_tasks: u32,
+    /// Tasks on all nodes.
+    pub tasks: u32,
+    /// The command's words, before Slurm has looked the program up on the node.
+    pub argv: Vec<OsString>,
+    /// The job's variables, `NAME=VALUE`.
+    pub env: Vec<OsString>,
+}
+
+impl Facts {
+    /// A variable of the job.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
+        let mut pairs = self.env.iter().filter_map(|pair| {
+            let rest = pair.as_bytes().strip_prefix(name.as_bytes())?;
+            rest.strip_prefix(b"=").map(OsStr::from_bytes)
+        });
+        pairs.next()
+    }
+}
+
+/// Starts commands as the job's user.
+pub trait AsUser {
+    /// Makes the command's process the user's.
+    fn drop_to_user(&self, command: &mut Command);
+}
+
+/// Where a container is saved.
+#[derive(Debug)]
+struct Save {
+    file: PathBuf,
+    /// The overlay directory exists for the sake of this alone.
+    unnamed: bool,
+}
+
+/// A step whose tasks run in a container.
+#[derive(Debug)]
+pub struct Step {
+    sampan: PathBuf,
+    words: Vec<OsString>,
+    program: OsString,
+    named: Option<Named>,
+    save: Option<Save>,
+    env: Vec<OsString>,
+    job: u32,
+}
+
+/// Finds sampan: where plugstack.conf says, or else in its usual place or
+/// along the job's PATH.
+fn find_sampan(argument: Option<&Path>, facts: &Facts) -> Result<PathBuf, StepError> {
+    let path = match argument {
+        Some(path) => Some(path.to_owned()).filter(|path| path.is_file()),
+        None => {
+            let along = facts.variable("PATH").map(|path| std::env::split_paths(path).collect());
+            let along: Vec<PathBuf> = along.unwrap_or_default();
+            let along = along.into_iter().filter(|dir| dir.is_absolute());
+            let all = std::iter::once(SAMPAN.into()).chain(along.map(|dir| dir.join("sampan")));
+            all.into_iter().find(|path| path.is_file())
+        }
+    };
+    let wanted = || argument.unwrap_or(Path::new(SAMPAN)).to_owned();
+    let path = path.ok_or_else(|| StepError::NoSampan(wanted()))?;
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.len() > LONGEST_PATH || bytes.iter().any(u8::is_ascii_whitespace) {
+        return Err(StepError::SampanPath(path));
+    }
+    Ok(path)
+}
+
+/// A path relative to the job's directory means the same in later steps.
+fn lasting(image: &str) -> String {
+    if !image.starts_with('.') {
+        return image.to_owned();
+    }
+    std::path::absolute(image).map_or(image.to_owned(), |path| path.to_string_lossy().into_owned())
+}
+
+/// The name that the step's files go by.
+fn named(
+    options: &Options,
+    facts: &Facts,
+    start: &dyn Fn(&[&OsStr]) -> Result<String, StepError>,
+) -> Result<Option<(ContainerName, Named)>, StepError> {
+    let unnamed = || ContainerName {
+        // A dot is what no name of a person begins with.
+        name: format!(".save-{}", facts.step),
+        existence: Existence::Any,
+    };
+    let Some(name) = options.name.clone().or_else(|| options.save.is_some().then(unnamed)) else {
+        return Ok(None);
+    };
+    if options.edf.is_some() && options.image.is_none() {
+        let flag = if options.name.is_some() { "--container-name" } else { "--container-save" };
+        return Err(StepError::EdfImage(flag));
+    }
+    let job = facts.job.to_string();
+    let words = ["slurm", "state", &job, &name.name].map(OsStr::new);
+    let dir = PathBuf::from(start(&words)?.trim_end());
+    let writable = facts.local_tasks == 1 && options.writable != Some(false);
+    let image = options.image.as_deref().map(lasting);
+    let held = Named::open(&dir, &name, image.as_deref(), writable)?;
+    Ok(Some((name, held)))
+}
+
+impl Step {
+    /// Decides the container of a step and has sampan check it, which fetches
+    /// the image; None when the step has none. Runs once on each node.
+    /// `say` takes what sampan warns of.
+    ///
+    /// # Errors
+    /// When the step cannot have its container: no task must be started.
+    pub fn prepare(
+        options: &Options,
+        argument: Option<&Path>,
+        facts: &Facts,
+        user: &dyn AsUser,
+        say: &dyn Fn(&str),
+    ) -> Result<Option<Self>, StepError> {
+        if options.image.is_none() && options.edf.is_none() && options.name.is_none() {
+            return match options.first_about_container() {
+                Some(flag) => Err(StepError::NoImage(flag)),
+                None => Ok(None),
+            };
+        }
+        if options.save.is_some() && facts.tasks != 1 {
+            return Err(StepError::Save(facts.tasks));
+        }
+        if options.save.is_some() && options.writable == Some(false) {
+            return Err(StepError::SaveReadOnly);
+        }
+        let program = facts.argv.first().ok_or(StepError::NoProgram)?.clone();
+        let sampan = find_sampan(argument, facts)?;
+        let start = |words: &[&OsStr]| {
+            let output = sampan_output(&sampan, words, &facts.env, user)?;
+            // A run that succeeds says what it warns of.
+            output.1.lines().for_each(say);
+            Ok(output.0)
+        };
+        let named = named(options, facts, &start)?;
+        let image = named.as_ref().map(|(_, held)| held.image.clone());
+        let image = image.or_else(|| options.image.clone());
+        let overlay = named.as_ref().and_then(|(_, held)| held.overlay());
+        let mut list = words(options, image.as_deref(), overlay.as_ref());
+        if facts.kind == Kind::Batch {
+            // slurmd keeps the script in a directory of its own.
+            list.splice(1..1, ["--bind".into(), bind(&program)]);
+        }
+        let mut check = list.clone();
+        check.insert(1, "--dry-run".into());
+        check.extend(facts.argv.iter().cloned());
+        start(&check.iter().map(OsString::as_os_str).collect::<Vec<_>>())?;
+        if let Some((name, held)) = &named {
+            held.keep(&name.name)?;
+        }
+        // Fetched and warned of already.
+        list.splice(1..1, ["--quiet", "--pull", "never"].map(OsString::from));
+        let unnamed = options.name.is_none();
+        Ok(Some(Self {
+            sampan,
+            words: list,
+            program,
+            named: named.map(|(_, held)| held),
+            save: options.save.clone().map(|file| Save { file, unnamed }),
+            env: facts.env.clone(),
+            job: facts.job,
+        }))
+    }
+
+    /// A script that makes its process sampan with this step's words and
+    /// `program`, or the step's own; what the process has more of arguments
+    /// follows.
+    ///
+    /// First line for the kernel, then words, each with a zero behind it.
+    #[must_use]
+    pub fn script(&self, program: Option<&OsStr>) -> Vec<u8> {
+        let mut script = [b"#!", self.sampan.as_os_str().as_bytes(), b" slurm-task\n"].concat();
+        let program = program.unwrap_or(&self.program);
+        for word in self.words.iter().map(OsString::as_os_str).chain([program]) {
+            script.extend(word.as_bytes());
+            script.push(0);
+        }
+        script
+    }
+
+    /// Writes the container to its file, once its one task has ended.
+    ///
+    /// # Errors
+    /// When sampan says why not.
+    pub fn save(&self, step: u32, user: &dyn AsUser) -> Result<(), StepError> {
+        let (Some(save), Some(named)) = (&self.save, &self.named) else { return Ok(()) };
+        let image = format!("localhost/slurm-save:{}.{step}", self.job);
+        let start = |words: &[&OsStr]| sampan_output(&self.sampan, words, &self.env, user);
+        let mut file = OsString::from("squashfs:");
+        file.push(&save.file);
+        let directory = named.directory();
+        let commit = [OsStr::new("commit"), directory.as_os_str()];
+        start(&[&commit[..], &[OsStr::new(&named.image), OsStr::new(&image)]].concat())?;
+        let convert = ["convert", "--quiet", "--force", &image].map(OsStr::new);
+        let written = start(&[&convert[..], &[&file]].concat());
+        let removed = start(&["rm", "--quiet", &image].map(OsStr::new));
+        written?;
+        removed?;
+        if save.unnamed {
+            let (job, name) = (self.job.to_string(), format!(".save-{step}"));
+            start(&["slurm", "forget", &job, &name].map(OsStr::new))?;
+        }
+        Ok(())
+    }
+}
+
+/// `PATH:PATH:ro`, escaped.
+fn bind(path: &OsStr) -> OsString {
+    let mut escaped = Vec::new();
+    for byte in path.as_bytes() {
+        if matches!(byte, b':' | b',' | b'\\') {
+            escaped.push(b'\\');
+        }
+        escaped.push(*byte);
+    }
+    OsStr::from_bytes(&[&escaped[..], b":", &escaped, b":ro"].concat()).to_owned()
+}
+
+/// Runs sampan to its end: its output, and what it says.
+fn sampan_output(
+    sampan: &Path,
+    words: &[&OsStr],
+    env: &[OsString],
+    user: &dyn AsUser,
+) -> Result<(String, String), StepError> {
+    let mut command = Command::new(sampan);
+    command.args(words).env_clear().stdin(Stdio::null());
+    for pair in env {
+        let bytes = pair.as_bytes();
+        if let Some(at) = bytes.iter().position(|byte| *byte == b'=').filter(|at| *at > 0) {
+            command.env(OsStr::from_bytes(&bytes[..at]), OsStr::from_bytes(&bytes[at + 1..]));
+        }
+    }
+    user.drop_to_user(&mut command);
+    let failed = |source| StepError::Start { program: sampan.to_owned(), source };
+    let output = command.output().map_err(failed)?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if !output.status.success() {
+        let silent = || format!("{} ended with {}", sampan.display(), output.status);
+        return Err(StepError::Sampan(if said.trim().is_empty() { silent() } else { said }));
+    }
+    Ok((String::from_utf8_lossy(&output.stdout).into_owned(), said))
+}
+
+/// Removes what a job's named containers have written on this node.
+///
+/// # Errors
+/// When sampan says why not.
+pub fn forget(
+    argument: Option<&Path>,
+    job: u32,
+    env: Vec<OsString>,
+    user: &dyn AsUser,
+) -> Result<(), StepError> {
+    let (kind, argv, job_words) = (Kind::Other, Vec::new(), job.to_string());
+    let facts = Facts { kind, job, step: 0, local_tasks: 0, tasks: 0, argv, env };
+    let sampan = find_sampan(argument, &facts)?;
+    let words = ["slurm", "forget", &job_words].map(OsStr::new);
+    sampan_output(&sampan, &words, &facts.env, user).map(drop)
+}
+
+/// A text for C; what is behind a zero is lost.
+#[must_use]
+pub fn c_text(text: &str) -> CString {
+    let upto = text.split('\0').next().unwrap_or_default();
+    CString::new(upto).unwrap_or_default()
+}
