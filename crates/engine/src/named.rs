@@ -1,6 +1,6 @@
 //! Places for what containers with a name write: `SCRATCH/sampan-UID/named`,
 //! and in it NODE/JOB/NAME. The Slurm plugin says what is in there, and when it
-//! goes. Several nodes of a test may be one machine.
+//! goes.
 
 use std::path::PathBuf;
 
@@ -18,8 +18,7 @@ fn component(text: &str) -> Result<&str> {
 }
 
 fn node() -> String {
-    let given = std::env::var("SLURMD_NODENAME").ok().filter(|name| component(name).is_ok());
-    given.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 impl Engine {

@@ -70,7 +70,7 @@ pub enum StepError {
     #[error(transparent)]
     Flag(#[from] FlagError),
     /// Flags about a container without one.
-    #[error("{0} needs --container-image or --edf")]
+    #[error("--{0} needs --container-image or --edf")]
     NoImage(&'static str),
     /// sampan is not on the node.
     #[error("there is no sampan on this node: looked for {}, and along PATH; the argument \

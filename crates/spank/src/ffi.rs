@@ -37,8 +37,10 @@ struct SpankOption {
 
 /// `ESPANK_SUCCESS`.
 const SUCCESS: c_int = 0;
-/// What makes Slurm give up the step.
+/// Anything else, for Slurm.
 const FAILURE: c_int = -1;
+/// The exit code of sampan's own errors.
+const ENGINE_FAILED: c_int = 125;
 
 // `enum spank_item`.
 const JOB_UID: c_int = 0;
@@ -371,13 +373,16 @@ pub extern "C" fn slurm_spank_init(handle: Handle, count: c_int, words: *mut *mu
 
 /// Once per node and step, as the user: fetches the image and checks
 /// everything, so that no task starts in vain.
+///
+/// Always succeeds: of a step that fails here srun says so and ends with 0,
+/// and a batch job would be held. The tasks fail instead, at once.
 #[unsafe(no_mangle)]
 pub extern "C" fn slurm_spank_user_init(
     handle: Handle,
     _count: c_int,
     _words: *mut *mut c_char,
 ) -> c_int {
-    hook(|state| {
+    let _ = hook(|state| {
         let spank = Spank(handle);
         // Until it has succeeded.
         state.failed = true;
@@ -398,7 +403,8 @@ pub extern "C" fn slurm_spank_user_init(
         }
         state.failed = false;
         Ok(())
-    })
+    });
+    SUCCESS
 }
 
 /// In each task's own process, as the user.
@@ -408,10 +414,12 @@ pub extern "C" fn slurm_spank_task_init(
     _count: c_int,
     _words: *mut *mut c_char,
 ) -> c_int {
-    let mut doomed = false;
     let code = hook(|state| {
-        doomed = state.failed || state.step.is_some();
-        let Some(step) = state.step.as_ref().filter(|_| !state.failed) else { return Ok(()) };
+        if state.failed {
+            // srun's output says why.
+            end_task();
+        }
+        let Some(step) = &state.step else { return Ok(()) };
         let spank = Spank(handle);
         // Slurm has looked the program up on the node by now. What is in the
         // image is another matter, so the word that was typed counts; but of
@@ -420,30 +428,35 @@ pub extern "C" fn slurm_spank_task_init(
             true => None,
             false => spank.words()?.into_iter().next(),
         };
-        spank.replace_program(&step.script(own.as_deref()))?;
-        doomed = false;
-        Ok(())
+        spank.replace_program(&step.script(own.as_deref()))
     });
-    if doomed {
-        // An `optional` plugin's failure would start the task on the node.
-        // SAFETY: ends the process; nothing after it runs.
-        unsafe { libc::_exit(1) };
+    if code != SUCCESS {
+        // Where the plugin is `optional`, Slurm would start the task on the node.
+        end_task();
     }
     code
 }
 
-/// Saves the container of a step's one task.
+/// Ends a task that cannot have its container.
+fn end_task() -> ! {
+    // SAFETY: ends the process; nothing after it runs.
+    unsafe { libc::_exit(ENGINE_FAILED) }
+}
+
+/// Saves the container of a step's one task. The task's exit code is what it
+/// was; that there is no file, srun's output says.
 #[unsafe(no_mangle)]
 pub extern "C" fn slurm_spank_task_exit(
     handle: Handle,
     _count: c_int,
     _words: *mut *mut c_char,
 ) -> c_int {
-    hook(|state| {
+    let _ = hook(|state| {
         let Some(step) = &state.step else { return Ok(()) };
         let spank = Spank(handle);
         step.save(spank.number(JOB_STEPID, "its number")?, &spank.user()?)
-    })
+    });
+    SUCCESS
 }
 
 /// Removes the named containers of a job that has ended. The plugin has no
@@ -459,14 +472,7 @@ pub extern "C" fn slurm_spank_job_epilog(
         let spank = Spank(handle);
         let sampan = arguments(count, words)?;
         let (job, uid) = (spank.number(JOB_ID, "its job")?, spank.number(JOB_UID, "its user")?);
-        let (user, mut env) = account(uid)?;
-        env.extend(std::env::vars_os().filter(|(name, _)| name == "SLURMD_NODENAME").map(
-            |(mut name, value)| {
-                name.push("=");
-                name.push(value);
-                name
-            },
-        ));
+        let (user, env) = account(uid)?;
         step::forget(sampan.as_deref(), job, env, &user)
     });
     SUCCESS

@@ -193,13 +193,17 @@ impl Step {
         }
         // Fetched and warned of already.
         list.splice(1..1, ["--quiet", "--pull", "never"].map(OsString::from));
-        let unnamed = options.name.is_none();
+        // When the task has ended, slurmstepd is in another directory.
+        let save = options.save.as_deref().map(|file| {
+            let file = std::path::absolute(file).unwrap_or(file.to_owned());
+            Save { file, unnamed: options.name.is_none() }
+        });
         Ok(Some(Self {
             sampan,
             words: list,
             program,
             named: named.map(|(_, held)| held),
-            save: options.save.clone().map(|file| Save { file, unnamed }),
+            save,
             env: facts.env.clone(),
             job: facts.job,
         }))
@@ -233,16 +237,17 @@ impl Step {
         file.push(&save.file);
         let directory = named.directory();
         let commit = [OsStr::new("commit"), directory.as_os_str()];
-        start(&[&commit[..], &[OsStr::new(&named.image), OsStr::new(&image)]].concat())?;
-        let convert = ["convert", "--quiet", "--force", &image].map(OsStr::new);
-        let written = start(&[&convert[..], &[&file]].concat());
-        let removed = start(&["rm", "--quiet", &image].map(OsStr::new));
-        written?;
-        removed?;
+        let words = [&commit[..], &[OsStr::new(&named.image), OsStr::new(&image)]].concat();
+        let written = start(&words).and_then(|_| {
+            let convert = ["convert", "--quiet", "--force", &image].map(OsStr::new);
+            let written = start(&[&convert[..], &[&file]].concat());
+            start(&["rm", "--quiet", &image].map(OsStr::new)).and(written)
+        });
         if save.unnamed {
             let (job, name) = (self.job.to_string(), format!(".save-{step}"));
             start(&["slurm", "forget", &job, &name].map(OsStr::new))?;
         }
+        written?;
         Ok(())
     }
 }
