@@ -10,7 +10,7 @@ use crate::run::{cargo, output, root_shell, run as execute, target};
 pub(crate) const USER: &str = "sampan-test";
 
 /// What the commands need beside Rust.
-const PACKAGES: [&str; 29] = [
+const PACKAGES: [&str; 41] = [
     "build-essential",
     "mmdebstrap",
     "busybox-static",
@@ -40,6 +40,18 @@ const PACKAGES: [&str; 29] = [
     "jq",
     "uidmap",
     "time",
+    "python3",
+    "slurmd",
+    "slurmctld",
+    "slurm-client",
+    "slurm-wlm-basic-plugins",
+    "munge",
+    "libslurm-dev",
+    "libpmix2",
+    "mpich",
+    "libmpich-dev",
+    "openmpi-bin",
+    "libopenmpi-dev",
 ];
 
 /// Runs a script as root, without its output.

@@ -96,6 +96,12 @@ pub enum StepError {
     /// Nothing to put in the place of the task's program.
     #[error("the step has no program")]
     NoProgram,
+    /// Programs that Slurm shows to no plugin.
+    #[error(
+        "--multi-prog cannot be put into a container: write `sampan exec IMAGE PROGRAM` for each \
+         program in its file, without --container-image"
+    )]
+    MultiProg,
     /// The words for sampan have no place.
     #[error("cannot hand the task to sampan: {0}")]
     Task(#[source] io::Error),

@@ -102,8 +102,6 @@ struct State {
     /// `sampan=` of plugstack.conf.
     sampan: Option<PathBuf>,
     step: Option<Step>,
-    /// The array that holds the step's words, where it has one for all tasks.
-    argv: usize,
     /// No task may run: Slurm goes on where the plugin is only `optional`.
     failed: bool,
 }
@@ -156,7 +154,7 @@ impl Spank {
         if code == SUCCESS { Ok(value) } else { Err(StepError::Slurm(what)) }
     }
 
-    /// Where Slurm keeps the words of the task, or of the step.
+    /// Where Slurm keeps the words of the step.
     fn argv(&self) -> Result<(usize, *mut *mut c_char), StepError> {
         let (mut count, mut words): (c_int, *mut *mut c_char) = (0, std::ptr::null_mut());
         // SAFETY: the item takes an int* and a char*** (spank.h).
@@ -233,7 +231,8 @@ impl Spank {
     ///
     /// Slurm gives no function for that. It starts what the first word of this
     /// very array says (`exec_task` in slurmstepd), after all that it still
-    /// has to do. Only this task's process sees the change.
+    /// has to do; of `--multi-prog` alone, which `Step::prepare` refuses, each
+    /// task has another. Only this task's process sees the change.
     ///
     /// The script is in memory, so that nothing has to be removed; whoever
     /// runs it closes its descriptor.
@@ -398,7 +397,6 @@ pub extern "C" fn slurm_spank_user_init(
                 options.fill(&get)?;
             }
             let user = spank.user()?;
-            state.argv = spank.argv()?.1.addr();
             state.step = Step::prepare(&options, state.sampan.as_deref(), &facts, &user, &say)?;
         }
         state.failed = false;
@@ -421,14 +419,7 @@ pub extern "C" fn slurm_spank_task_init(
         }
         let Some(step) = &state.step else { return Ok(()) };
         let spank = Spank(handle);
-        // Slurm has looked the program up on the node by now. What is in the
-        // image is another matter, so the word that was typed counts; but of
-        // --multi-prog, where each task has words of its own, nobody has it.
-        let own = match spank.argv()?.1.addr() == state.argv {
-            true => None,
-            false => spank.words()?.into_iter().next(),
-        };
-        spank.replace_program(&step.script(own.as_deref()))
+        spank.replace_program(&step.script())
     });
     if code != SUCCESS {
         // Where the plugin is `optional`, Slurm would start the task on the node.

@@ -17,6 +17,7 @@
 //! task becomes the application; its pinning, cgroup, limits, descriptors and
 //! exit code were never anybody else's.
 #![deny(unsafe_code)]
+#![cfg_attr(test, allow(dead_code, reason = "what ffi uses"))]
 
 // The symbols of slurmstepd, which a test program lacks.
 #[cfg(not(test))]

@@ -114,6 +114,29 @@ fn lasting(image: &str) -> String {
     std::path::absolute(image).map_or(image.to_owned(), |path| path.to_string_lossy().into_owned())
 }
 
+/// Whether the words are those of `srun --multi-prog`: a file's name and what
+/// is in it (srun(1), "MULTIPLE PROGRAM CONFIGURATION"). Slurm keeps what each
+/// task starts to itself, so that tasks would start outside of the container.
+fn multi_prog(argv: &[OsString]) -> bool {
+    let [file, text] = argv else { return false };
+    let bytes = text.as_bytes();
+    let lines = || bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let mut lines = lines().filter(|line| !line.is_empty() && !line.starts_with(b"#")).peekable();
+    let range = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b',' | b'-' | b'*' | b':');
+    let task = |line: &[u8]| {
+        let end = line.iter().position(u8::is_ascii_whitespace);
+        end.is_some_and(|end| line[..end].iter().all(range))
+    };
+    if lines.peek().is_none() || !lines.all(task) {
+        return false;
+    }
+    match std::fs::read(file) {
+        Ok(content) => content == bytes,
+        // The file is on another node: what looks so much like one is one.
+        Err(_) => bytes.contains(&b'\n'),
+    }
+}
+
 /// The name that the step's files go by.
 fn named(
     options: &Options,
@@ -168,6 +191,9 @@ impl Step {
             return Err(StepError::SaveReadOnly);
         }
         let program = facts.argv.first().ok_or(StepError::NoProgram)?.clone();
+        if multi_prog(&facts.argv) {
+            return Err(StepError::MultiProg);
+        }
         let sampan = find_sampan(argument, facts)?;
         let start = |words: &[&OsStr]| {
             let output = sampan_output(&sampan, words, &facts.env, user)?;
@@ -209,16 +235,14 @@ impl Step {
         }))
     }
 
-    /// A script that makes its process sampan with this step's words and
-    /// `program`, or the step's own; what the process has more of arguments
-    /// follows.
+    /// A script that makes its process sampan with this step's words; what the
+    /// process has of arguments follows.
     ///
     /// First line for the kernel, then words, each with a zero behind it.
     #[must_use]
-    pub fn script(&self, program: Option<&OsStr>) -> Vec<u8> {
+    pub fn script(&self) -> Vec<u8> {
         let mut script = [b"#!", self.sampan.as_os_str().as_bytes(), b" slurm-task\n"].concat();
-        let program = program.unwrap_or(&self.program);
-        for word in self.words.iter().map(OsString::as_os_str).chain([program]) {
+        for word in self.words.iter().chain([&self.program]) {
             script.extend(word.as_bytes());
             script.push(0);
         }
@@ -312,4 +336,64 @@ pub fn forget(
 pub fn c_text(text: &str) -> CString {
     let upto = text.split('\0').next().unwrap_or_default();
     CString::new(upto).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_of_many_programs_is_seen() {
+        let words = |list: [&str; 2]| list.map(OsString::from);
+        let config = "# all\n0 echo %t\n1-2,4 cat x\n* true\n";
+        assert!(multi_prog(&words(["/no/such/file", config])));
+        assert!(!multi_prog(&words(["echo", "0 a"])));
+        assert!(!multi_prog(&words(["sh", "echo\n0 a\n"])));
+        assert!(!multi_prog(&words(["sh", ""])));
+        assert!(!multi_prog(&["echo".into()]));
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("conf");
+        std::fs::write(&file, "0 a").unwrap();
+        let file = file.to_str().unwrap();
+        assert!(multi_prog(&words([file, "0 a"])));
+        assert!(!multi_prog(&words([file, "0 b\n"])));
+    }
+
+    #[test]
+    fn a_script_starts_sampan_and_lists_its_words() {
+        let step = Step {
+            sampan: "/opt/sampan".into(),
+            words: vec!["exec".into(), "--".into(), "img".into()],
+            program: "a b".into(),
+            named: None,
+            save: None,
+            env: Vec::new(),
+            job: 1,
+        };
+        assert_eq!(step.script(), b"#!/opt/sampan slurm-task\nexec\0--\0img\0a b\0");
+    }
+
+    #[test]
+    fn sampan_must_fit_into_a_first_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("with space");
+        std::fs::write(&path, "").unwrap();
+        let (kind, env) = (Kind::Srun, vec![format!("PATH=:{}", dir.path().display()).into()]);
+        let argv = Vec::new();
+        let facts = Facts { kind, job: 1, step: 0, local_tasks: 1, tasks: 1, argv, env };
+        assert!(matches!(find_sampan(Some(&path), &facts), Err(StepError::SampanPath(_))));
+        let absent = find_sampan(Some(Path::new("/no/such")), &facts).unwrap_err().to_string();
+        assert!(absent.contains("/no/such"), "{absent}");
+        let own = dir.path().join("sampan");
+        std::fs::write(&own, "").unwrap();
+        let found = find_sampan(None, &facts).unwrap();
+        assert!(found == own || found == Path::new(SAMPAN));
+    }
+
+    #[test]
+    fn paths_for_binds() {
+        assert_eq!(bind(OsStr::new("/a:b")), OsStr::new("/a\\:b:/a\\:b:ro"));
+        assert_eq!(lasting("img:tag"), "img:tag");
+        assert!(lasting("./x").starts_with('/'));
+    }
 }
