@@ -6,6 +6,7 @@ use std::process::Stdio;
 use harness::{Place, Ran, registry};
 
 use crate::cluster::{Cluster, NODES, image_flag};
+use crate::many::{nothing_is_left, wait_until};
 
 #[test]
 fn every_node_runs_its_task_in_the_image() {
@@ -167,5 +168,23 @@ fn a_cancelled_step_leaves_no_process() {
          2>/dev/null; echo ended"
     );
     assert!(cluster.shell(&place, &script).out.ends_with("ended\n"));
-    crate::many::nothing_is_left(&place);
+    nothing_is_left(&place);
+}
+
+#[test]
+fn a_job_is_cancelled_while_its_image_is_fetched() {
+    let (cluster, place) = (Cluster::get(), Place::new());
+    let mut layout = harness::Layout::new(place.path("layout"));
+    layout.busybox();
+    let _ = layout.finish("one");
+    let server = harness::Server::start(&place.path("layout"), harness::Fault::Stall);
+    let mut command = cluster.command(&place, "srun");
+    let image = format!("--container-image={}#x/image:v1", server.address);
+    let job = ["--job-name=stalled", &image, "echo", "STARTED"];
+    let child = command.args(job).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the image is asked for", || !server.requests("/blobs/").is_empty());
+    let _ = cluster.run(&place, "scancel", &["--name=stalled"]).ok();
+    let output = child.wait_with_output().unwrap();
+    assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+    nothing_is_left(&place);
 }

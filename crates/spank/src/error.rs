@@ -105,6 +105,9 @@ pub enum StepError {
     /// The words for sampan have no place.
     #[error("cannot hand the task to sampan: {0}")]
     Task(#[source] io::Error),
+    /// The tasks of the node cannot wait for each other.
+    #[error("cannot make the tasks wait for their image: {0}")]
+    Gate(#[source] io::Error),
     /// A named container's files.
     #[error("container {name:?}: {path:?}: {source}")]
     Named {

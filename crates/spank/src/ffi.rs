@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_void};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
@@ -51,6 +51,7 @@ const JOB_LOCAL_TASK_COUNT: c_int = 6;
 const JOB_TOTAL_TASK_COUNT: c_int = 7;
 const JOB_ARGV: c_int = 9;
 const JOB_ENV: c_int = 10;
+const TASK_ID: c_int = 11;
 const JOB_SUPPLEMENTARY_GIDS: c_int = 19;
 
 // `enum spank_context`.
@@ -102,6 +103,10 @@ struct State {
     /// `sampan=` of plugstack.conf.
     sampan: Option<PathBuf>,
     step: Option<Step>,
+    /// Where the tasks of the node wait for the first one; a byte for each.
+    gate: Option<(PipeReader, PipeWriter)>,
+    /// How many they are.
+    others: u32,
     /// No task may run: Slurm goes on where the plugin is only `optional`.
     failed: bool,
 }
@@ -192,21 +197,24 @@ impl Spank {
         Ok(all)
     }
 
-    fn facts(&self) -> Result<Facts, StepError> {
-        let step = self.number(JOB_STEPID, "its number")?;
-        let kind = match step {
-            BATCH_SCRIPT => Kind::Batch,
-            FIRST_SPECIAL.. => Kind::Other,
-            _ => Kind::Srun,
-        };
+    /// None for steps that start no task of the user's.
+    fn kind(&self) -> Result<Option<Kind>, StepError> {
+        Ok(match self.number(JOB_STEPID, "its number")? {
+            BATCH_SCRIPT => Some(Kind::Batch),
+            FIRST_SPECIAL.. => None,
+            _ => Some(Kind::Srun),
+        })
+    }
+
+    fn facts(&self, kind: Kind, env: Vec<OsString>) -> Result<Facts, StepError> {
         Ok(Facts {
             kind,
             job: self.number(JOB_ID, "its job")?,
-            step,
+            step: self.number(JOB_STEPID, "its number")?,
             local_tasks: self.number(JOB_LOCAL_TASK_COUNT, "its tasks")?,
             tasks: self.number(JOB_TOTAL_TASK_COUNT, "its tasks")?,
             argv: self.words()?,
-            env: self.env()?,
+            env,
         })
     }
 
@@ -231,7 +239,7 @@ impl Spank {
     ///
     /// Slurm gives no function for that. It starts what the first word of this
     /// very array says (`exec_task` in slurmstepd), after all that it still
-    /// has to do; of `--multi-prog` alone, which `Step::prepare` refuses, each
+    /// has to do; of `--multi-prog` alone, which `Step::decide` refuses, each
     /// task has another. Only this task's process sees the change.
     ///
     /// The script is in memory, so that nothing has to be removed; whoever
@@ -370,8 +378,7 @@ pub extern "C" fn slurm_spank_init(handle: Handle, count: c_int, words: *mut *mu
     })
 }
 
-/// Once per node and step, as the user: fetches the image and checks
-/// everything, so that no task starts in vain.
+/// Once per node and step, as the user: decides the container.
 ///
 /// Always succeeds: of a step that fails here srun says so and ends with 0,
 /// and a batch job would be held. The tasks fail instead, at once.
@@ -383,29 +390,36 @@ pub extern "C" fn slurm_spank_user_init(
 ) -> c_int {
     let _ = hook(|state| {
         let spank = Spank(handle);
+        let Some(kind) = spank.kind()? else { return Ok(()) };
+        let env = spank.env()?;
+        let mut options = state.options.clone();
+        // A variable of the session that submits the job means its steps: a
+        // script in a container could start none.
+        let filled = match kind {
+            Kind::Srun => options.fill(&|name| {
+                step::variable(&env, name).map(|value| value.to_string_lossy().into_owned())
+            }),
+            Kind::Batch => Ok(()),
+        };
+        if filled.is_ok() && options == Options::default() {
+            return Ok(());
+        }
         // Until it has succeeded.
         state.failed = true;
-        let facts = spank.facts()?;
-        if facts.kind != Kind::Other {
-            let mut options = state.options.clone();
-            // A variable of the session that submits the job means its steps:
-            // a script in a container could start none.
-            if facts.kind == Kind::Srun {
-                let get = |name: &str| {
-                    facts.variable(name).map(|value| value.to_string_lossy().into_owned())
-                };
-                options.fill(&get)?;
-            }
-            let user = spank.user()?;
-            state.step = Step::prepare(&options, state.sampan.as_deref(), &facts, &user, &say)?;
-        }
+        filled?;
+        let (facts, user) = (spank.facts(kind, env)?, spank.user()?);
+        state.others = facts.local_tasks.saturating_sub(1);
+        state.step = Step::decide(&options, state.sampan.as_deref(), facts, &user)?;
+        state.gate = Some(io::pipe().map_err(StepError::Gate)?);
         state.failed = false;
         Ok(())
     });
     SUCCESS
 }
 
-/// In each task's own process, as the user.
+/// In each task's own process, as the user. The first one of the node fetches
+/// the image and checks everything, and lets the others pass: they are tasks
+/// already, which Slurm can cancel.
 #[unsafe(no_mangle)]
 pub extern "C" fn slurm_spank_task_init(
     handle: Handle,
@@ -418,7 +432,18 @@ pub extern "C" fn slurm_spank_task_init(
             end_task();
         }
         let Some(step) = &state.step else { return Ok(()) };
+        let (mut enter, mut open) = state.gate.take().ok_or(StepError::Slurm("its tasks"))?;
         let spank = Spank(handle);
+        if spank.number(TASK_ID, "its number")? == 0 {
+            step.check(&spank.user()?, &say)?;
+            open.write_all(&vec![0; state.others as usize]).map_err(StepError::Gate)?;
+        } else {
+            // It ends without a word when the first task does.
+            drop(open);
+            if enter.read_exact(&mut [0]).is_err() {
+                end_task();
+            }
+        }
         spank.replace_program(&step.script())
     });
     if code != SUCCESS {
@@ -432,6 +457,19 @@ pub extern "C" fn slurm_spank_task_init(
 fn end_task() -> ! {
     // SAFETY: ends the process; nothing after it runs.
     unsafe { libc::_exit(ENGINE_FAILED) }
+}
+
+/// slurmstepd itself must not keep the others waiting for a task that is gone.
+#[unsafe(no_mangle)]
+pub extern "C" fn slurm_spank_task_post_fork(
+    _handle: Handle,
+    _count: c_int,
+    _words: *mut *mut c_char,
+) -> c_int {
+    hook(|state| {
+        state.gate = None;
+        Ok(())
+    })
 }
 
 /// Saves the container of a step's one task. The task's exit code is what it

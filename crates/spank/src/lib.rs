@@ -4,8 +4,9 @@
 //!
 //! ```text
 //! srun, sbatch, salloc   init        flags are registered and checked
-//! slurmstepd             user_init   `sampan exec --dry-run`: fetches the image, checks everything
-//!   each task            task_init   the task's program becomes `sampan exec`
+//! slurmstepd             user_init   the container is decided
+//!   first task           task_init   `sampan exec --dry-run`: fetches the image, checks everything
+//!   each task            task_init   waits for the first; its program becomes `sampan exec`
 //!   each task            task_exit   what a container has written is saved
 //! slurmd                 job_epilog  named containers of the job go
 //! ```

@@ -23,8 +23,6 @@ pub enum Kind {
     Srun,
     /// The script of sbatch.
     Batch,
-    /// Slurm's own, in which no task of a user is started.
-    Other,
 }
 
 /// What Slurm says about a step.
@@ -46,16 +44,13 @@ pub struct Facts {
     pub env: Vec<OsString>,
 }
 
-impl Facts {
-    /// A variable of the job.
-    #[must_use]
-    pub fn variable(&self, name: &str) -> Option<&OsStr> {
-        let mut pairs = self.env.iter().filter_map(|pair| {
-            let rest = pair.as_bytes().strip_prefix(name.as_bytes())?;
-            rest.strip_prefix(b"=").map(OsStr::from_bytes)
-        });
-        pairs.next()
-    }
+/// A variable among `NAME=VALUE`.
+#[must_use]
+pub fn variable<'a>(env: &'a [OsString], name: &str) -> Option<&'a OsStr> {
+    env.iter().find_map(|pair| {
+        let rest = pair.as_bytes().strip_prefix(name.as_bytes())?;
+        rest.strip_prefix(b"=").map(OsStr::from_bytes)
+    })
 }
 
 /// Starts commands as the job's user.
@@ -76,9 +71,11 @@ struct Save {
 #[derive(Debug)]
 pub struct Step {
     sampan: PathBuf,
+    /// The command line of sampan, up to the command.
     words: Vec<OsString>,
-    program: OsString,
-    named: Option<Named>,
+    /// The command, before Slurm has looked the program up on the node.
+    argv: Vec<OsString>,
+    named: Option<(String, Named)>,
     save: Option<Save>,
     env: Vec<OsString>,
     job: u32,
@@ -86,11 +83,11 @@ pub struct Step {
 
 /// Finds sampan: where plugstack.conf says, or else in its usual place or
 /// along the job's PATH.
-fn find_sampan(argument: Option<&Path>, facts: &Facts) -> Result<PathBuf, StepError> {
+fn find_sampan(argument: Option<&Path>, env: &[OsString]) -> Result<PathBuf, StepError> {
     let path = match argument {
         Some(path) => Some(path.to_owned()).filter(|path| path.is_file()),
         None => {
-            let along = facts.variable("PATH").map(|path| std::env::split_paths(path).collect());
+            let along = variable(env, "PATH").map(|path| std::env::split_paths(path).collect());
             let along: Vec<PathBuf> = along.unwrap_or_default();
             let along = along.into_iter().filter(|dir| dir.is_absolute());
             let all = std::iter::once(SAMPAN.into()).chain(along.map(|dir| dir.join("sampan")));
@@ -165,18 +162,17 @@ fn named(
 }
 
 impl Step {
-    /// Decides the container of a step and has sampan check it, which fetches
-    /// the image; None when the step has none. Runs once on each node.
-    /// `say` takes what sampan warns of.
+    /// Decides the container of a step; None when the step has none. Runs once
+    /// on each node, and does nothing that may take long: Slurm cannot cancel
+    /// a step meanwhile.
     ///
     /// # Errors
     /// When the step cannot have its container: no task must be started.
-    pub fn prepare(
+    pub fn decide(
         options: &Options,
         argument: Option<&Path>,
-        facts: &Facts,
+        facts: Facts,
         user: &dyn AsUser,
-        say: &dyn Fn(&str),
     ) -> Result<Option<Self>, StepError> {
         if options.image.is_none() && options.edf.is_none() && options.name.is_none() {
             return match options.first_about_container() {
@@ -194,31 +190,17 @@ impl Step {
         if multi_prog(&facts.argv) {
             return Err(StepError::MultiProg);
         }
-        let sampan = find_sampan(argument, facts)?;
-        let start = |words: &[&OsStr]| {
-            let output = sampan_output(&sampan, words, &facts.env, user)?;
-            // A run that succeeds says what it warns of.
-            output.1.lines().for_each(say);
-            Ok(output.0)
-        };
-        let named = named(options, facts, &start)?;
+        let sampan = find_sampan(argument, &facts.env)?;
+        let start = |words: &[&OsStr]| Ok(sampan_output(&sampan, words, &facts.env, user)?.0);
+        let named = named(options, &facts, &start)?;
         let image = named.as_ref().map(|(_, held)| held.image.clone());
         let image = image.or_else(|| options.image.clone());
         let overlay = named.as_ref().and_then(|(_, held)| held.overlay());
-        let mut list = words(options, image.as_deref(), overlay.as_ref());
+        let mut words = words(options, image.as_deref(), overlay.as_ref());
         if facts.kind == Kind::Batch {
             // slurmd keeps the script in a directory of its own.
-            list.splice(1..1, ["--bind".into(), bind(&program)]);
+            words.splice(1..1, ["--bind".into(), bind(&program)]);
         }
-        let mut check = list.clone();
-        check.insert(1, "--dry-run".into());
-        check.extend(facts.argv.iter().cloned());
-        start(&check.iter().map(OsString::as_os_str).collect::<Vec<_>>())?;
-        if let Some((name, held)) = &named {
-            held.keep(&name.name)?;
-        }
-        // Fetched and warned of already.
-        list.splice(1..1, ["--quiet", "--pull", "never"].map(OsString::from));
         // When the task has ended, slurmstepd is in another directory.
         let save = options.save.as_deref().map(|file| {
             let file = std::path::absolute(file).unwrap_or(file.to_owned());
@@ -226,13 +208,31 @@ impl Step {
         });
         Ok(Some(Self {
             sampan,
-            words: list,
-            program,
-            named: named.map(|(_, held)| held),
+            words,
+            argv: facts.argv,
+            named: named.map(|(name, held)| (name.name, held)),
             save,
-            env: facts.env.clone(),
+            env: facts.env,
             job: facts.job,
         }))
+    }
+
+    /// Has sampan check everything, which fetches the image. Runs in one
+    /// task's process while the node's others wait. `say` takes what sampan
+    /// warns of.
+    ///
+    /// # Errors
+    /// What sampan says is wrong.
+    pub fn check(&self, user: &dyn AsUser, say: &dyn Fn(&str)) -> Result<(), StepError> {
+        let mut words: Vec<&OsStr> = self.words.iter().map(OsString::as_os_str).collect();
+        words.insert(1, OsStr::new("--dry-run"));
+        words.extend(self.argv.iter().map(OsString::as_os_str));
+        let (_, said) = sampan_output(&self.sampan, &words, &self.env, user)?;
+        said.lines().for_each(say);
+        match &self.named {
+            Some((name, held)) => held.keep(name),
+            None => Ok(()),
+        }
     }
 
     /// A script that makes its process sampan with this step's words; what the
@@ -242,7 +242,10 @@ impl Step {
     #[must_use]
     pub fn script(&self) -> Vec<u8> {
         let mut script = [b"#!", self.sampan.as_os_str().as_bytes(), b" slurm-task\n"].concat();
-        for word in self.words.iter().chain([&self.program]) {
+        // Fetched and warned of already.
+        let (first, rest) = self.words.split_at(1);
+        let more = ["--quiet", "--pull", "never"].map(OsString::from);
+        for word in first.iter().chain(&more).chain(rest).chain(self.argv.first()) {
             script.extend(word.as_bytes());
             script.push(0);
         }
@@ -254,7 +257,7 @@ impl Step {
     /// # Errors
     /// When sampan says why not.
     pub fn save(&self, step: u32, user: &dyn AsUser) -> Result<(), StepError> {
-        let (Some(save), Some(named)) = (&self.save, &self.named) else { return Ok(()) };
+        let (Some(save), Some((_, named))) = (&self.save, &self.named) else { return Ok(()) };
         let image = format!("localhost/slurm-save:{}.{step}", self.job);
         let start = |words: &[&OsStr]| sampan_output(&self.sampan, words, &self.env, user);
         let mut file = OsString::from("squashfs:");
@@ -324,11 +327,9 @@ pub fn forget(
     env: Vec<OsString>,
     user: &dyn AsUser,
 ) -> Result<(), StepError> {
-    let (kind, argv, job_words) = (Kind::Other, Vec::new(), job.to_string());
-    let facts = Facts { kind, job, step: 0, local_tasks: 0, tasks: 0, argv, env };
-    let sampan = find_sampan(argument, &facts)?;
-    let words = ["slurm", "forget", &job_words].map(OsStr::new);
-    sampan_output(&sampan, &words, &facts.env, user).map(drop)
+    let (sampan, job) = (find_sampan(argument, &env)?, job.to_string());
+    let words = ["slurm", "forget", &job].map(OsStr::new);
+    sampan_output(&sampan, &words, &env, user).map(drop)
 }
 
 /// A text for C; what is behind a zero is lost.
@@ -364,13 +365,14 @@ mod tests {
         let step = Step {
             sampan: "/opt/sampan".into(),
             words: vec!["exec".into(), "--".into(), "img".into()],
-            program: "a b".into(),
+            argv: vec!["a b".into(), "c".into()],
             named: None,
             save: None,
             env: Vec::new(),
             job: 1,
         };
-        assert_eq!(step.script(), b"#!/opt/sampan slurm-task\nexec\0--\0img\0a b\0");
+        let words = b"exec\0--quiet\0--pull\0never\0--\0img\0a b\0";
+        assert_eq!(step.script(), [b"#!/opt/sampan slurm-task\n", &words[..]].concat());
     }
 
     #[test]
@@ -378,15 +380,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("with space");
         std::fs::write(&path, "").unwrap();
-        let (kind, env) = (Kind::Srun, vec![format!("PATH=:{}", dir.path().display()).into()]);
-        let argv = Vec::new();
-        let facts = Facts { kind, job: 1, step: 0, local_tasks: 1, tasks: 1, argv, env };
-        assert!(matches!(find_sampan(Some(&path), &facts), Err(StepError::SampanPath(_))));
-        let absent = find_sampan(Some(Path::new("/no/such")), &facts).unwrap_err().to_string();
+        let env = [OsString::from(format!("PATH=:{}", dir.path().display()))];
+        assert!(matches!(find_sampan(Some(&path), &env), Err(StepError::SampanPath(_))));
+        let absent = find_sampan(Some(Path::new("/no/such")), &env).unwrap_err().to_string();
         assert!(absent.contains("/no/such"), "{absent}");
         let own = dir.path().join("sampan");
         std::fs::write(&own, "").unwrap();
-        let found = find_sampan(None, &facts).unwrap();
+        let found = find_sampan(None, &env).unwrap();
         assert!(found == own || found == Path::new(SAMPAN));
     }
 
