@@ -13,7 +13,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -28,8 +28,8 @@ const LONGEST: Duration = Duration::from_secs(180);
 /// A running cluster, for all tests of this process.
 pub struct Cluster {
     dir: PathBuf,
-    /// The shell ends when this does.
-    _alive: ChildStdin,
+    /// The shell, which ends when its standard input does.
+    _daemons: Child,
 }
 
 const DAEMONS: &str = r#"
@@ -86,8 +86,7 @@ impl Cluster {
         let mut shell = Command::new("bash");
         shell.args(["-c", DAEMONS, "daemons"]).arg(&dir).arg(required("SAMPAN_TEST_USER"));
         shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut shell = shell.spawn().expect("bash starts");
-        let cluster = Self { dir, _alive: shell.stdin.take().unwrap() };
+        let cluster = Self { dir, _daemons: shell.spawn().expect("bash starts") };
         cluster.wait();
         cluster
     }

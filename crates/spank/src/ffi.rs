@@ -260,13 +260,17 @@ impl Spank {
 /// A file in memory that execve(2) takes by its path: the kernel refuses what
 /// is open for writing, and the script's interpreter has to find it open.
 fn memory_script(script: &[u8]) -> io::Result<CString> {
-    // SAFETY: the name is a C string; the descriptor is new.
-    let mut file = unsafe {
-        let fd = libc::memfd_create(c"sampan-task".as_ptr(), libc::MFD_CLOEXEC);
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        File::from_raw_fd(fd)
+    let create = |flags| {
+        // SAFETY: the name is a C string.
+        let fd = unsafe { libc::memfd_create(c"sampan-task".as_ptr(), flags) };
+        // SAFETY: the descriptor is new, and nobody else's.
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(unsafe { File::from_raw_fd(fd) }) }
+    };
+    // Where the site lets memory be executed only when asked for; before
+    // Linux 6.3 the flag is not known.
+    let mut file = match create(libc::MFD_CLOEXEC | libc::MFD_EXEC) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => create(libc::MFD_CLOEXEC)?,
+        other => other?,
     };
     file.write_all(script)?;
     // SAFETY: the descriptor is open.
