@@ -28,7 +28,22 @@ fn an_image_comes_from_a_registry_once() {
     let image = format!("--container-image=me@{}#busybox:latest", registry());
     let out = cluster.srun(&place, &["-N4", "-n8", &image, "sh", "-c", "echo $((6 * 7))"]).ok();
     assert_eq!(out, "42\n".repeat(8));
-    assert_eq!(place.shell("$sampan images -q | wc -l").ok(), "1\n");
+    let mut layout = harness::Layout::new(place.path("layout"));
+    layout.busybox();
+    let _ = layout.finish("one");
+    let server = harness::Server::start(&place.path("layout"), harness::Fault::None);
+    let image = format!("--container-image={}#x/image:v1", server.address);
+    let out = cluster.srun(&place, &["-N4", "-n8", &image, "cat", "/etc/marker"]).ok();
+    assert_eq!(out, "from the image\n".repeat(8));
+    // The configuration and the layer: four nodes share the download.
+    assert_eq!(server.requests("/blobs/").len(), 2, "{:?}", server.requests(""));
+    // Always looking for a newer one is the node's business, not the task's.
+    let mut command = cluster.command(&place, "srun");
+    command.args(["-N2", "-n8", &image, "cat", "/etc/marker"]).env("SAMPAN_PULL", "always");
+    let before = server.requests("/manifests/").len();
+    assert_eq!(harness::run(&mut command).ok(), "from the image\n".repeat(8));
+    let asked = server.requests("/manifests/").len() - before;
+    assert!((1..=4).contains(&asked), "{asked} requests for two nodes");
 }
 
 #[test]

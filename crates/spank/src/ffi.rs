@@ -506,7 +506,7 @@ pub extern "C" fn slurm_spank_job_epilog(
         let sampan = arguments(count, words)?;
         let (job, uid) = (spank.number(JOB_ID, "its job")?, spank.number(JOB_UID, "its user")?);
         let (user, env) = account(uid)?;
-        step::forget(sampan.as_deref(), job, env, &user)
+        step::forget(sampan.as_deref(), job, &env, &user)
     });
     SUCCESS
 }

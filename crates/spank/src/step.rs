@@ -324,12 +324,12 @@ fn sampan_output(
 pub fn forget(
     argument: Option<&Path>,
     job: u32,
-    env: Vec<OsString>,
+    env: &[OsString],
     user: &dyn AsUser,
 ) -> Result<(), StepError> {
-    let (sampan, job) = (find_sampan(argument, &env)?, job.to_string());
+    let (sampan, job) = (find_sampan(argument, env)?, job.to_string());
     let words = ["slurm", "forget", &job].map(OsStr::new);
-    sampan_output(&sampan, &words, &env, user).map(drop)
+    sampan_output(&sampan, &words, env, user).map(drop)
 }
 
 /// A text for C; what is behind a zero is lost.
