@@ -33,15 +33,19 @@ fn an_image_comes_from_a_registry_once() {
     let _ = layout.finish("one");
     let server = harness::Server::start(&place.path("layout"), harness::Fault::None);
     let image = format!("--container-image={}#x/image:v1", server.address);
-    let out = cluster.srun(&place, &["-N4", "-n8", &image, "cat", "/etc/marker"]).ok();
-    assert_eq!(out, "from the image\n".repeat(8));
+    let srun = |nodes: &str, policy: &str| {
+        let mut command = cluster.command(&place, "srun");
+        command.args([nodes, "-n8", &image, "cat", "/etc/marker"]);
+        // The server speaks no TLS, and says nothing to that.
+        command.env("SAMPAN_STALL_TIMEOUT", "1").env("SAMPAN_PULL", policy);
+        assert_eq!(harness::run(&mut command).ok(), "from the image\n".repeat(8));
+    };
+    srun("-N4", "missing");
     // The configuration and the layer: four nodes share the download.
     assert_eq!(server.requests("/blobs/").len(), 2, "{:?}", server.requests(""));
-    // Always looking for a newer one is the node's business, not the task's.
-    let mut command = cluster.command(&place, "srun");
-    command.args(["-N2", "-n8", &image, "cat", "/etc/marker"]).env("SAMPAN_PULL", "always");
+    // Looking for a newer one is the node's business, not the task's.
     let before = server.requests("/manifests/").len();
-    assert_eq!(harness::run(&mut command).ok(), "from the image\n".repeat(8));
+    srun("-N2", "always");
     let asked = server.requests("/manifests/").len() - before;
     assert!((1..=4).contains(&asked), "{asked} requests for two nodes");
 }
