@@ -4,6 +4,10 @@
 //! input, whose other end is this process. So whatever becomes of the tests,
 //! the shell gets to the end of it, and ends the jobs and the daemons.
 //!
+//! To UCX the nodes are one host, while their tasks are in several user
+//! namespaces, as tasks of several nodes are: across nodes an MPI on UCX needs
+//! `UCX_POSIX_USE_PROC_LINK=n` here. PMIx has a TmpFS for each node.
+//!
 //! The daemons run as root, as on a real cluster; jobs are the ordinary user's.
 //! Node n4 is pinned to one processor, so that a test sees whose pinning a
 //! task has. Its directory is `/var/tmp/sampan-slurm-…`; a start that fails

@@ -35,13 +35,7 @@ fn replace(from: &Path, to: &Path) -> Result<()> {
 
 /// Format and lints, as of everything else.
 pub(crate) fn lint() -> Result<()> {
-    execute(Command::new("cargo").current_dir(root().join("crates/spank")).args([
-        "fmt",
-        "--check",
-        "--",
-        "--config-path",
-        "../..",
-    ]))?;
+    execute(plugin_cargo("fmt").arg("--check"))?;
     let lints = ["--quiet", "--locked", "--all-targets", "--", "-D", "warnings"];
     execute(plugin_cargo("clippy").args(lints))
 }

@@ -228,7 +228,8 @@ impl Step {
         words.insert(1, OsStr::new("--dry-run"));
         words.extend(self.argv.iter().map(OsString::as_os_str));
         let (_, said) = sampan_output(&self.sampan, &words, &self.env, user)?;
-        said.lines().for_each(say);
+        // Of a thousand nodes nobody wants to read how each one waited.
+        said.lines().filter(|line| line.starts_with("warning: ")).for_each(say);
         match &self.named {
             Some((name, held)) => held.keep(name),
             None => Ok(()),
