@@ -240,7 +240,8 @@ impl Spank {
     /// Slurm gives no function for that. It starts what the first word of this
     /// very array says (`exec_task` in slurmstepd), after all that it still
     /// has to do; of `--multi-prog` alone, which `Step::decide` refuses, each
-    /// task has another. Only this task's process sees the change.
+    /// task has another. Only this task's process sees the change. That it is so
+    /// in a version of Slurm, `tests/slurm` shows.
     ///
     /// The script is in memory, so that nothing has to be removed; whoever
     /// runs it closes its descriptor.
@@ -394,9 +395,14 @@ pub extern "C" fn slurm_spank_user_init(
 ) -> c_int {
     let _ = hook(|state| {
         let spank = Spank(handle);
-        let Some(kind) = spank.kind()? else { return Ok(()) };
-        let env = spank.env()?;
         let mut options = state.options.clone();
+        // Until all has succeeded: what asks for a container must have it.
+        state.failed = options != Options::default();
+        let Some(kind) = spank.kind()? else {
+            state.failed = false;
+            return Ok(());
+        };
+        let env = spank.env()?;
         // A variable of the session that submits the job means its steps: a
         // script in a container could start none.
         let filled = match kind {
@@ -408,7 +414,6 @@ pub extern "C" fn slurm_spank_user_init(
         if filled.is_ok() && options == Options::default() {
             return Ok(());
         }
-        // Until it has succeeded.
         state.failed = true;
         filled?;
         let (facts, user) = (spank.facts(kind, env)?, spank.user()?);
