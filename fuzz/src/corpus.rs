@@ -87,6 +87,16 @@ pub(crate) fn ext() -> Vec<Vec<u8>> {
     foreign!["ext/ext2.img", "ext/ext4.img"].to_vec()
 }
 
+/// Specs as the vendors' tools write them, and one with every field.
+pub(crate) fn cdi() -> Vec<Vec<u8>> {
+    foreign!["cdi/nvidia.yaml", "cdi/amd.json", "cdi/every-field.json"].to_vec()
+}
+
+/// A hook of a hooks directory.
+pub(crate) fn hook() -> Vec<Vec<u8>> {
+    foreign!["hook/nvidia.json"].to_vec()
+}
+
 /// SIF files with one and with several objects.
 pub(crate) fn sif() -> Vec<Vec<u8>> {
     let make = |count: usize| {

@@ -22,6 +22,8 @@ pub(crate) fn all() -> Vec<Target> {
         Target { name: "sif", corpus: corpus::sif(), run: sif },
         Target { name: "tar", corpus: corpus::tar(), run: tar },
         Target { name: "ext", corpus: corpus::ext(), run: ext },
+        Target { name: "cdi", corpus: corpus::cdi(), run: cdi },
+        Target { name: "hook", corpus: corpus::hook(), run: hook },
     ]
 }
 
@@ -156,4 +158,16 @@ fn tar(input: &[u8]) -> bool {
     let out = tempfile::tempfile().expect("a temporary file");
     let options = ConvertOptions { size_limit: 8 << 20, ..ConvertOptions::default() };
     image::convert(&source, out, &options).is_ok()
+}
+
+/// A CDI spec, in both of its forms.
+fn cdi(input: &[u8]) -> bool {
+    use host::cdi::{Format, Spec};
+    let good = |format| Spec::parse(input, format).is_ok();
+    good(Format::Json) | good(Format::Yaml)
+}
+
+/// A hook of a hooks directory.
+fn hook(input: &[u8]) -> bool {
+    host::hooks::HookFile::parse(std::path::Path::new("hook.json"), input).is_ok()
 }

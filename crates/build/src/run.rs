@@ -142,7 +142,7 @@ impl Builder<'_> {
             stored: None,
             scripts: false,
         };
-        let container = self.engine().prepare(request, &resolved)?;
+        let container = self.engine().prepare_apart(request, &resolved)?;
         let (output, end) =
             pipe_with(PipeFlags::CLOEXEC).map_err(|e| BuildError::Fork(e.into()))?;
         match fork().map_err(BuildError::Fork)? {

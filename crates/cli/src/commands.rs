@@ -8,11 +8,12 @@ use store::{PruneOptions, unix_now};
 use types::{ImageRef, Platform};
 
 use crate::args::{
-    Cli, Command, ConfigCommand, ConvertArgs, DoctorArgs, Globals, HistoryArgs, ImagesArgs,
-    InspectArgs, LoginArgs, LogoutArgs, PruneArgs, PullArgs, PushArgs, RemoveArgs, TagArgs,
+    CdiCommand, Cli, Command, ConfigCommand, ConvertArgs, DoctorArgs, Globals, HistoryArgs,
+    ImagesArgs, InspectArgs, LoginArgs, LogoutArgs, MpiCommand, PruneArgs, PullArgs, PushArgs,
+    RemoveArgs, TagArgs,
 };
 use crate::error::CliError;
-use crate::{bars, building, listing, manual, output, prompt, run, sif_file, slurm, text};
+use crate::{bars, building, listing, manual, output, prompt, report, run, sif_file, slurm, text};
 
 /// Does it; the exit code.
 pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
@@ -44,6 +45,8 @@ pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
         Command::History(args) => history(&engine, &globals, &args)?,
         Command::Sif(args) => sif_file::run(args.command)?,
         Command::Slurm(args) => slurm::run(&engine, args.command)?,
+        Command::Cdi(args) => return cdi(&engine, &globals, args.command),
+        Command::Mpi(args) => return mpi_check(&engine, &globals, &args.command),
         Command::Doctor(args) => return doctor(&engine, &args),
         Command::Pull(args) => pull(&engine, &globals, &args)?,
         Command::Images(args) => images(&engine, &globals, &args)?,
@@ -243,8 +246,51 @@ fn logout(engine: &Engine, globals: &Globals, args: &LogoutArgs) -> Result<(), C
     say(globals, &text)
 }
 
+/// The exit code says whether all specs are good.
+fn cdi(engine: &Engine, globals: &Globals, command: CdiCommand) -> Result<i32, CliError> {
+    match command {
+        CdiCommand::List { json } => {
+            let found = engine.cdi();
+            if !globals.quiet {
+                let all = found.broken.iter().chain(&found.conflicts);
+                all.for_each(|text| report::warning(text));
+            }
+            if json {
+                output::json(&found.devices)?;
+            } else {
+                output::print(&listing::cdi(&found.devices, globals.quiet))?;
+            }
+            Ok(0)
+        }
+        CdiCommand::Validate { files } => {
+            let checked = engine.check_cdi(&files)?;
+            output::print(&listing::cdi_checked(&checked, globals.quiet))?;
+            // Two good specs may still be in each other's way.
+            let clashes = if files.is_empty() { engine.cdi().conflicts } else { Vec::new() };
+            clashes.iter().try_for_each(|text| output::print(&format!("{text}\n")))?;
+            let good = clashes.is_empty() && checked.iter().all(|one| one.outcome.is_ok());
+            Ok(if good { 0 } else { exit::FAILURE })
+        }
+    }
+}
+
 fn say(globals: &Globals, text: &str) -> Result<(), CliError> {
     if globals.quiet { Ok(()) } else { output::print(text) }
+}
+
+/// The exit code says whether the host's MPI can be used.
+fn mpi_check(engine: &Engine, globals: &Globals, command: &MpiCommand) -> Result<i32, CliError> {
+    let MpiCommand::Check { image, policy, json, .. } = command;
+    let resolved = run::resolve(engine, globals, image)?;
+    // clap has checked the word.
+    let policy = policy.as_deref().and_then(|word| word.parse().ok());
+    let check = engine.check_mpi(&resolved, policy)?;
+    if *json {
+        output::json(&check)?;
+    } else {
+        output::print(&listing::mpi(&check))?;
+    }
+    Ok(if check.error.is_some() { exit::FAILURE } else { 0 })
 }
 
 /// The exit code says whether containers run on this machine.

@@ -34,9 +34,6 @@ pub fn describe(args: &ContainerArgs, words: &[OsString]) -> Result<Described, L
 
 /// Flags win over the file.
 fn add(args: &ContainerArgs, words: &[OsString], edf: Edf) -> Result<Described, LowerError> {
-    if !edf.devices.is_empty() {
-        return Err(LowerError::EdfDevices { path: edf.path, names: edf.devices.join(", ") });
-    }
     let image = args.image.clone().or(edf.image);
     let image = image.ok_or(LowerError::EdfImage { path: edf.path })?;
     let given = |name: &str| {
@@ -53,6 +50,7 @@ fn add(args: &ContainerArgs, words: &[OsString], edf: Edf) -> Result<Described, 
         || args.overlay.iter().any(|overlay| !overlay.ends_with(":ro"));
     let args = ContainerArgs {
         bind: [edf.mounts, args.bind.clone()].concat(),
+        device: [edf.devices, args.device.clone()].concat(),
         workdir: args.workdir.clone().or(edf.workdir),
         env: [env, args.env.clone()].concat(),
         writable_tmpfs: args.writable_tmpfs || (!chosen && edf.writable.unwrap_or(true)),
@@ -116,11 +114,11 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_had_is_an_error() {
+    fn devices_add_up_and_an_image_there_must_be() {
+        let file = Edf { devices: vec!["v/c=1".into()], ..edf() };
+        let args = ContainerArgs { device: vec!["v/c=2".into()], ..ContainerArgs::default() };
+        assert_eq!(add(&args, &[], file).unwrap().args.device, ["v/c=1", "v/c=2"]);
         let file = Edf { image: None, ..edf() };
         assert!(add(&ContainerArgs::default(), &[], file).is_err());
-        let file = Edf { devices: vec!["v/c=all".into()], ..edf() };
-        let error = add(&ContainerArgs::default(), &[], file).err().unwrap();
-        assert!(error.to_string().contains("v/c=all"));
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use comfy_table::{Table, presets};
-use engine::{Check, Inspected, Shown, Status};
+use engine::{CdiDevice, Check, Checked, Inspected, Shown, Status};
 use store::{ImageEntry, PruneReport, PrunedKind, Removed};
 use types::ByteSize;
 
@@ -179,6 +179,83 @@ pub fn config(values: &[Shown]) -> String {
     let row =
         |shown: &Shown| vec![shown.key.to_owned(), shown.value.clone(), shown.origin.to_string()];
     table(&["KEY", "VALUE", "FROM"], values.iter().map(row).collect())
+}
+
+/// CDI devices; names alone where `quiet`.
+pub fn cdi(devices: &[CdiDevice], quiet: bool) -> String {
+    if quiet {
+        return devices.iter().map(|device| format!("{}\n", device.name)).collect();
+    }
+    let row = |device: &CdiDevice| {
+        let spec = device.spec.display().to_string();
+        vec![device.name.to_string(), device.version.clone(), spec]
+    };
+    table(&["DEVICE", "CDI", "SPEC"], devices.iter().map(row).collect())
+}
+
+/// What is wrong with CDI specs; good ones are told unless `quiet`.
+pub fn cdi_checked(checked: &[Checked], quiet: bool) -> String {
+    let mut out = String::new();
+    for Checked { path, outcome } in checked {
+        match outcome {
+            Ok(_) if quiet => {}
+            Ok(count) => {
+                let s = if *count == 1 { "" } else { "s" };
+                let _ = writeln!(out, "{}: good, {count} device{s}", path.display());
+            }
+            Err(errors) => {
+                for error in errors {
+                    let _ = writeln!(out, "{}", error.with_cause());
+                }
+            }
+        }
+    }
+    out
+}
+
+/// What host and image have of MPI, and what would be done.
+pub fn mpi(check: &host::mpi::Check) -> String {
+    use std::fmt::Write;
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let side = |out: &mut String, name: &str, all: &[host::mpi::Mpi]| {
+        if all.is_empty() {
+            let _ = writeln!(out, "{name:<8} no MPI");
+        }
+        for (index, mpi) in all.iter().enumerate() {
+            let _ = writeln!(out, "{:<8} {mpi}", if index == 0 { name } else { "" });
+        }
+    };
+    side(&mut out, "host", &check.host);
+    side(&mut out, "image", &check.image);
+    let _ = writeln!(out, "{:<8} {}", "", check.libc);
+    let _ = writeln!(out, "policy   {}", check.policy);
+    match &check.error {
+        Some(error) => {
+            let _ = writeln!(out, "verdict  --mpi=host cannot be used: {error}");
+            let _ = writeln!(out, "         {}", error.hint());
+        }
+        None => {
+            let (replaced, all) = (check.replaced(), check.injection.taken.len());
+            let _ = writeln!(
+                out,
+                "verdict  --mpi=host can be used: {replaced} of the image's libraries are replaced, {all} are taken in all"
+            );
+        }
+    }
+    for warning in &check.warnings {
+        let _ = writeln!(out, "warning  {warning}");
+    }
+    for taken in &check.injection.taken {
+        let what = if taken.replaces.is_empty() { "add" } else { "replace" };
+        let (name, source) = (&taken.name, taken.source.display());
+        let _ =
+            writeln!(out, "{what:<8} {name} {} from {source} ({})", taken.version, taken.reason);
+    }
+    for kept in &check.injection.kept {
+        let _ = writeln!(out, "keep     {} {} of the image", kept.name, kept.version);
+    }
+    out
 }
 
 #[cfg(test)]

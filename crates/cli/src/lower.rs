@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use engine::bind::{Bind, Mount, MountSyntaxError, Tmpfs, parse_binds, parse_mount, parse_tmpfs};
-use engine::{Resolved, mount_source};
+use engine::{Devices, GpuChoice, Resolved, mount_source};
 use plan::{
     Command, HomeChoice, Identity, Isolation, MountFlags, MountRequest, MountSource, RunRequest,
     Skip, UserSpecError, Writable,
@@ -60,14 +60,6 @@ pub enum LowerError {
     EdfImage {
         /// The file.
         path: PathBuf,
-    },
-    /// A wish of an environment definition file that nothing fulfils.
-    #[error("{path:?} asks for devices ({names}), which this version cannot give")]
-    EdfDevices {
-        /// The file.
-        path: PathBuf,
-        /// Their names.
-        names: String,
     },
     /// `exec` without anything to execute.
     #[error("there is no command: expected sampan exec [OPTIONS] {{IMAGE|--edf NAME}} COMMAND")]
@@ -125,6 +117,18 @@ pub fn request(
         app: args.app.clone(),
         ..base
     })
+}
+
+/// The devices that flags ask for; none is looked for.
+pub fn devices(args: &ContainerArgs) -> Devices {
+    let gpu = match (args.nv, args.rocm) {
+        (true, true) => Some(GpuChoice::All),
+        (true, false) => Some(GpuChoice::Nvidia),
+        (false, true) => Some(GpuChoice::Amd),
+        // clap has checked the word.
+        (false, false) => args.gpu.as_deref().and_then(|word| word.parse().ok()),
+    };
+    Devices { devices: args.device.clone(), gpu }
 }
 
 fn identity(args: &ContainerArgs) -> Result<Identity, LowerError> {
@@ -287,6 +291,20 @@ fn variable(text: &OsStr, vars: Variables<'_>) -> Option<(OsString, OsString)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn flags_of_gpus() {
+        let gpu = |gpu: Option<&str>, nv, rocm| {
+            let gpu = gpu.map(str::to_owned);
+            devices(&ContainerArgs { gpu, nv, rocm, ..Default::default() }).gpu
+        };
+        assert_eq!(gpu(None, false, false), None);
+        assert_eq!(gpu(Some("none"), false, false), Some(GpuChoice::None));
+        assert_eq!(gpu(Some("all"), false, false), Some(GpuChoice::All));
+        assert_eq!(gpu(None, true, false), Some(GpuChoice::Nvidia));
+        assert_eq!(gpu(None, false, true), Some(GpuChoice::Amd));
+        assert_eq!(gpu(None, true, true), Some(GpuChoice::All));
+    }
 
     #[test]
     fn isolation_adds_up() {

@@ -74,8 +74,9 @@ fn start(
     let Described { args, image, words, unset, .. } = described;
     let resolved = resolve(engine, globals, &image)?;
     let skip = engine.config().no_mount.value;
+    let devices = lower::devices(&args);
     let request = lower::request(&args, &resolved, command(&resolved, words), skip)?;
-    let container = engine.prepare_without(request, &resolved, &unset)?;
+    let container = engine.prepare(request, &resolved, &devices, &unset)?;
     if !globals.quiet {
         container.plan().warnings.iter().for_each(|text| report::warning(text));
     }

@@ -4,11 +4,12 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use plan::{Contribution, MountSource, MountSpec, Plan, Rank, RootSource, RunRequest};
-use runtime::{DirectoryTree, ImageFile, Keeper, Share};
+use host::DirectoryTree;
+use plan::{Contribution, MountSource, MountSpec, Plan, Rank, RootSource, RunRequest, SearchTree};
+use runtime::{ImageFile, Keeper, Share};
 use store::{ImageId, Lease, Store};
 
-use crate::{Engine, Error, Origin, Resolved, Result, share, unpack};
+use crate::{Devices, Engine, Error, Origin, Resolved, Result, integrate, share, unpack};
 
 /// A container, decided but not started.
 pub struct Container {
@@ -34,23 +35,36 @@ pub fn mount_source(path: &Path, origin: &str) -> Result<MountSource> {
 
 impl Engine {
     /// Decides a container: looks at the host and the image, starts nothing.
+    /// The variables `unset` are not inside, whether they are the caller's or
+    /// the image's.
     ///
     /// # Errors
-    /// When the image cannot be opened, or the request contradicts itself or
-    /// the image.
-    pub fn prepare(&self, request: RunRequest, resolved: &Resolved) -> Result<Container> {
-        self.prepare_without(request, resolved, &[])
+    /// When the image cannot be opened, the request contradicts itself or the
+    /// image, or a device is not there.
+    pub fn prepare(
+        &self,
+        request: RunRequest,
+        resolved: &Resolved,
+        devices: &Devices,
+        unset: &[String],
+    ) -> Result<Container> {
+        self.decide(request, resolved, Some(devices), unset)
     }
 
-    /// The same without some variables, whether they are the caller's or the
-    /// image's.
+    /// As [`Engine::prepare`], without what the host's integrations add: a
+    /// build must not depend on where it is done.
     ///
     /// # Errors
-    /// As [`Self::prepare`].
-    pub fn prepare_without(
+    /// As [`Engine::prepare`].
+    pub fn prepare_apart(&self, request: RunRequest, resolved: &Resolved) -> Result<Container> {
+        self.decide(request, resolved, None, &[])
+    }
+
+    fn decide(
         &self,
         mut request: RunRequest,
         resolved: &Resolved,
+        wanted: Option<&Devices>,
         unset: &[String],
     ) -> Result<Container> {
         let mut facts = host::facts();
@@ -72,16 +86,31 @@ impl Engine {
             ));
             request.root = RootSource::Directory { path: dir };
         }
-        let contributions = self.configured_binds(&mut warnings);
+        let ranks = wanted.is_some() && !host::launcher::detect(&facts.env).pmi.is_empty();
+        if ranks {
+            warnings.extend(integrate::join_ranks(&mut request));
+        }
+        let mut contributions = self.configured_binds(&mut warnings);
+        let mut hooks = Vec::new();
+        let mut add = |tree: &dyn SearchTree| -> Result<Vec<Contribution>> {
+            if let Some(wanted) = wanted {
+                let added = self.integrate(&request, &facts, tree, wanted)?;
+                contributions.extend(added.contributions);
+                warnings.extend(added.warnings);
+                hooks = added.hooks;
+            }
+            Ok(std::mem::take(&mut contributions))
+        };
         let (mut plan, image) = match &request.root {
             RootSource::Directory { path } => {
                 let failed = |source| Error::OpenImage { path: path.clone(), source };
                 let tree = DirectoryTree::open(path).map_err(failed)?;
-                (plan::build(&request, &facts, &tree, contributions)?, None)
+                (plan::build(&request, &facts, &tree, add(&tree)?)?, None)
             }
             RootSource::Squashfs { parts } => {
                 let file = ImageFile::open(parts)?;
-                (plan::build(&request, &facts, &file.tree(), contributions)?, Some(file))
+                let tree = file.tree();
+                (plan::build(&request, &facts, &tree, add(&tree)?)?, Some(file))
             }
         };
         plan.warnings.splice(0..0, warnings);
@@ -93,15 +122,29 @@ impl Engine {
             }
             _ => None,
         };
-        let share = match (&request.root, &image) {
-            (RootSource::Squashfs { parts }, Some(_)) => {
-                // Without one the container has a server of its own.
-                let found = share::share(self.config(), parts, &plan);
-                found.inspect_err(|error| tracing::debug!("no shared server: {error}")).ok()
-            }
-            _ => None,
-        };
+        // Ranks need one user namespace, or their MPI cannot read each other's memory.
+        let share = (image.is_some() || ranks).then(|| {
+            // Without one the container has a server of its own.
+            let found = share::share(self.config(), &plan);
+            found.inspect_err(|error| tracing::debug!("no shared server: {error}")).ok()
+        });
+        let share = share.flatten();
         Ok(Container { plan, image, keeper, share })
+    }
+
+    /// Does something with the tree of an image.
+    pub(crate) fn with_tree<T>(
+        &self,
+        resolved: &Resolved,
+        act: impl FnOnce(&dyn SearchTree) -> T,
+    ) -> Result<T> {
+        match &resolved.root {
+            RootSource::Directory { path } => {
+                let failed = |source| Error::OpenImage { path: path.clone(), source };
+                Ok(act(&DirectoryTree::open(path).map_err(failed)?))
+            }
+            RootSource::Squashfs { parts } => Ok(act(&ImageFile::open(parts)?.tree())),
+        }
     }
 
     /// The binds of the configuration. One that this host does not have is

@@ -56,6 +56,15 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// The host's MPI cannot be used.
+    #[error("the host's MPI cannot be used with this image: {0}")]
+    Mpi(#[source] host::mpi::MpiError),
+    /// Libraries of the host and an image that is written in place.
+    #[error("libraries of the host go over those of the image, which --writable would change")]
+    LibrariesInPlace,
+    /// The host's own root directory.
+    #[error("cannot open the host's root directory")]
+    HostRoot(#[source] io::Error),
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -294,6 +303,28 @@ pub enum Error {
     /// An environment definition file.
     #[error(transparent)]
     Edf(#[from] crate::edf::EdfError),
+    /// A CDI device that cannot be had.
+    #[error(transparent)]
+    Cdi(#[from] host::cdi::CdiError),
+    /// A hook.
+    #[error(transparent)]
+    Hook(#[from] host::hooks::HookError),
+    /// A device that is named by a path and cannot be had.
+    #[error("--device {text:?}: {reason}")]
+    Device {
+        /// What was typed.
+        text: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A device whose place in the container cannot be made.
+    #[error("{reason}: the host's /dev, which is shown, has no {path:?} to put the device at")]
+    DevicePlace {
+        /// Who wants it.
+        reason: String,
+        /// Path in the container.
+        path: PathBuf,
+    },
     /// No child process to try things in.
     #[error("cannot probe the kernel")]
     Probe(#[source] io::Error),
@@ -371,9 +402,13 @@ impl Error {
             Self::Config(_)
             | Self::Registries(_)
             | Self::Name(_)
-            | Self::NothingToPull { .. }
             | Self::NoContainerName { .. }
-            | Self::Edf(_) => exit::USAGE,
+            | Self::Edf(_)
+            | Self::LibrariesInPlace
+            | Self::Cdi(host::cdi::CdiError::Name(_))
+            | Self::Device { .. }
+            | Self::NothingToPull { .. } => exit::USAGE,
+            Self::Cdi(host::cdi::CdiError::Unknown { .. }) => exit::NOT_FOUND,
             Self::Registry(error) => registry_code(error),
             Self::Store(error) => store_code(error),
             Self::Platform { .. } | Self::NotPulled { .. } | Self::UnknownImage { .. } => {
@@ -423,11 +458,21 @@ impl Error {
             Self::Registries(error) => error.hint(),
             Self::Plan(error) => error.hint().map(str::to_owned),
             Self::Runtime(error) => error.hint().map(str::to_owned),
+            Self::Cdi(error) => error.hint().map(str::to_owned),
+            Self::DevicePlace { .. } => {
+                Some("give --contain, which makes a /dev of the container's own".to_owned())
+            }
+            Self::Device { .. } => Some(
+                "a device is VENDOR/CLASS=NAME, or a path of this host's /dev: PATH[:PATH INSIDE]"
+                    .to_owned(),
+            ),
             Self::Destination { .. } => Some(
                 "end it in .sif, .oci.sif, .sqfs or /, or say what it is: sif:, oci-sif:, \
                  squashfs:, dir:, oci:, oci-archive:, docker-archive: or docker://"
                     .to_owned(),
             ),
+            Self::Mpi(error) => Some(error.hint().to_owned()),
+            Self::LibrariesInPlace => Some("keep changes elsewhere: --overlay DIR".to_owned()),
             Self::Exists { .. } => Some("remove it, or replace a file with --force".to_owned()),
             Self::NothingToConvert { .. } => {
                 Some("copy it with cp -a, or convert it to a .sif or .sqfs file".to_owned())

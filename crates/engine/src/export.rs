@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use host::DirectoryTree;
 use image::{Extra, TreeSource};
 use plan::{RootSource, RootTree, SCRIPTS};
-use runtime::{DirectoryTree, ImageTree};
+use runtime::ImageTree;
 use sif::{Arch, CreateOptions, FsKind, Kind, NewObject, PartKind, Partition};
 use squashfs::{Image, ReaderOptions};
 use types::{Digest, ImageConfig, ImageRef, Platform};

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use host::DirectoryTree;
 use plan::{RootTree, SCRIPTS};
-use runtime::{DirectoryTree, ImageTree};
+use runtime::ImageTree;
 use serde::Serialize;
 use store::{ImageEntry, RefRecord};
 use types::{ImageConfig, ImageRef, Platform};

@@ -3,33 +3,24 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
-use plan::{ImagePart, Plan, RootEmulation};
+use plan::{Plan, RootEmulation, RootSource};
 use runtime::Share;
 
-use crate::{Config, Result, unpack};
-
-/// What tells jobs, their steps and the daemons of one host apart, of Slurm,
-/// PBS, Flux, LSF and PALS.
-const JOB: [&str; 9] = [
-    "SLURM_CLUSTER_NAME",
-    "SLURM_JOB_ID",
-    "SLURM_STEP_ID",
-    "SLURMD_NODENAME",
-    "PBS_JOBID",
-    "FLUX_JOB_ID",
-    "LSB_JOBID",
-    "LSB_JOBINDEX",
-    "PALS_APID",
-];
+use crate::{Config, Error, Result, unpack};
 
 /// Where the container's equals are found.
 ///
 /// # Errors
 /// When the scratch directory is not the user's own.
-pub(crate) fn share(config: &Config, parts: &[ImagePart], plan: &Plan) -> Result<Share> {
+pub(crate) fn share(config: &Config, plan: &Plan) -> Result<Share> {
     let ids = plan.id_map;
-    let file = unpack::files_key(parts)?;
+    let file = match &plan.rootfs.source {
+        RootSource::Squashfs { parts } => unpack::files_key(parts)?,
+        RootSource::Directory { path } => directory_key(path)?,
+    };
     let dir = unpack::own_directory(&unpack::cache(&config.scratch.value))?;
     let dir = unpack::own_directory(&dir.join(unpack::RUN))?;
     let mut hash = DefaultHasher::new();
@@ -40,9 +31,16 @@ pub(crate) fn share(config: &Config, parts: &[ImagePart], plan: &Plan) -> Result
     rustix::system::uname().nodename().to_bytes().hash(&mut hash);
     // A namespace can be joined from its parent only.
     std::fs::read_link("/proc/self/ns/user").ok().hash(&mut hash);
-    for name in JOB {
+    for name in host::launcher::JOB {
         std::env::var_os(name).hash(&mut hash);
     }
     let key = format!("{file}-{}-{}-{:016x}", ids.uid, ids.gid, hash.finish());
     Ok(Share { dir, key, linger: config.linger.value })
+}
+
+/// What tells one directory from others.
+fn directory_key(path: &Path) -> Result<String> {
+    let failed = |source| Error::OpenImage { path: path.to_owned(), source };
+    let meta = std::fs::metadata(path).map_err(failed)?;
+    Ok(format!("dir-{:x}-{:x}", meta.dev(), meta.ino()))
 }

@@ -7,6 +7,19 @@
 #![forbid(unsafe_code)]
 
 mod accounts;
+pub mod cdi;
+pub mod edits;
+pub mod elf;
+pub mod gpu;
+pub mod hooks;
+pub mod inject;
+pub mod launcher;
+pub mod ldcache;
+pub mod libraries;
+pub mod mpi;
+mod tree;
+
+pub use tree::DirectoryTree;
 
 use std::fs;
 use std::io::Read;
@@ -60,4 +73,27 @@ fn small_file(path: impl AsRef<Path>) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(path).ok()?.take(LIMIT).read_to_end(&mut bytes).ok()?;
     Some(bytes)
+}
+
+/// A path of the host, seen from another root: fixtures are directories.
+pub(crate) fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// A whole regular file.
+///
+/// # Errors
+/// When it cannot be read or has more than `limit` bytes.
+pub(crate) fn bounded(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+    use std::io::Error;
+    // Before it is opened: a FIFO would wait for a writer.
+    if !fs::metadata(path)?.is_file() {
+        return Err(Error::other("it is not a regular file"));
+    }
+    let file = fs::File::open(path)?;
+    let mut bytes = Vec::new();
+    if file.take(limit + 1).read_to_end(&mut bytes)? as u64 > limit {
+        return Err(Error::other(format!("it has more than {limit} bytes")));
+    }
+    Ok(bytes)
 }

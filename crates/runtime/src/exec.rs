@@ -10,8 +10,8 @@ use std::path::Path;
 use plan::Plan;
 use rustix::io::Errno;
 
+use crate::RuntimeError;
 use crate::error::ExecError;
-use crate::{RuntimeError, elf};
 
 /// The strings of execve(2), converted before anything else is done.
 pub(crate) struct Program {
@@ -158,7 +158,7 @@ fn interpreter(head: &[u8]) -> Option<String> {
         let rest = head.get(usize::try_from(at).ok()?..)?;
         Some(rest[..len.min(rest.len())].to_vec())
     };
-    elf::needs(&read)?.interpreter
+    host::elf::read(&read)?.interpreter
 }
 
 /// The architecture of an ELF program that is not for this machine.

@@ -22,7 +22,6 @@
 //! with it.
 #![forbid(unsafe_code)]
 
-mod elf;
 mod emulation;
 mod error;
 mod exec;
@@ -48,7 +47,7 @@ pub use error::{ExecError, RuntimeError};
 pub use probe::probe;
 pub use server::{ImageFile, Keeper, MOST_PARTS};
 pub use share::{LOG, Share};
-pub use tree::{DirectoryTree, ImageTree, Info};
+pub use tree::{ImageTree, Info};
 pub use user::as_root;
 
 /// Becomes the container's process. Returns only when that failed, or, with a
@@ -70,43 +69,54 @@ pub fn launch(
 ) -> Result<i32, RuntimeError> {
     let mut program = exec::Program::prepare(plan)?;
     let served = match (plan.rootfs.mount, image) {
-        (ImageMount::Fuse, Some(image)) => {
-            let share = share.filter(|_| plan.namespaces.user);
-            let new = |listener| {
-                let ahead = Lookahead::new(plan, image, &mut program);
-                let log = share.map(Share::log);
-                server::start(image, plan, keeper, ahead, listener, log).map(Served::New)
-            };
-            Some(match share.map_or(Way::Alone, |share| share::find(share, image.parts())) {
-                Way::Joined(joined) => Served::Joined(joined),
-                Way::First(listener) => new(Some(listener))?,
-                Way::Alone => new(None)?,
-            })
-        }
         (ImageMount::Fuse, None) => return Err(RuntimeError::NoImage),
-        _ => None,
+        (ImageMount::KernelSquashfs, _) => Served::default(),
+        (ImageMount::Fuse, image) => find(plan, image, keeper, share, &mut program)?,
+        (ImageMount::Bind, _) => find(plan, None, keeper, share, &mut program)?,
     };
     if plan.namespaces.pid {
         return supervise::run(plan, served, &program);
     }
-    namespace::enter(plan, served.as_ref())?;
+    namespace::enter(plan, &served)?;
     match enter(plan, served, &program)? {}
 }
 
-/// Who serves the image.
-enum Served {
-    /// A server that waits for its connection.
-    New(server::Server),
+/// Who serves the image, and whose user namespace it is.
+#[derive(Default)]
+struct Served {
+    /// A server of the container's own, which waits for its connections.
+    server: Option<server::Server>,
     /// A server that was there.
-    Joined(share::Joined),
+    joined: Option<share::Joined>,
+}
+
+/// Finds a server to join, or starts one. An image that is a directory needs
+/// none but for others to share the user namespace.
+fn find(
+    plan: &Plan,
+    image: Option<&ImageFile>,
+    keeper: Option<Box<dyn Keeper>>,
+    share: Option<&Share>,
+    program: &mut exec::Program,
+) -> Result<Served, RuntimeError> {
+    let share = share.filter(|_| plan.namespaces.user);
+    let new = |listener| {
+        let ahead = image.map(|image| Lookahead::new(plan, image, program)).unwrap_or_default();
+        server::start(image, plan, keeper, ahead, listener, share.map(Share::log)).map(Some)
+    };
+    let parts = image.map_or(0, ImageFile::parts);
+    Ok(match share.map_or(Way::Alone, |share| share::find(share, parts)) {
+        Way::Joined(joined) if joined.has(parts) => Served { server: None, joined: Some(joined) },
+        // The kernel cannot clone the mounts of others: only the namespace is shared.
+        Way::Joined(joined) => Served { server: new(None)?, joined: Some(joined) },
+        Way::First(listener) => Served { server: new(Some(listener))?, joined: None },
+        Way::Alone if image.is_none() => Served::default(),
+        Way::Alone => Served { server: new(None)?, joined: None },
+    })
 }
 
 /// What the process does once it is in its namespaces.
-fn enter(
-    plan: &Plan,
-    served: Option<Served>,
-    program: &exec::Program,
-) -> Result<Infallible, RuntimeError> {
+fn enter(plan: &Plan, served: Served, program: &exec::Program) -> Result<Infallible, RuntimeError> {
     root::enter(plan, served)?;
     emulation::Emulation::prepare(plan)?.install()?;
     exec::run(plan, program)

@@ -16,7 +16,6 @@ use plan::{EntryKind, Op, Plan, Upper, resolve};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, openat, statat};
 use squashfs::InodeRef;
 
-use crate::elf;
 use crate::exec::Program;
 use crate::server::ImageFile;
 use crate::tree::{Found, ImageTree};
@@ -69,11 +68,11 @@ impl Lookahead {
     fn program(&mut self, tree: &ImageTree, path: &Path) {
         let Some(file) = self.add(tree, path) else { return };
         let read = |at, len| bytes(&file, at, len);
-        let needs = elf::needs(&read).unwrap_or_default();
+        let needs = host::elf::read(&read).unwrap_or_default();
         if let Some(interpreter) = &needs.interpreter {
             self.add(tree, Path::new(interpreter));
         }
-        for name in &needs.libraries {
+        for name in &needs.needed {
             for dir in LIBRARIES {
                 if self.add(tree, &Path::new(dir).join(name)).is_some() {
                     break;

@@ -13,8 +13,8 @@ use crate::{RuntimeError, Served};
 /// Leaves the host's namespaces for the container's. Afterwards the process
 /// is the mapped user, with all capabilities over the new namespaces. The user
 /// namespace is that of the server that is joined.
-pub(crate) fn enter(plan: &Plan, served: Option<&Served>) -> Result<(), RuntimeError> {
-    let Some(Served::Joined(joined)) = served else {
+pub(crate) fn enter(plan: &Plan, served: &Served) -> Result<(), RuntimeError> {
+    let Some(joined) = &served.joined else {
         return enter_with(plan.namespaces, plan.id_map);
     };
     let user = Some(LinkNameSpaceType::User);

@@ -209,6 +209,10 @@ impl Site<'_> {
         }
         let make = || {
             let (parent, name) = self.parent(target)?;
+            // Another mount may have it already, and not be the caller's to open.
+            if rustix::fs::statat(&parent, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+                return Ok(());
+            }
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             openat(&parent, name, flags, Mode::from_raw_mode(0o644)).map(drop)
         };

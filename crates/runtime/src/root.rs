@@ -43,13 +43,11 @@ pub(crate) fn step<E: Into<io::Error>>(step: &str) -> impl FnOnce(E) -> RuntimeE
 }
 
 /// Makes the plan's root file system and moves into it.
-pub(crate) fn enter(plan: &Plan, served: Option<Served>) -> Result<(), RuntimeError> {
+pub(crate) fn enter(plan: &Plan, served: Served) -> Result<(), RuntimeError> {
     let sources = Sources::open(plan)?;
     let additions = additions(&plan.rootfs);
-    let joined = match (&served, additions) {
-        (Some(Served::Joined(joined)), Some(additions)) => joined.root(additions),
-        _ => None,
-    };
+    let joined = served.joined.as_ref().zip(additions);
+    let joined = joined.and_then(|(joined, additions)| joined.root(additions));
     let root = match joined {
         // The kernel's caches of the overlay are those of the first container.
         Some(root) => {
@@ -65,16 +63,9 @@ pub(crate) fn enter(plan: &Plan, served: Option<Served>) -> Result<(), RuntimeEr
 }
 
 /// A root file system of the container's own.
-fn made(
-    plan: &Plan,
-    mut served: Option<Served>,
-    additions: Option<u64>,
-) -> Result<OwnedFd, RuntimeError> {
-    let mut images = images(&plan.rootfs, plan.id_map, served.as_mut())?;
-    let server = match &served {
-        Some(Served::New(server)) => Some(server),
-        _ => None,
-    };
+fn made(plan: &Plan, mut served: Served, additions: Option<u64>) -> Result<OwnedFd, RuntimeError> {
+    let mut images = images(&plan.rootfs, plan.id_map, &mut served)?;
+    let server = served.server.as_ref();
     let ahead = server.map_or(&[][..], |server| &server.ahead);
     if let (false, [image]) = (plan.rootfs.overlay(), &images[..]) {
         lookahead::touch(image, ahead);
@@ -95,13 +86,12 @@ fn made(
 }
 
 /// The images as detached mounts, bottom first.
-fn images(
-    root: &Rootfs,
-    ids: IdMap,
-    served: Option<&mut Served>,
-) -> Result<Vec<OwnedFd>, RuntimeError> {
-    match (&root.source, root.mount, served) {
-        (RootSource::Directory { path }, ..) => {
+fn images(root: &Rootfs, ids: IdMap, served: &mut Served) -> Result<Vec<OwnedFd>, RuntimeError> {
+    match (&root.source, root.mount) {
+        (RootSource::Directory { path }, _) => {
+            if let Some(server) = &mut served.server {
+                server.connect(&[], &[])?;
+            }
             let opened = clone_tree(path, true);
             let mount = opened.map_err(step(&format!("binding {}", path.display())))?;
             if !root.in_place {
@@ -111,16 +101,14 @@ fn images(
             }
             Ok(vec![mount])
         }
-        (RootSource::Squashfs { parts }, ImageMount::Fuse, Some(Served::New(server))) => {
-            connected(ids, server, parts.len())
-        }
-        (RootSource::Squashfs { .. }, ImageMount::Fuse, Some(Served::Joined(joined))) => {
-            joined.mounts().map_err(step("cloning the mount of the image"))
-        }
-        (RootSource::Squashfs { parts }, ImageMount::KernelSquashfs, _) => {
+        (RootSource::Squashfs { parts }, ImageMount::KernelSquashfs) => {
             parts.iter().map(|part| kernel(&part.path, part.offset)).collect()
         }
-        (RootSource::Squashfs { .. }, ..) => Err(RuntimeError::NoImage),
+        (RootSource::Squashfs { parts }, _) => match (&mut served.server, &served.joined) {
+            (Some(server), _) => connected(ids, server, parts.len()),
+            (None, Some(joined)) => joined.mounts().map_err(step("cloning the mount of the image")),
+            (None, None) => Err(RuntimeError::NoImage),
+        },
     }
 }
 

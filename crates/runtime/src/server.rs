@@ -108,9 +108,10 @@ fn failed(step: &'static str) -> impl Fn(io::Error) -> RuntimeError {
     move |source| RuntimeError::Server { step, source }
 }
 
-/// Forks the server of an image; with a listener, others may join it.
+/// Forks the server of an image; with a listener, others may join it. Without an
+/// image it has nothing but the user namespace for them.
 pub(crate) fn start(
-    image: &ImageFile,
+    image: Option<&ImageFile>,
     plan: &Plan,
     keeper: Option<Box<dyn Keeper>>,
     ahead: Lookahead,
@@ -151,14 +152,13 @@ impl Server {
         mounts: &[OwnedFd],
     ) -> Result<(), RuntimeError> {
         let mut fds: Vec<BorrowedFd<'_>> = connections.iter().map(AsFd::as_fd).collect();
-        // Where a mount cannot be cloned, nobody joins.
-        let clones = || mounts.iter().map(share::clone).collect::<Result<Vec<_>, _>>().ok();
-        let copies = self.shared.then(clones).flatten();
-        let namespace = copies.as_ref().and_then(|_| File::open("/proc/self/ns/user").ok());
-        if let (Some(copies), Some(namespace)) = (&copies, &namespace) {
-            fds.push(namespace.as_fd());
-            fds.extend(copies.iter().map(AsFd::as_fd));
-        }
+        let namespace = self.shared.then(|| File::open("/proc/self/ns/user").ok()).flatten();
+        // Where a mount cannot be cloned, others share the namespace alone.
+        let copies = mounts.iter().filter(|_| namespace.is_some()).map(share::clone);
+        let copies = copies.collect::<Result<Vec<_>, _>>().unwrap_or_default();
+        fds.extend(namespace.iter().map(AsFd::as_fd));
+        fds.extend(copies.iter().map(AsFd::as_fd));
+        self.shared = namespace.is_some() && copies.len() == mounts.len();
         pass::send(&self.socket, 0, &fds).map_err(failed("send"))?;
         self.reap()
     }
@@ -197,12 +197,13 @@ struct Life {
 }
 
 impl Life {
-    fn run(self, image: &ImageFile, ahead: &[InodeRef]) -> Result<(), RuntimeError> {
+    fn run(self, image: Option<&ImageFile>, ahead: &[InodeRef]) -> Result<(), RuntimeError> {
+        let parts = image.map_or(&[][..], |image| &image.parts);
         let mut keep = vec![self.socket.as_raw_fd()];
-        keep.extend(image.parts.iter().map(|part| part.fd));
+        keep.extend(parts.iter().map(|part| part.fd));
         keep.extend(self.listener.iter().flat_map(Listener::fds));
         detach(&keep).map_err(failed("detach"))?;
-        let preload = match &image.parts[..] {
+        let preload = match parts {
             [part] => fuse::Preload::start(Arc::clone(&part.image), ahead),
             _ => fuse::Preload::default(),
         };
@@ -212,7 +213,7 @@ impl Life {
         let threads = std::num::NonZero::new(cpus as usize);
         let (_, fds) = pass::receive(&self.socket).map_err(failed("receive"))?;
         let mut fds = fds.into_iter();
-        let devices: Vec<OwnedFd> = fds.by_ref().take(image.parts.len()).collect();
+        let devices: Vec<OwnedFd> = fds.by_ref().take(parts.len()).collect();
         let host = match (self.listener, fds.next()) {
             (Some(listener), Some(user_namespace)) => {
                 let member = pidfd_open(self.container, PidfdFlags::empty()).ok();
@@ -225,11 +226,17 @@ impl Life {
                 None
             }
         };
-        // Without connections the parent failed before it mounted anything.
-        let mut all = image.parts.iter().zip(devices);
-        let Some((bottom, device)) = all.next() else { return Ok(()) };
         let end =
             Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| failed("event")(e.into()))?);
+        let mut all = parts.iter().zip(devices);
+        let Some((bottom, device)) = all.next() else {
+            // There is no image, or the parent failed before it mounted anything.
+            if let (Some(mut host), true) = (host, parts.is_empty()) {
+                host.run(&mut NoKeeper, end.as_fd());
+                host.listener.close();
+            }
+            return Ok(());
+        };
         let (told, keeper) = (Arc::clone(&end), self.keeper);
         let keeping = std::thread::spawn(move || keep_while_served(host, keeper, told.as_fd()));
         // The namespace has one id, so every file is shown as the caller's: a

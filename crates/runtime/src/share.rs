@@ -18,7 +18,9 @@
 //!
 //! Nothing here is needed for a container to start: whatever fails leads to a
 //! server of its own. A kernel before 6.15 cannot clone a detached mount, so
-//! there each container has one.
+//! there each container has one, in the first one's user namespace. So has the
+//! first rank of an image that is a directory a server that serves nothing and
+//! keeps the namespace.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -81,6 +83,11 @@ pub(crate) struct Joined {
 }
 
 impl Joined {
+    /// Whether it has mounts of so many images.
+    pub(crate) fn has(&self, parts: usize) -> bool {
+        self.mounts.len() == parts
+    }
+
     /// The images as detached mounts of one's own. The caller is in the user
     /// namespace by now.
     pub(crate) fn mounts(&self) -> rustix::io::Result<Vec<OwnedFd>> {
@@ -187,7 +194,7 @@ impl Place {
         let Some(user_namespace) = fds.next() else { return Ok(None) };
         let mounts: Vec<OwnedFd> = fds.by_ref().take(parts).collect();
         let root = fds.next().map(|root| (additions, root));
-        Ok((mounts.len() == parts).then_some(Joined { mounts, root, user_namespace }))
+        Ok(Some(Joined { mounts, root, user_namespace }))
     }
 
     /// Listens here; whatever has the name is replaced.
@@ -307,16 +314,19 @@ impl Host {
     /// whether somebody wants to join. Members that have ended are dropped.
     fn wait(&mut self, end: BorrowedFd<'_>, wait: Duration) -> (bool, bool) {
         let timeout = Timespec::try_from(wait).ok();
-        let fixed = [end, self.listener.socket.as_fd()];
-        let all = fixed.into_iter().chain(self.members.iter().map(AsFd::as_fd));
+        let members = self.members.iter().map(AsFd::as_fd);
+        let all = [self.listener.socket.as_fd()].into_iter().chain(members);
         let mut fds: Vec<PollFd<'_>> =
             all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        // Who shares the namespace alone cares for no connection.
+        let cared = if self.mounts.is_empty() { PollFlags::empty() } else { PollFlags::IN };
+        fds.insert(0, PollFd::from_borrowed_fd(end, cared));
         if poll(&mut fds, timeout.as_ref()).is_err() {
             return (false, false);
         }
         let happened: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         drop(fds);
-        let mut ended = happened[fixed.len()..].iter();
+        let mut ended = happened[2..].iter();
         self.members.retain(|_| ended.next() != Some(&true));
         (happened[0], happened[1])
     }

@@ -27,13 +27,9 @@ fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> RuntimeEr
 /// Runs the plan in a PID namespace. Returns the exit code in the caller's
 /// process; an error may also surface in a process of the namespace, whose
 /// exit code the caller then passes on without a word.
-pub(crate) fn run(
-    plan: &Plan,
-    mut served: Option<Served>,
-    program: &Program,
-) -> Result<i32, RuntimeError> {
-    namespace::enter(plan, served.as_ref())?;
-    if let Some(Served::New(server)) = &mut served {
+pub(crate) fn run(plan: &Plan, mut served: Served, program: &Program) -> Result<i32, RuntimeError> {
+    namespace::enter(plan, &served)?;
+    if let Some(server) = &mut served.server {
         server.reap()?;
     }
     signal::block_all().map_err(failed("signals"))?;

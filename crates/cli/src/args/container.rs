@@ -195,6 +195,36 @@ pub struct ContainerArgs {
     #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Mounts")]
     pub no_mount: Vec<String>,
 
+    /// Show a device of the host: a CDI device VENDOR/CLASS=NAME, or a path of /dev
+    ///
+    /// CDI devices are those that `sampan cdi list` shows, with all that their specs say
+    /// they need; VENDOR/CLASS=all is every one of a kind. A path may be followed by
+    /// :PATH, its place inside; it is of use with --contain, where /dev is minimal.
+    /// Can be given more than once.
+    #[arg(long, value_name = "DEVICE", help_heading = "Devices")]
+    pub device: Vec<String>,
+    /// Show the GPUs of this host and their driver: all, none, nvidia or amd
+    ///
+    /// By the CDI specs of nvidia.com/gpu and amd.com/gpu where there are some, else as
+    /// the driver is found. CUDA_VISIBLE_DEVICES and ROCR_VISIBLE_DEVICES are passed on.
+    /// NVIDIA_DRIVER_CAPABILITIES=graphics adds what drawing and video need.
+    #[arg(
+        long,
+        value_name = "MAKER",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "all",
+        value_parser = PossibleValuesParser::new(["all", "none", "nvidia", "amd"]),
+        help_heading = "Devices"
+    )]
+    pub gpu: Option<String>,
+    /// As --gpu=nvidia
+    #[arg(long, conflicts_with = "gpu", help_heading = "Devices")]
+    pub nv: bool,
+    /// As --gpu=amd
+    #[arg(long, conflicts_with = "gpu", help_heading = "Devices")]
+    pub rocm: bool,
+
     /// Set a variable; without a value, pass the one you have
     ///
     /// The value is taken literally and never seen by a shell.
@@ -229,6 +259,17 @@ pub struct ContainerArgs {
     /// With --edf: this image in place of the file's
     #[arg(long, value_name = "IMAGE", requires = "edf", help_heading = "Image")]
     pub image: Option<String>,
+    /// Whose MPI is used
+    ///
+    /// auto: the image's, wired to the launcher that started sampan (srun, mpirun, flux, PALS).
+    /// host: the host's libraries in place of the image's, where they fit; sampan mpi check
+    /// IMAGE tells. container: the image's, started by an mpirun inside. none: nothing is done.
+    #[arg(long, value_name = "MODE", value_parser = PossibleValuesParser::new(["auto", "host", "container", "none"]), help_heading = "Host")]
+    pub mpi: Option<String>,
+    /// How well the host's MPI has to fit: same major version, no older, or the same
+    #[arg(long, value_name = "POLICY", value_parser = PossibleValuesParser::new(["major", "full", "strict"]), help_heading = "Host")]
+    pub mpi_policy: Option<String>,
+
     /// When to fetch the image
     #[arg(long, value_name = "POLICY", value_parser = PossibleValuesParser::new(["missing", "always", "never"]), help_heading = "Image")]
     pub pull: Option<String>,

@@ -2,8 +2,10 @@
 //! the flags mean is worked out in `lower`.
 
 mod build;
+mod cdi;
 mod container;
 mod images;
+mod mpi;
 mod sif;
 mod slurm;
 
@@ -16,12 +18,14 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use engine::{Override, exit};
 
 pub use build::BuildArgs;
+pub use cdi::{CdiArgs, CdiCommand};
 pub use container::{ContainerArgs, DryRun, ExecArgs, Net, RunArgs, ShellArgs, TestArgs};
 pub use images::{
     CommitArgs, ConfigArgs, ConfigCommand, ConvertArgs, DoctorArgs, HistoryArgs, ImagesArgs,
     InspectArgs, LoadArgs, LoginArgs, LogoutArgs, PruneArgs, PullArgs, PushArgs, RemoveArgs,
     SaveArgs, TagArgs,
 };
+pub use mpi::{MpiArgs, MpiCommand};
 pub use sif::{SifAddArgs, SifArgs, SifCommand, SifFs, SifPart, SifType};
 pub use slurm::{SlurmArgs, SlurmCommand};
 
@@ -102,6 +106,10 @@ pub enum Command {
     Login(LoginArgs),
     /// Forget the credentials for a registry
     Logout(LogoutArgs),
+    /// List the devices of the Container Device Interface, and check its specs
+    Cdi(CdiArgs),
+    /// Tell whether the host's MPI fits an image
+    Mpi(MpiArgs),
     /// Check what this machine offers to containers, and how to mend it
     Doctor(DoctorArgs),
     /// Show the configuration and where each value comes from
@@ -172,9 +180,14 @@ impl Command {
             | Self::Test(TestArgs { container, .. }) => {
                 add("platform", "--platform", &container.platform);
                 add("pull", "--pull", &container.pull);
+                add("mpi", "--mpi", &container.mpi);
+                add("mpi_policy", "--mpi-policy", &container.mpi_policy);
                 let no_mount = &container.no_mount;
                 let joined = (!no_mount.is_empty()).then(|| no_mount.join(","));
                 add("no_mount", "--no-mount", &joined);
+            }
+            Self::Mpi(MpiArgs { command: MpiCommand::Check { platform, .. } }) => {
+                add("platform", "--platform", platform);
             }
             Self::Inspect(args) => add("platform", "--platform", &args.platform),
             _ => {}

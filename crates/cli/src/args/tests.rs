@@ -92,6 +92,21 @@ fn flags_that_set_configuration() {
 }
 
 #[test]
+fn devices_and_gpus() {
+    let args = run(&["--device", "a/b=c", "--device=/dev/x", "--gpu", "img"]);
+    assert_eq!(args.container.device, ["a/b=c", "/dev/x"]);
+    assert_eq!(args.container.gpu.as_deref(), Some("all"));
+    assert_eq!(args.words, ["img"]);
+    assert_eq!(run(&["--gpu=amd", "img"]).container.gpu.as_deref(), Some("amd"));
+    let args = run(&["--nv", "--rocm", "img", "--nv"]);
+    assert!(args.container.nv && args.container.rocm && args.words.len() == 2);
+    assert!(matches!(
+        parse_words(&["cdi", "validate", "/a", "/b"]).unwrap().command,
+        Command::Cdi(CdiArgs { command: CdiCommand::Validate { files } }) if files.len() == 2
+    ));
+}
+
+#[test]
 fn what_is_wrong_is_refused() {
     for words in [
         &["frobnicate"][..],
@@ -104,6 +119,9 @@ fn what_is_wrong_is_refused() {
         &["run", "--home", "/x", "--no-home", "img"],
         &["run", "--net", "bridge", "img"],
         &["run", "--dry-run=xml", "img"],
+        &["run", "--gpu=intel", "img"],
+        &["run", "--gpu=none", "--nv", "img"],
+        &["cdi"],
         &["images", "--quiet", "--verbose"],
     ] {
         assert!(parse_words(words).is_err(), "{words:?}");

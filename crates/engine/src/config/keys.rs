@@ -62,6 +62,10 @@ fn put<T>(slot: &mut Setting<T>, value: T, origin: &Origin) {
     *slot = Setting { value, origin: origin.clone() };
 }
 
+fn directories(words: &[String], vars: Variables<'_>) -> Result<Vec<PathBuf>, String> {
+    words.iter().map(|word| expand(word, vars)).collect()
+}
+
 fn paths(list: &[PathBuf], separator: &str) -> String {
     list.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(separator)
 }
@@ -87,8 +91,7 @@ pub(super) const KEYS: &[Key] = &[
         separator: Some(':'),
         expected: "a list of directories",
         set: |config, words, origin, vars| {
-            let list = words.iter().map(|word| expand(word, vars)).collect::<Result<_, _>>()?;
-            put(&mut config.site_stores, list, origin);
+            put(&mut config.site_stores, directories(words, vars)?, origin);
             Ok(())
         },
         show: |config| (paths(&config.site_stores.value, ":"), &config.site_stores.origin),
@@ -202,6 +205,40 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "mpi",
+        variable: "SAMPAN_MPI",
+        separator: None,
+        expected: "auto, host, container or none",
+        set: |config, words, origin, _| {
+            put(&mut config.mpi, one(words)?.parse()?, origin);
+            Ok(())
+        },
+        show: |config| (config.mpi.value.to_string(), &config.mpi.origin),
+    },
+    Key {
+        name: "mpi_policy",
+        variable: "SAMPAN_MPI_POLICY",
+        separator: None,
+        expected: "major, full or strict",
+        set: |config, words, origin, _| {
+            put(&mut config.mpi_policy, one(words)?.parse()?, origin);
+            Ok(())
+        },
+        show: |config| (config.mpi_policy.value.to_string(), &config.mpi_policy.origin),
+    },
+    Key {
+        name: "mpi_path",
+        variable: "SAMPAN_MPI_PATH",
+        separator: Some(':'),
+        expected: "a list of directories",
+        set: |config, words, origin, vars| {
+            let list = words.iter().map(|word| expand(word, vars)).collect::<Result<_, _>>()?;
+            put(&mut config.mpi_path, list, origin);
+            Ok(())
+        },
+        show: |config| (paths(&config.mpi_path.value, ":"), &config.mpi_path.origin),
+    },
+    Key {
         name: "mirrors",
         variable: "SAMPAN_MIRRORS",
         separator: Some(','),
@@ -230,6 +267,28 @@ pub(super) const KEYS: &[Key] = &[
             Ok(())
         },
         show: |config| (show_skip(config.no_mount.value), &config.no_mount.origin),
+    },
+    Key {
+        name: "cdi_dirs",
+        variable: "SAMPAN_CDI_DIRS",
+        separator: Some(':'),
+        expected: "a list of directories",
+        set: |config, words, origin, vars| {
+            put(&mut config.cdi_dirs, directories(words, vars)?, origin);
+            Ok(())
+        },
+        show: |config| (paths(&config.cdi_dirs.value, ":"), &config.cdi_dirs.origin),
+    },
+    Key {
+        name: "hooks_dirs",
+        variable: "SAMPAN_HOOKS_DIRS",
+        separator: Some(':'),
+        expected: "a list of directories",
+        set: |config, words, origin, vars| {
+            put(&mut config.hooks_dirs, directories(words, vars)?, origin);
+            Ok(())
+        },
+        show: |config| (paths(&config.hooks_dirs.value, ":"), &config.hooks_dirs.origin),
     },
 ];
 

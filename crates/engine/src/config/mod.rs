@@ -15,8 +15,13 @@
 //! | `size_limit` | `SAMPAN_SIZE_LIMIT` | the most bytes that an image may unpack to |
 //! | `stall_timeout` | `SAMPAN_STALL_TIMEOUT` | seconds without a byte after which a transfer is given up |
 //! | `binds` | `SAMPAN_BINDS` | binds of every container, `SRC[:DST[:OPTIONS]]` |
+//! | `mpi` | `SAMPAN_MPI` | whose MPI a container uses: `auto`, `host`, `container` or `none` |
+//! | `mpi_policy` | `SAMPAN_MPI_POLICY` | how well the host's has to fit: `major`, `full` or `strict` |
+//! | `mpi_path` | `SAMPAN_MPI_PATH` | where the host's MPI is installed, in place of a search |
 //! | `mirrors` | `SAMPAN_MIRRORS` | mirrors for bootstraps, RELEASE=URL |
 //! | `no_mount` | `SAMPAN_NO_MOUNT` | default mounts to leave out |
+//! | `cdi_dirs` | `SAMPAN_CDI_DIRS` | directories of CDI specs; a later one wins |
+//! | `hooks_dirs` | `SAMPAN_HOOKS_DIRS` | directories of OCI hooks (oci-hooks(5)); a later one wins |
 //!
 //! The files are TOML: `$SAMPAN_CONFIG` or `$XDG_CONFIG_HOME/sampan/config.toml`
 //! or `~/.config/sampan/config.toml` for the user, `$SAMPAN_SITE_CONFIG` or
@@ -33,11 +38,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use host::mpi::Policy;
 use plan::Skip;
 use serde::Serialize;
 use squashfs::Compression;
 use types::Platform;
 
+use crate::MpiMode;
 use crate::bind::Bind;
 
 /// Where a value came from. A later variant wins over an earlier one.
@@ -186,6 +193,10 @@ impl fmt::Display for PullPolicy {
     }
 }
 
+/// Where the CDI specification puts specs: those of the host, then those that
+/// go when it is started anew.
+const CDI_DIRS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
+
 /// The configuration in force.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -212,10 +223,21 @@ pub struct Config {
     pub stall_timeout: Setting<Duration>,
     /// Binds of every container, each with where it was written.
     pub binds: Setting<Vec<Bind>>,
+    /// Whose MPI a container uses.
+    pub mpi: Setting<MpiMode>,
+    /// How well the host's MPI has to fit.
+    pub mpi_policy: Setting<Policy>,
+    /// Where the host's MPI is installed; empty where it is to be found.
+    pub mpi_path: Setting<Vec<PathBuf>>,
     /// Mirrors of distributions' packages: the name of a release, and its mirror.
     pub mirrors: Setting<Vec<(String, String)>>,
     /// Default mounts to leave out.
     pub no_mount: Setting<Skip>,
+    /// Directories of CDI specs; a later one wins.
+    pub cdi_dirs: Setting<Vec<PathBuf>>,
+    /// Directories of OCI hooks; a later one wins. None unless a site names
+    /// some: other runtimes' hooks expect other runtimes.
+    pub hooks_dirs: Setting<Vec<PathBuf>>,
 }
 
 /// A value from the command line.
@@ -300,8 +322,13 @@ impl Config {
             size_limit: Setting::default(256 << 30),
             stall_timeout: Setting::default(Duration::from_secs(30)),
             binds: Setting::default(Vec::new()),
+            mpi: Setting::default(MpiMode::Auto),
+            mpi_policy: Setting::default(Policy::Major),
+            mpi_path: Setting::default(Vec::new()),
             mirrors: Setting::default(Vec::new()),
             no_mount: Setting::default(Skip::default()),
+            cdi_dirs: Setting::default(CDI_DIRS.map(PathBuf::from).into()),
+            hooks_dirs: Setting::default(Vec::new()),
         }
     }
 

@@ -90,7 +90,7 @@ fn every_value_reads_and_shows() {
     let place = Place::new(
         "pull = \"never\"\nplatform = \"linux/arm64\"\ncompression = \"gzip:9\"\n\
          size_limit = \"2G\"\nstall_timeout = 7\nlinger = 3\nbinds = [\"/sw:/opt/sw:ro\"]\n\
-         no_mount = [\"tmp\", \"cwd\"]\n",
+         no_mount = [\"tmp\", \"cwd\"]\ncdi_dirs = [\"/a\", \"/b\"]\nhooks_dirs = \"/h\"\n",
         "",
     );
     let config = place.load(&[]).unwrap();
@@ -104,6 +104,8 @@ fn every_value_reads_and_shows() {
         ("stall_timeout", "7"),
         ("binds", "/sw:/opt/sw:ro"),
         ("no_mount", "tmp,cwd"),
+        ("cdi_dirs", "/a:/b"),
+        ("hooks_dirs", "/h"),
     ] {
         assert_eq!(shown(key), value, "{key}");
     }

@@ -1,0 +1,447 @@
+//! Libraries of the host in a container: which are needed, whether they work
+//! there, and how they get in.
+//!
+//! A host library brings the libraries that it needs. One that the image has
+//! too, at least as new and with every version of symbols that is asked for,
+//! stays the image's. The C library always does; a host library that asks for a
+//! newer one is refused before anything starts.
+//!
+//! What is taken appears in [`DIR`], each file under its soname, and the
+//! container gets an `ld.so.cache` that names it. A file of the image that is
+//! replaced becomes a link to it, so programs that look in their own
+//! directories find it as well.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use plan::{
+    Contribution, FileSpec, MountFlags, MountSource, MountSpec, Rank, SkeletonKind, resolve,
+};
+use serde::Serialize;
+
+use crate::ldcache::{self, Entry};
+use crate::libraries::{LD_CACHE, Libc, Libraries, Library, Version, of_libc};
+
+/// Where the container has the host's libraries.
+pub const DIR: &str = "/.sampan/lib";
+
+/// Where a library comes from, as far as there is a choice.
+const FABRIC: [&str; 14] = [
+    "libfabric.so",
+    "libcxi.so",
+    "libpsm2.so",
+    "libucp.so",
+    "libuct.so",
+    "libucs.so",
+    "libucm.so",
+    "libibverbs.so",
+    "librdmacm.so",
+    "libmlx5.so",
+    "libefa.so",
+    "libpmix.so",
+    "libpmi.so",
+    "libpmi2.so",
+];
+
+/// A library of the host that is wanted in the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The library.
+    pub library: Library,
+    /// Whether nothing works without it.
+    pub required: bool,
+    /// Files of the image that it stands for, beside those of its own name.
+    pub replaces: Vec<PathBuf>,
+    /// Other names under which programs of the image ask for it.
+    pub aliases: Vec<String>,
+    /// Who wants it.
+    pub reason: String,
+    /// Whether a mount brings it already: then what it needs counts alone.
+    pub mounted: bool,
+}
+
+impl Wanted {
+    /// A library that stands for those of its own name.
+    #[must_use]
+    pub fn new(library: Library, required: bool, reason: String) -> Self {
+        let (replaces, aliases) = (Vec::new(), Vec::new());
+        Self { library, required, replaces, aliases, reason, mounted: false }
+    }
+}
+
+/// A library of the host that the container gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Taken {
+    /// The name under which it is found.
+    pub name: String,
+    /// The file on the host.
+    pub source: PathBuf,
+    /// Its version.
+    pub version: Version,
+    /// Files of the image that become links to it.
+    pub replaces: Vec<PathBuf>,
+    /// Other names of it.
+    pub aliases: Vec<String>,
+    /// Why.
+    pub reason: String,
+    #[serde(skip)]
+    machine: u16,
+}
+
+/// A library that is needed and stays the image's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Kept {
+    /// Its name.
+    pub name: String,
+    /// The file in the image.
+    pub path: PathBuf,
+    /// Its version.
+    pub version: Version,
+}
+
+/// What is taken from the host, and what is not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Injection {
+    /// Libraries of the host.
+    pub taken: Vec<Taken>,
+    /// Libraries that could have been.
+    pub kept: Vec<Kept>,
+    /// What was left out, and why.
+    pub warnings: Vec<String>,
+}
+
+/// Why a library of the host does not work in the image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InjectError {
+    /// No GNU C library in the image.
+    #[error("the host's {library} needs the GNU C library, and the image has {has}")]
+    Libc {
+        /// The library.
+        library: String,
+        /// What the image has.
+        has: Libc,
+    },
+    /// Another processor.
+    #[error(
+        "the host's {library} is for machine {machine}, the image's programs are for {image} (e_machine of ELF)"
+    )]
+    Machine {
+        /// The library.
+        library: String,
+        /// Its machine.
+        machine: u16,
+        /// The image's.
+        image: u16,
+    },
+    /// A newer C library.
+    #[error("the host's {library} needs {version} of {file}, and the image has {has}")]
+    Glibc {
+        /// The library.
+        library: String,
+        /// A part of the C library.
+        file: String,
+        /// The version that it lacks.
+        version: String,
+        /// What it has.
+        has: Libc,
+    },
+    /// A library that nobody has.
+    #[error("the host's {library} needs {name}, which neither the host nor the image has")]
+    Missing {
+        /// The library.
+        library: String,
+        /// What it needs.
+        name: String,
+    },
+}
+
+impl InjectError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Libc { .. } => {
+                "a musl image can never use them: build the image on a distribution with glibc, or run with --mpi=container"
+            }
+            Self::Glibc { .. } => {
+                "build the image on a distribution at least as new as the host's, or do without the host's library"
+            }
+            Self::Machine { .. } => "take the image for the host's architecture: --platform",
+            Self::Missing { .. } => "install it on the host, or in the image",
+        }
+    }
+}
+
+/// Decides which libraries of the host are taken.
+///
+/// # Errors
+/// When a required one does not work in the image.
+pub fn inject(
+    host: &Libraries<'_>,
+    image: &Libraries<'_>,
+    wanted: Vec<Wanted>,
+) -> Result<Injection, InjectError> {
+    if wanted.is_empty() {
+        return Ok(Injection::default());
+    }
+    let libc = image.libc();
+    let machine = image.find("libc.so.6").map(|library| library.elf.machine);
+    let mut work = Work {
+        host,
+        image,
+        libc,
+        machine,
+        parts: BTreeMap::new(),
+        taken: BTreeMap::new(),
+        kept: BTreeMap::new(),
+        warnings: Vec::new(),
+        queue: wanted.into(),
+    };
+    while let Some(next) = work.queue.pop_front() {
+        let (required, library) = (next.required, next.library.soname().to_owned());
+        match work.take(next) {
+            Err(error) if required => return Err(error),
+            Err(error) => work.warnings.push(format!("{library} was left out: {error}")),
+            Ok(()) => {}
+        }
+    }
+    work.kept.retain(|name, _| !work.taken.contains_key(name));
+    Ok(Injection {
+        taken: work.taken.into_values().collect(),
+        kept: work.kept.into_values().collect(),
+        warnings: work.warnings,
+    })
+}
+
+struct Work<'a> {
+    host: &'a Libraries<'a>,
+    image: &'a Libraries<'a>,
+    libc: Libc,
+    machine: Option<u16>,
+    /// The versions of symbols that parts of the image's C library have.
+    parts: BTreeMap<String, Vec<String>>,
+    taken: BTreeMap<String, Taken>,
+    kept: BTreeMap<String, Kept>,
+    warnings: Vec<String>,
+    queue: VecDeque<Wanted>,
+}
+
+impl Work<'_> {
+    fn take(&mut self, wanted: Wanted) -> Result<(), InjectError> {
+        let Wanted { library, required, replaces, aliases, reason, mounted } = wanted;
+        if mounted {
+            self.fits(&library)?;
+            let here = library.real.parent();
+            let beside = |name: &&String| {
+                self.beside(&library, name).is_some_and(|other| other.real.parent() == here)
+            };
+            let others: Vec<&String> =
+                library.elf.needed.iter().filter(|name| !of_libc(name) && !beside(name)).collect();
+            return others.into_iter().try_for_each(|name| self.need(&library, name, required));
+        }
+        let name = library.soname().to_owned();
+        if let Some(taken) = self.taken.get_mut(&name) {
+            taken.replaces.extend(replaces);
+            taken.aliases.extend(aliases);
+            return Ok(());
+        }
+        self.fits(&library)?;
+        let mut links = replaces;
+        let mut names = vec![name.as_str()];
+        if library.name != name {
+            names.push(&library.name);
+        }
+        for name in names {
+            let same = self.image.find_all(name).into_iter().map(|library| library.real);
+            links.extend(same);
+        }
+        links.sort();
+        links.dedup();
+        let taken = Taken {
+            name: name.clone(),
+            source: library.real.clone(),
+            version: library.version.clone(),
+            replaces: links,
+            aliases,
+            reason,
+            machine: library.elf.machine,
+        };
+        self.taken.insert(name, taken);
+        let mut needed = library.elf.needed.iter().filter(|name| !of_libc(name));
+        needed.try_for_each(|name| self.need(&library, name, required))
+    }
+
+    /// Whether the image's C library has what a library asks for.
+    fn fits(&mut self, library: &Library) -> Result<(), InjectError> {
+        let name = || library.path.display().to_string();
+        if !matches!(self.libc, Libc::Glibc(_)) {
+            return Err(InjectError::Libc { library: name(), has: self.libc.clone() });
+        }
+        if let Some(image) = self.machine.filter(|machine| *machine != library.elf.machine) {
+            let machine = library.elf.machine;
+            return Err(InjectError::Machine { library: name(), machine, image });
+        }
+        for need in library.elf.needs.iter().filter(|need| of_libc(&need.file)) {
+            let image = self.image;
+            let of = |file: &String| image.find(file).map(|found| found.elf.versions);
+            let versions = self
+                .parts
+                .entry(need.file.clone())
+                .or_insert_with(|| of(&need.file).unwrap_or_default());
+            if let Some(version) = need.versions.iter().find(|v| !versions.contains(v)) {
+                return Err(InjectError::Glibc {
+                    library: name(),
+                    file: need.file.clone(),
+                    version: version.clone(),
+                    has: self.libc.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A library that a taken one needs: the host's or the image's.
+    fn need(&mut self, by: &Library, name: &str, required: bool) -> Result<(), InjectError> {
+        if self.taken.contains_key(name) {
+            return Ok(());
+        }
+        let image = self.image.find(name).filter(|l| l.elf.machine == by.elf.machine);
+        let host = self.beside(by, name).or_else(|| self.host.find(name));
+        let versions = by.elf.needs.iter().find(|need| need.file == name).map(|n| &n.versions);
+        let offers = |library: &Library| {
+            versions.is_none_or(|all| all.iter().all(|v| library.elf.versions.contains(v)))
+        };
+        let keep = match (&host, &image) {
+            (None, None) => {
+                let (library, name) = (by.path.display().to_string(), name.to_owned());
+                return Err(InjectError::Missing { library, name });
+            }
+            (None, Some(_)) => true,
+            (Some(_), None) => false,
+            (Some(host), Some(image)) => {
+                let fabric = FABRIC.iter().any(|start| name.starts_with(start));
+                !fabric && image.version >= host.version && offers(image)
+            }
+        };
+        if let (true, Some(image)) = (keep, &image) {
+            let kept = Kept {
+                name: name.to_owned(),
+                path: image.real.clone(),
+                version: image.version.clone(),
+            };
+            self.kept.insert(name.to_owned(), kept);
+        } else if let Some(library) = host {
+            let reason = format!("needed by {}", by.soname());
+            self.queue.push_back(Wanted::new(library, required, reason));
+        }
+        Ok(())
+    }
+
+    /// A library in one of the directories that the asking one names.
+    fn beside(&self, by: &Library, name: &str) -> Option<Library> {
+        let origin = by.real.parent()?.to_str()?;
+        let dirs = by.elf.runpath.iter();
+        let dirs = dirs.map(|dir| dir.replace("${ORIGIN}", origin).replace("$ORIGIN", origin));
+        dirs.filter_map(|dir| self.host.at(&Path::new(&dir).join(name))).next()
+    }
+}
+
+/// A library that the container has by a mount of another kind, as CDI makes
+/// them, and that its cache has to name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mounted {
+    /// Its soname.
+    pub name: String,
+    /// Path in the container.
+    pub path: PathBuf,
+    /// `e_machine` of ELF.
+    pub machine: u16,
+}
+
+impl Injection {
+    /// Adds another one of the same host and image.
+    pub fn merge(&mut self, other: Self) {
+        for taken in other.taken {
+            if self.taken.iter().all(|own| own.name != taken.name) {
+                self.taken.push(taken);
+            }
+        }
+        self.kept.extend(other.kept);
+        self.kept.retain(|kept| self.taken.iter().all(|taken| taken.name != kept.name));
+        self.warnings.extend(other.warnings);
+    }
+
+    /// The mounts, links and the cache that bring the libraries in.
+    #[must_use]
+    pub fn contribution(
+        &self,
+        image: &Libraries<'_>,
+        mounted: &[Mounted],
+        search: Option<&str>,
+    ) -> Contribution {
+        let mut all = Contribution::new(Rank::Host, "libraries of the host");
+        if self.taken.is_empty() && mounted.is_empty() {
+            return all;
+        }
+        for taken in &self.taken {
+            let target = Path::new(DIR).join(&taken.name);
+            all.mounts.push(MountSpec {
+                source: MountSource::File(taken.source.clone()),
+                target: target.clone(),
+                flags: MountFlags { read_only: true, recursive: false },
+                optional: false,
+            });
+            for path in &taken.replaces {
+                all.files.push(link(path, &target));
+            }
+        }
+        match image.cache() {
+            Some(entries) => {
+                let bytes = self.cache(entries, mounted);
+                let path = resolve(image.tree(), Path::new(LD_CACHE))
+                    .map_or_else(|_| LD_CACHE.into(), |(real, _)| real);
+                all.files.push(FileSpec { path, kind: SkeletonKind::File(bytes), mode: 0o644 });
+            }
+            None => {
+                let mut dirs = vec![DIR.to_owned()];
+                let folders = mounted.iter().filter_map(|library| library.path.parent());
+                for dir in folders.map(|dir| dir.display().to_string()) {
+                    if !dirs.contains(&dir) {
+                        dirs.push(dir);
+                    }
+                }
+                dirs.extend(search.filter(|text| !text.is_empty()).map(str::to_owned));
+                all.env.push(("LD_LIBRARY_PATH".into(), Some(OsString::from(dirs.join(":")))));
+            }
+        }
+        all
+    }
+
+    fn cache(&self, entries: &[Entry], mounted: &[Mounted]) -> Vec<u8> {
+        let taken = self.taken.iter().flat_map(|taken| {
+            let names = [&taken.name].into_iter().chain(&taken.aliases);
+            names.map(|name| (name.as_str(), Path::new(DIR).join(&taken.name), taken.machine))
+        });
+        let others = mounted.iter().map(|l| (l.name.as_str(), l.path.clone(), l.machine));
+        let new: Vec<Entry> = taken
+            .chain(others)
+            .filter_map(|(name, path, machine)| {
+                let flags = ldcache::flags(machine)?;
+                let path = path.display().to_string();
+                Some(Entry { name: name.to_owned(), path, flags, hwcap: 0 })
+            })
+            .collect();
+        let replaced = |entry: &&Entry| {
+            new.iter().any(|other| other.name == entry.name && other.flags == entry.flags)
+        };
+        let mut all: Vec<Entry> =
+            entries.iter().filter(|entry| !replaced(entry)).cloned().collect();
+        all.extend(new);
+        ldcache::write(&all)
+    }
+}
+
+fn link(path: &Path, to: &Path) -> FileSpec {
+    FileSpec { path: path.to_owned(), kind: SkeletonKind::Symlink(to.to_owned()), mode: 0o777 }
+}

@@ -1,0 +1,190 @@
+//! MPI programs of images under launchers of the host.
+//!
+//! The images have Debian's MPICH and Open MPI; hosts are Debian's own MPIs and
+//! those of Python's packages (`cargo xtask fixtures`). Every image has
+//! `mpi_check`, built with its own MPI.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use harness::{Place, registry, required};
+use serde_json::Value;
+
+/// A directory of other MPIs, as a host might have them.
+fn host(name: &str) -> PathBuf {
+    Path::new(&required("SAMPAN_TEST_HOSTS")).join(name)
+}
+
+/// A place whose store has an image.
+fn place(image: &str) -> (Place, String) {
+    let (place, name) = (Place::new(), format!("{}/{image}:latest", registry()));
+    let _ = place.sampan(&["pull", "--quiet", &name]).ok();
+    (place, name)
+}
+
+/// MPICH's launcher; the kill is for a launcher that waits for ever.
+const HYDRA: &str = "timeout -k 5 120 mpiexec.hydra";
+/// Open MPI's, on a machine with fewer processors than ranks.
+const ORTE: &str = "timeout -k 5 120 mpirun.openmpi --oversubscribe";
+
+#[test]
+fn ranks_of_debians_mpich_run_unmodified() {
+    let (place, image) = place("mpich");
+    for mode in ["check", "peer"] {
+        let out = place.shell(&format!("{HYDRA} -n 4 $sampan run {image} mpi_check {mode}")).ok();
+        let expected =
+            if mode == "check" { "ok 4 MPICH Version:\t4.0.2\n" } else { "peers ok 4\n" };
+        assert_eq!(out, expected);
+    }
+}
+
+#[test]
+fn ranks_run_from_a_directory_and_contained() {
+    let (place, image) = place("mpich");
+    let _ = place.sampan(&["convert", "--quiet", &image, "tree/"]).ok();
+    for how in ["./tree", &format!("--contain {image}"), &format!("--containall {image}")] {
+        let script = format!("{HYDRA} -n 4 $sampan run {how} mpi_check check");
+        assert!(place.shell(&script).ok().starts_with("ok 4 "), "{how}");
+    }
+}
+
+/// As on a kernel before 6.15, where a detached mount cannot be cloned.
+#[test]
+fn ranks_share_a_user_namespace_on_older_kernels() {
+    let (place, image) = place("mpich");
+    let source = place.write("old.c", include_str!("old_kernel.c"));
+    let tool = place.path("old");
+    let cc = std::process::Command::new("cc").arg("-o").arg(&tool).arg(source).status();
+    assert!(cc.expect("a C compiler").success());
+    let old = tool.display();
+    let one = format!("{old} $sampan exec {image} readlink /proc/self/ns/user");
+    let same = format!("export SAMPAN_LINGER=5; {one}; {one}");
+    let out = place.shell(&same).ok();
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines.len() == 2 && lines[0] == lines[1], "{out}");
+    let script = format!("{old} {HYDRA} -n 4 $sampan run {image} mpi_check peer");
+    assert_eq!(place.shell(&script).ok(), "peers ok 4\n");
+}
+
+#[test]
+fn ranks_of_open_mpi_find_their_pmix_server() {
+    let (place, image) = place("openmpi");
+    for how in ["", "--contain", "--cleanenv", "--env PMIX_GDS_MODULE=hash"] {
+        let script = format!("{ORTE} -n 4 $sampan run {how} {image} mpi_check check");
+        assert_eq!(place.shell(&script).ok(), "ok 4 Open MPI v4.1.4\n", "{how}");
+    }
+}
+
+/// Programs built with one MPI run with another of its family.
+#[test]
+fn the_hosts_mpi_stands_in_for_the_images() {
+    let (place, image) = place("mpich");
+    let hosts = [
+        (None, "MPICH Version:\t4.0.2"),
+        (Some("mpich"), "MPICH Version:      5.0.2"),
+        (Some("impi-rt"), "Intel(R) MPI Library"),
+    ];
+    for (name, version) in hosts {
+        let (path, launcher) = match name {
+            Some(name) => {
+                let dir = host(name).display().to_string();
+                (format!("export SAMPAN_MPI_PATH={dir}; "), format!("{dir}/bin/mpiexec"))
+            }
+            None => (String::new(), "mpiexec.hydra".to_owned()),
+        };
+        let script = format!(
+            "{path}timeout -k 5 120 {launcher} -n 4 $sampan run --mpi=host {image} mpi_check check"
+        );
+        let out = place.shell(&script).ok();
+        assert!(out.starts_with(&format!("ok 4 {version}")), "{name:?}: {out}");
+    }
+}
+
+#[test]
+fn the_hosts_open_mpi_5_runs_a_program_of_open_mpi_4() {
+    let (place, image) = place("openmpi");
+    let dir = host("openmpi").display().to_string();
+    let script = format!(
+        "export SAMPAN_MPI_PATH={dir}; timeout -k 5 120 {dir}/bin/mpirun --map-by :OVERSUBSCRIBE -n 4 \
+         $sampan run --mpi=host {image} mpi_check check"
+    );
+    assert_eq!(place.shell(&script).ok(), "ok 4 Open MPI v5.0.11\n");
+    let own = format!("{ORTE} -n 4 $sampan run --mpi=host {image} mpi_check check");
+    assert_eq!(place.shell(&own).ok(), "ok 4 Open MPI v4.1.4\n");
+}
+
+#[test]
+fn a_check_tells_before_anything_is_started() {
+    let (place, image) = place("mpich");
+    let check = |path: &str, image: &str| {
+        let script = format!("SAMPAN_MPI_PATH={path} $sampan mpi check --json {image}");
+        let ran = place.shell(&script);
+        let value: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{}", ran.err));
+        (ran.code, value)
+    };
+    let mpich = host("mpich").display().to_string();
+    let (code, good) = check(&mpich, &image);
+    assert_eq!((code, &good["error"]), (0, &Value::Null));
+    assert_eq!(good["chosen"], "mpich");
+    let taken = good["injection"]["taken"].as_array().unwrap();
+    let main = taken.iter().find(|one| one["name"] == "libmpi.so.12").unwrap();
+    assert!(main["replaces"].to_string().contains("libmpich.so.12"), "{main}");
+
+    let (code, other) = check(&host("openmpi").display().to_string(), &image);
+    let error = other["error"].as_str().unwrap();
+    assert_eq!(code, 1);
+    assert!(error.contains("Open MPI 40") && error.contains("MPICH ABI 12"), "{error}");
+    let refused = place.shell(&format!(
+        "SAMPAN_MPI_PATH={} $sampan run --mpi=host {image} true",
+        host("openmpi").display()
+    ));
+    assert!(refused.fails(125).contains("family"));
+
+    let base = format!("{}/base:latest", registry());
+    let (code, none) = check(&mpich, &base);
+    assert!(
+        code == 1
+            && none["error"].as_str().unwrap().contains("no MPI library was found in the image")
+    );
+
+    // musl as Debian packages it.
+    let musl = place.image_dir();
+    std::fs::create_dir_all(format!("{musl}/lib")).unwrap();
+    std::fs::copy("/lib/ld-musl-x86_64.so.1", format!("{musl}/lib/ld-musl-x86_64.so.1")).unwrap();
+    let (code, musl) = check(&mpich, &musl);
+    assert!(code == 1 && musl["error"].as_str().unwrap().contains("musl"), "{musl}");
+
+    let text = place.shell(&format!("SAMPAN_MPI_PATH={mpich} $sampan mpi check {image}")).ok();
+    assert!(
+        text.contains("verdict  --mpi=host can be used: ") && text.contains("are replaced"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_killed_rank_leaves_nothing() {
+    let (place, image) = place("mpich");
+    let script = format!("SAMPAN_LINGER=1 {HYDRA} -n 4 $sampan run {image} mpi_check die");
+    assert_ne!(place.shell(&script).code, 0);
+    let start = Instant::now();
+    let left = |what: &str| {
+        // The suite's other tests have places of their own.
+        let here = place.path("");
+        place.shell(&format!("{what} | grep -F '{}' || true", here.display())).ok()
+    };
+    // A server holds its image open.
+    let open = "for fd in /proc/[0-9]*/fd/*; do readlink $fd; done 2>/dev/null";
+    while !(left(open).is_empty() && left("cat /proc/self/mounts").is_empty()) {
+        assert!(start.elapsed() < Duration::from_secs(20), "{}", left(open));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(place.shell("ls $SAMPAN_SCRATCH/sampan-*/run").ok(), "");
+}
+
+#[test]
+fn an_inner_launcher_does_not_meet_the_outer_one() {
+    let (place, image) = place("mpich");
+    let inner = "mpiexec.hydra -launcher fork -n 2 mpi_check check";
+    let script = format!("{HYDRA} -n 1 $sampan run --mpi=container {image} {inner}");
+    assert!(place.shell(&script).ok().starts_with("ok 2 "), "{script}");
+}
