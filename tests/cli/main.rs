@@ -70,6 +70,7 @@ fn usage_errors_are_code_two() {
     assert_eq!(place.sampan(&["frobnicate"]).code, 2);
     assert_eq!(place.sampan(&["pull"]).code, 2);
     assert_eq!(place.sampan(&["images", "--help"]).code, 0);
+    assert!(place.sampan(&["exec", "image"]).fails(125).contains("no command"));
 }
 
 #[test]
@@ -77,4 +78,27 @@ fn a_broken_pipe_is_no_panic() {
     let place = Place::new();
     let ran = place.shell("$sampan man | head -1 >/dev/null; echo ${PIPESTATUS[0]}");
     assert!(!ran.err.contains("panicked"), "{}", ran.err);
+}
+
+#[test]
+fn an_environment_definition_file_stands_for_flags() {
+    let place = Place::new();
+    let image = place.image_dir();
+    place.write("home/.edf/base.toml", "workdir = '/opt'\n[env]\nA = 'base'\nGONE = ''\n");
+    let text = format!("base_environment = 'base'\nimage = '{image}'\n[env]\nB = '${{A_SET}}'\n");
+    place.write("home/.edf/mine.toml", text);
+    let script = "export A_SET=set GONE=here A=host; $sampan run --edf mine sh -c \
+                  'echo $A $B ${GONE-gone} $(pwd); touch /new && echo wrote'; \
+                  $sampan exec --edf mine --env A=flag --workdir /etc sh -c 'echo $A $(pwd)'; \
+                  $sampan run --edf mine --read-only touch /new 2>/dev/null || echo refused; \
+                  echo 'echo from a shell' | $sampan shell --edf ~/.edf/mine.toml";
+    let expected = "base set gone /opt\nwrote\nflag /etc\nrefused\nfrom a shell\n";
+    assert_eq!(place.shell(script).ok(), expected);
+    let said = place.sampan(&["run", "--edf", "mine", "true"]).fails(125);
+    assert!(said.contains("mine.toml:4: $A_SET is not set"), "{said}");
+    let said = place.sampan(&["run", "--edf", "other", "true"]).fails(125);
+    assert!(said.contains("other.toml"), "{said}");
+    place.write("home/.edf/none.toml", "workdir = '/'\n");
+    let said = place.sampan(&["exec", "--edf", "none", "true"]).fails(125);
+    assert!(said.contains("names no image"), "{said}");
 }

@@ -6,6 +6,7 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `SAMPAN_BIN` | the static release binary, where the user can reach it |
+//! | `SAMPAN_SPANK` | the Slurm plugin, where slurmd can reach it |
 //! | `SAMPAN_TEST_USER` | the ordinary user's name; no subuid range |
 //! | `SAMPAN_TEST_REGISTRY` | `host:port` of a real registry with the fixture images |
 //! | `SAMPAN_TEST_HOSTS` | directory of MPIs that a host might have, one below another |

@@ -1,4 +1,4 @@
-//! Everything a person types here: `cargo xtask demo|test|bench|fuzz|fixtures|layers`.
+//! Everything a person types here: `cargo xtask demo|test|bench|fuzz|spank|fixtures|layers`.
 #![forbid(unsafe_code)]
 
 mod bench;
@@ -10,6 +10,7 @@ mod layers;
 mod registry;
 mod run;
 mod setup;
+mod spank;
 mod test;
 
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ cargo xtask COMMAND
              [--with apptainer]
   fuzz       feed damaged bytes to the readers, for 30 seconds each:
              [--seconds N] [--seed N] [--target squashfs|sif|tar|ext]
+  spank      build the Slurm plugin, for the Slurm of this machine's headers
   fixtures   make the images that the other commands use (kept under target/)
   layers     check which crate may depend on which
 
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         ["bench-inside", job] => bench::measure(job),
         ["fuzz", ref options @ ..] => fuzz::run(options),
         ["fixtures"] => setup::run().and_then(|_| fixtures::make().map(drop)),
+        ["spank"] => spank::run(),
         ["layers"] => layers::check(),
         ["help" | "--help" | "-h"] => {
             println!("{HELP}");

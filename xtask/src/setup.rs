@@ -10,7 +10,7 @@ use crate::run::{cargo, output, root_shell, run as execute, target};
 pub(crate) const USER: &str = "sampan-test";
 
 /// What the commands need beside Rust.
-const PACKAGES: [&str; 35] = [
+const PACKAGES: [&str; 43] = [
     "build-essential",
     "mmdebstrap",
     "busybox-static",
@@ -46,6 +46,14 @@ const PACKAGES: [&str; 35] = [
     "jq",
     "uidmap",
     "time",
+    "python3",
+    "slurmd",
+    "slurmctld",
+    "slurm-client",
+    "slurm-wlm-basic-plugins",
+    "munge",
+    "libslurm-dev",
+    "libpmix2",
 ];
 
 /// Runs a script as root, without its output.

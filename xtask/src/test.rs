@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::error::Result;
 use crate::registry::Registry;
 use crate::run::{cargo, run as execute};
-use crate::{fixtures, fuzz, layers, setup};
+use crate::{fixtures, fuzz, layers, setup, spank};
 
 pub(crate) fn run() -> Result<()> {
     setup::run()?;
@@ -23,6 +23,7 @@ pub(crate) fn run() -> Result<()> {
         "-D",
         "warnings",
     ]))?;
+    spank::lint()?;
     if Command::new("cargo-deny").arg("--version").output().is_ok_and(|o| o.status.success()) {
         println!("== cargo-deny");
         execute(cargo().args(["deny", "--offline", "check", "bans", "licenses", "sources"]))?;
@@ -34,8 +35,11 @@ pub(crate) fn run() -> Result<()> {
     let registry = Registry::start(&images)?;
     println!("== release binary");
     let binary = setup::binary()?;
+    println!("== Slurm plugin");
+    let plugin = spank::build()?;
     println!("== unit tests");
     execute(cargo().args(["test", "--quiet", "--workspace", "--exclude", "sampan-tests"]))?;
+    spank::test()?;
     println!("== damaged bytes, for a few seconds; `cargo xtask fuzz` does it for longer");
     fuzz::run(&["--seconds", "5"])?;
     println!("== end-to-end tests, as user {}", setup::USER);
@@ -43,6 +47,7 @@ pub(crate) fn run() -> Result<()> {
         cargo()
             .args(["test", "--package", "sampan-tests", "--no-fail-fast", "--", "--test-threads=4"])
             .env("SAMPAN_BIN", &binary)
+            .env("SAMPAN_SPANK", &plugin)
             .env("SAMPAN_TEST_USER", setup::USER)
             .env("SAMPAN_TEST_REGISTRY", &registry.address)
             .env("SAMPAN_TEST_HOSTS", setup::hosts(&images)?),

@@ -14,7 +14,9 @@ use crate::args::{
     RemoveArgs, TagArgs,
 };
 use crate::error::CliError;
-use crate::{bars, building, listing, manual, output, prompt, report, run, sif_file, site, text};
+use crate::{
+    bars, building, listing, manual, output, prompt, report, run, sif_file, site, slurm, text,
+};
 
 /// Does it; the exit code.
 pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
@@ -54,6 +56,7 @@ pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
         Command::Tag(args) => tag(&engine, &globals, &args)?,
         Command::History(args) => history(&engine, &globals, &args)?,
         Command::Sif(args) => sif_file::run(args.command)?,
+        Command::Slurm(args) => slurm::run(&engine, args.command)?,
         Command::Cdi(args) => return cdi(&engine, &globals, args.command),
         Command::Mpi(args) => return mpi_check(&engine, &globals, &args.command),
         Command::Doctor(args) => return doctor(&engine, &args),

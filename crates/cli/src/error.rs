@@ -25,6 +25,14 @@ pub enum CliError {
     /// Standard output.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
+    /// What the Slurm plugin has left for a task.
+    #[error("cannot read the words of the task in {path:?}")]
+    Task {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A page of the manual.
     #[error("cannot write {path:?}")]
     Page {
@@ -97,6 +105,7 @@ impl CliError {
             | Self::Platform(_) => exit::USAGE,
             Self::Template { .. }
             | Self::Output(_)
+            | Self::Task { .. }
             | Self::Page { .. }
             | Self::Prompt { .. }
             | Self::Json(_) => exit::FAILURE,

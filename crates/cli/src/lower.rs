@@ -58,6 +58,15 @@ pub enum LowerError {
     /// An image's name that is not UTF-8.
     #[error("the image's name {0:?} is not UTF-8")]
     ImageName(OsString),
+    /// An environment definition file without an image.
+    #[error("{path:?} names no image, and neither does --image")]
+    EdfImage {
+        /// The file.
+        path: PathBuf,
+    },
+    /// `exec` without anything to execute.
+    #[error("there is no command: expected sampan exec [OPTIONS] {{IMAGE|--edf NAME}} COMMAND")]
+    NoCommand,
     /// A path that has no absolute form.
     #[error("cannot find {path:?} from the working directory")]
     Cwd {

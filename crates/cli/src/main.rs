@@ -14,6 +14,7 @@ mod args;
 mod bars;
 mod building;
 mod commands;
+mod edf;
 mod error;
 mod listing;
 mod lower;
@@ -25,6 +26,7 @@ mod report;
 mod run;
 mod sif_file;
 mod site;
+mod slurm;
 mod text;
 mod trace;
 
@@ -37,7 +39,13 @@ fn main() -> ExitCode {
         report::plain(reason, Some("chmod u-s,g-s the file: sampan needs no privilege"));
         return code(exit::ENGINE);
     }
-    let words: Vec<_> = std::env::args_os().collect();
+    let words = match slurm::expand(std::env::args_os().collect()) {
+        Ok(words) => words,
+        Err(error) => {
+            report::error(&error, None);
+            return code(exit::ENGINE);
+        }
+    };
     let container = words.get(1).is_some_and(|w| w == "run" || w == "exec" || w == "shell");
     let cli = match args::parse(words) {
         Ok(cli) => cli,

@@ -1,40 +1,55 @@
 //! `run`, `exec` and `shell`.
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use engine::{Engine, Resolved};
 use plan::{Command, render_text};
 use types::ImageRef;
 
-use crate::args::{ContainerArgs, DryRun, ExecArgs, Globals, RunArgs, ShellArgs, TestArgs};
+use crate::args::{DryRun, ExecArgs, Globals, RunArgs, ShellArgs, TestArgs};
+use crate::edf::{Described, describe};
 use crate::error::CliError;
+use crate::lower::LowerError;
 use crate::{bars, lower, output, report};
 
 /// Becomes the image's process.
 pub fn run(engine: &Engine, globals: &Globals, args: &RunArgs) -> Result<i32, CliError> {
-    let (image, words) = lower::split_words(&args.words)?;
-    let entrypoint = lower::entrypoint(args.entrypoint.as_ref());
-    let command = Command::Run { entrypoint, args: words };
-    start(engine, globals, &args.container, image, command)
+    let described = describe(&args.container, &args.words)?;
+    let given = lower::entrypoint(args.entrypoint.as_ref());
+    let without = described.entrypoint == Some(false) && !args.image_entrypoint;
+    let command = |resolved: &Resolved, words: Vec<OsString>| match given {
+        // An EDF names no command: the image's default words are it.
+        None if without && words.is_empty() => {
+            let words = resolved.config.cmd.iter().map(OsString::from).collect();
+            Command::Run { entrypoint: Some(Vec::new()), args: words }
+        }
+        None if without => Command::Run { entrypoint: Some(Vec::new()), args: words },
+        entrypoint => Command::Run { entrypoint, args: words },
+    };
+    start(engine, globals, described, command)
 }
 
 /// Becomes a command.
 pub fn exec(engine: &Engine, globals: &Globals, args: &ExecArgs) -> Result<i32, CliError> {
-    let (image, words) = lower::split_words(&args.words)?;
-    start(engine, globals, &args.container, image, Command::Exec { args: words })
+    let described = describe(&args.container, &args.words)?;
+    if described.words.is_empty() {
+        return Err(LowerError::NoCommand.into());
+    }
+    start(engine, globals, described, |_, args| Command::Exec { args })
 }
 
 /// Becomes the image's test.
 pub fn test(engine: &Engine, globals: &Globals, args: &TestArgs) -> Result<i32, CliError> {
-    let (image, words) = lower::split_words(&args.words)?;
-    start(engine, globals, &args.container, image, Command::Test { args: words })
+    let described = describe(&args.container, &args.words)?;
+    start(engine, globals, described, |_, args| Command::Test { args })
 }
 
 /// Becomes a shell.
 pub fn shell(engine: &Engine, globals: &Globals, args: &ShellArgs) -> Result<i32, CliError> {
-    let (image, words) = lower::split_words(&args.words)?;
-    let command = Command::Shell { shell: args.shell.clone(), args: words };
-    start(engine, globals, &args.container, image, command)
+    let described = describe(&args.container, &args.words)?;
+    let shell = args.shell.clone();
+    start(engine, globals, described, |_, args| Command::Shell { shell, args })
 }
 
 /// Finds an image. A name that a registry does not know may have meant a path.
@@ -53,14 +68,15 @@ pub fn resolve(engine: &Engine, globals: &Globals, name: &str) -> Result<Resolve
 fn start(
     engine: &Engine,
     globals: &Globals,
-    args: &ContainerArgs,
-    image: &str,
-    command: Command,
+    described: Described,
+    command: impl FnOnce(&Resolved, Vec<OsString>) -> Command,
 ) -> Result<i32, CliError> {
-    let resolved = resolve(engine, globals, image)?;
+    let Described { args, image, words, unset, .. } = described;
+    let resolved = resolve(engine, globals, &image)?;
     let skip = engine.config().no_mount.value;
-    let request = lower::request(args, &resolved, command, skip)?;
-    let container = engine.prepare(request, &resolved, &lower::devices(args))?;
+    let devices = lower::devices(&args);
+    let request = lower::request(&args, &resolved, command(&resolved, words), skip)?;
+    let container = engine.prepare(request, &resolved, &devices, &unset)?;
     if !globals.quiet {
         container.plan().warnings.iter().for_each(|text| report::warning(text));
     }

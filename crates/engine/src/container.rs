@@ -41,6 +41,8 @@ pub fn mount_source(path: &Path, origin: &str) -> Result<MountSource> {
 
 impl Engine {
     /// Decides a container: looks at the host and the image, starts nothing.
+    /// The variables `unset` are not inside, whether they are the caller's or
+    /// the image's.
     ///
     /// # Errors
     /// When the image cannot be opened, the request contradicts itself or the
@@ -50,8 +52,9 @@ impl Engine {
         request: RunRequest,
         resolved: &Resolved,
         devices: &Devices,
+        unset: &[String],
     ) -> Result<Container> {
-        self.decide(request, resolved, Some(devices))
+        self.decide(request, resolved, Some(devices), unset)
     }
 
     /// As [`Engine::prepare`], without what the host's integrations add: a
@@ -60,7 +63,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::prepare`].
     pub fn prepare_apart(&self, request: RunRequest, resolved: &Resolved) -> Result<Container> {
-        self.decide(request, resolved, None)
+        self.decide(request, resolved, None, &[])
     }
 
     fn decide(
@@ -68,8 +71,14 @@ impl Engine {
         mut request: RunRequest,
         resolved: &Resolved,
         wanted: Option<&Devices>,
+        unset: &[String],
     ) -> Result<Container> {
-        let facts = host::facts();
+        let mut facts = host::facts();
+        facts.env.retain(|(name, _)| !unset.iter().any(|one| name == one.as_str()));
+        request.config.env.retain(|pair| {
+            let name = pair.split('=').next().unwrap_or_default();
+            !unset.iter().any(|one| one == name)
+        });
         let mut warnings = Vec::new();
         if let (Some(cache), Some(image), Some(_)) =
             (&self.config().node_cache.value, &resolved.stored, wanted)

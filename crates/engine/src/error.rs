@@ -322,6 +322,15 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A name that is no part of a path.
+    #[error("{name:?} is no name for a container")]
+    NoContainerName {
+        /// The name.
+        name: String,
+    },
+    /// An environment definition file.
+    #[error(transparent)]
+    Edf(#[from] crate::edf::EdfError),
     /// A CDI device that cannot be had.
     #[error(transparent)]
     Cdi(#[from] host::cdi::CdiError),
@@ -421,6 +430,8 @@ impl Error {
             Self::Config(_)
             | Self::Registries(_)
             | Self::Name(_)
+            | Self::NoContainerName { .. }
+            | Self::Edf(_)
             | Self::LibrariesInPlace
             | Self::Cdi(host::cdi::CdiError::Name(_))
             | Self::Device { .. }

@@ -127,6 +127,9 @@ pub(crate) fn from_ext(
 /// Where the sockets and the log of image servers are, beside unpacked images.
 pub(crate) const RUN: &str = "run";
 
+/// What named containers have written, beside unpacked images.
+pub(crate) const NAMED: &str = "named";
+
 /// Removes every unpacked image of this user.
 pub(crate) fn clear(scratch: &Path) -> Result<()> {
     let cache = cache(scratch);
@@ -137,7 +140,7 @@ pub(crate) fn clear(scratch: &Path) -> Result<()> {
     let clear = || -> io::Result<()> {
         for entry in std::fs::read_dir(&cache)? {
             let entry = entry?;
-            if entry.file_name() != RUN {
+            if entry.file_name() != RUN && entry.file_name() != NAMED {
                 remove(&entry.path())?;
             }
         }
@@ -163,7 +166,7 @@ pub(crate) fn own_directory(path: &Path) -> Result<PathBuf> {
 }
 
 /// Removes a tree whose directories may be closed even to their owner.
-fn remove(path: &Path) -> io::Result<()> {
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     let meta = match std::fs::symlink_metadata(path) {
         Ok(meta) => meta,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),

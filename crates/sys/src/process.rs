@@ -78,6 +78,14 @@ pub fn close_others(keep: &[RawFd]) {
     close_range(first, u32::MAX);
 }
 
+/// Closes one descriptor, which the caller was given by number and has handed
+/// on to nothing.
+pub fn close(fd: RawFd) {
+    // SAFETY: nothing in this process owns the descriptor, says the caller.
+    // One that is not open is an error without consequence.
+    unsafe { libc::close(fd) };
+}
+
 fn close_range(first: u32, last: u32) {
     // SAFETY: the caller of `close_others` gives up every descriptor it does
     // not list. The result is of no use: an old kernel leaves them open, which

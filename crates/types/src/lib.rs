@@ -13,6 +13,7 @@
 
 mod config;
 mod digest;
+mod enroot;
 mod manifest;
 mod owner;
 mod platform;
@@ -21,6 +22,7 @@ mod size;
 
 pub use config::{ImageConfig, ImageConfigError, parse_image_config};
 pub use digest::{Algorithm, Digest, DigestError};
+pub use enroot::{EnrootNameError, from_enroot_name};
 pub use manifest::{
     Descriptor, DescriptorPlatform, Document, DocumentError, Index, LayerCompression, Manifest,
     media, parse_document,

@@ -8,27 +8,32 @@ use clap::{Args, ValueEnum};
 
 /// `run`.
 #[derive(Args, Debug)]
-#[command(override_usage = "sampan run [OPTIONS] IMAGE [COMMAND [ARG]...]")]
+#[command(override_usage = "sampan run [OPTIONS] {IMAGE|--edf NAME} [COMMAND [ARG]...]")]
 #[command(after_long_help = "Everything after IMAGE belongs to the command. Examples:
   sampan run docker://python:3.12 python3 -c 'print(1)'
   sampan run -B /scratch:/data:ro --cwd /data image.sqsh ./solve
   sampan run --isolate alpine:3 sh -c 'id; ls /'
+  sampan run --edf pytorch python3 train.py
   srun -n 64 sampan run mpi.sqsh ./simulation")]
 pub struct RunArgs {
     /// Replace the image's entrypoint; an empty value removes it
     #[arg(long, value_name = "PROGRAM", help_heading = "Process")]
     pub entrypoint: Option<OsString>,
+    /// With --edf: run the image's entrypoint, whatever the file says
+    #[arg(long, requires = "edf", conflicts_with = "entrypoint", help_heading = "Process")]
+    pub image_entrypoint: bool,
     /// Everything else.
     #[command(flatten)]
     pub container: ContainerArgs,
     /// The image, then the command in place of the image's own, and its arguments
-    #[arg(required = true, num_args = 1.., trailing_var_arg = true, value_names = ["IMAGE"])]
+    #[arg(required_unless_present = "edf", num_args = 1.., trailing_var_arg = true)]
+    #[arg(value_names = ["IMAGE"])]
     pub words: Vec<OsString>,
 }
 
 /// `exec`.
 #[derive(Args, Debug)]
-#[command(override_usage = "sampan exec [OPTIONS] IMAGE COMMAND [ARG]...")]
+#[command(override_usage = "sampan exec [OPTIONS] {IMAGE|--edf NAME} COMMAND [ARG]...")]
 #[command(after_long_help = "The image's entrypoint, default command, user and working \
     directory are not used; its variables are. Examples:
   sampan exec debian:12 cat /etc/os-release
@@ -38,7 +43,7 @@ pub struct ExecArgs {
     #[command(flatten)]
     pub container: ContainerArgs,
     /// The image, then the command and its arguments
-    #[arg(required = true, num_args = 2.., trailing_var_arg = true, value_names = ["IMAGE", "COMMAND"])]
+    #[arg(required = true, num_args = 1.., trailing_var_arg = true, value_names = ["IMAGE"])]
     pub words: Vec<OsString>,
 }
 
@@ -59,7 +64,7 @@ pub struct TestArgs {
 
 /// `shell`.
 #[derive(Args, Debug)]
-#[command(override_usage = "sampan shell [OPTIONS] IMAGE [ARG]...")]
+#[command(override_usage = "sampan shell [OPTIONS] {IMAGE|--edf NAME} [ARG]...")]
 #[command(after_long_help = "Opens bash where the image has it, else sh. Examples:
   sampan shell debian:12
   sampan shell --writable-tmpfs --root image.sqsh")]
@@ -71,7 +76,8 @@ pub struct ShellArgs {
     #[command(flatten)]
     pub container: ContainerArgs,
     /// The image, then arguments for the shell
-    #[arg(required = true, num_args = 1.., trailing_var_arg = true, value_names = ["IMAGE"])]
+    #[arg(required_unless_present = "edf", num_args = 1.., trailing_var_arg = true)]
+    #[arg(value_names = ["IMAGE"])]
     pub words: Vec<OsString>,
 }
 
@@ -244,6 +250,15 @@ pub struct ContainerArgs {
     #[arg(long, value_name = "NAME", help_heading = "Process")]
     pub app: Option<String>,
 
+    /// Take the image, mounts, variables and more from an environment definition file
+    ///
+    /// A name is looked for as NAME.toml in the directories of EDF_PATH, or else
+    /// in ~/.edf. All words then belong to the command. Flags win over the file.
+    #[arg(long, value_name = "NAME|PATH", help_heading = "Image")]
+    pub edf: Option<String>,
+    /// With --edf: this image in place of the file's
+    #[arg(long, value_name = "IMAGE", requires = "edf", help_heading = "Image")]
+    pub image: Option<String>,
     /// Whose MPI is used
     ///
     /// auto: the image's, wired to the launcher that started sampan (srun, mpirun, flux, PALS).

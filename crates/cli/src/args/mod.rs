@@ -8,6 +8,7 @@ mod images;
 mod mpi;
 mod sif;
 mod site;
+mod slurm;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ pub use images::{
 pub use mpi::{MpiArgs, MpiCommand};
 pub use sif::{SifAddArgs, SifArgs, SifCommand, SifFs, SifPart, SifType};
 pub use site::{ModuleFormat, SiteArgs, SiteCommand};
+pub use slurm::{SlurmArgs, SlurmCommand};
 
 /// Run, fetch and keep HPC containers as an ordinary user.
 ///
@@ -116,6 +118,9 @@ pub enum Command {
     Config(ConfigArgs),
     /// Help an administrator: a configuration of this host, modules of images
     Site(SiteArgs),
+    /// What the Slurm plugin needs
+    #[command(hide = true)]
+    Slurm(SlurmArgs),
     /// Print the version
     Version {
         /// Print JSON

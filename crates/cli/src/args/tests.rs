@@ -112,7 +112,7 @@ fn what_is_wrong_is_refused() {
         &["frobnicate"][..],
         &["pull"],
         &["run"],
-        &["exec", "img"],
+        &["exec"],
         &["run", "--pull", "sometimes", "img"],
         &["run", "--root", "--user", "1", "img"],
         &["run", "--writable", "--writable-tmpfs", "img"],
@@ -136,5 +136,17 @@ fn the_short_command_line_has_every_flag_of_the_full_one() {
             sub.get_arguments().map(|arg| arg.get_id().to_string()).collect()
         };
         assert_eq!(names(&short(name).unwrap()), names(&full()));
+    }
+}
+
+#[test]
+fn with_a_file_all_words_are_the_command() {
+    let args = run(&["--edf", "e", "--image", "img", "--image-entrypoint", "--", "sh", "-x"]);
+    assert_eq!(args.words, ["sh", "-x"]);
+    assert_eq!(args.container.edf.as_deref(), Some("e"));
+    assert!(args.image_entrypoint && args.container.image.as_deref() == Some("img"));
+    assert!(run(&["--edf=e"]).words.is_empty());
+    for words in [&["run", "--image", "img", "x"][..], &["run"], &["exec", "--edf", "e"]] {
+        assert!(parse_words(words).is_err(), "{words:?}");
     }
 }

@@ -1,0 +1,11 @@
+//! Promise: a step's tasks run in a container, and nothing else of the job
+//! changes. On a real cluster: slurmctld, munge and four slurmd.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+mod batch;
+mod cluster;
+mod flags;
+mod many;
+mod named;
+mod pbs;
+mod steps;

@@ -1,0 +1,71 @@
+//! What a container has written: kept under a name for the job, or in a file.
+
+use harness::Place;
+
+use crate::cluster::{Cluster, image_flag};
+use crate::many::wait_until;
+
+#[test]
+fn a_name_lasts_for_the_job_and_no_longer() {
+    let (cluster, place) = (Cluster::get(), Place::new());
+    let image = image_flag(&place.image_file());
+    // The epilog knows the site's settings, not the job's variables.
+    let script = format!(
+        "unset SAMPAN_SCRATCH; salloc -N1 -n4 bash -c 'echo $SLURM_JOB_ID; \
+         srun -n1 {image} --container-name=kept sh -c \"echo x >/etc/new\"; \
+         srun -n1 --container-name=kept:no_exec sh -c \"cat /etc/new; echo y >>/etc/new\"; \
+         srun -n4 --container-name=kept sh -c \"test $(wc -l </etc/new) = 2 && echo reads\"; \
+         srun -n4 --container-name=kept sh -c \"echo z >/etc/z\" 2>/dev/null || echo refused; \
+         srun -n2 --container-name=kept --container-writable sh -c \
+           \"echo own >>/etc/new; tail -n1 /etc/new\"; \
+         srun -n1 {image} --container-name=kept:create true; echo $?; \
+         srun -n1 --container-name=other true; echo $?; \
+         srun -n1 --container-image=/no/such --container-name=kept true; echo $?'"
+    );
+    // The inner shell is the one that expands.
+    let script = script.replace("\"test $(", "\"test \\$(");
+    let ran = cluster.shell(&place, &script);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert_eq!(
+        lines[1..],
+        ["x", "reads", "reads", "reads", "reads", "refused", "own", "own", "125", "125", "125"],
+        "{ran:?}"
+    );
+    for reason in ["exists already", "there is no container \"other\"", "was made from"] {
+        assert!(ran.err.contains(reason), "no {reason:?} in {}", ran.err);
+    }
+    let left = || place.shell(&format!("ls -d /tmp/sampan-*/named/*/{} 2>/dev/null", lines[0])).out;
+    wait_until("the epilog removes the names of a job", || left().is_empty());
+}
+
+#[test]
+fn one_step_writes_at_a_time() {
+    let (cluster, place) = (Cluster::get(), Place::new());
+    let image = image_flag(&place.image_file());
+    let script = format!(
+        "salloc -N1 -n2 bash -c 'srun -n1 --exact {image} --container-name=a sh -c \
+           \"echo up; until test -e end; do sleep 0.1; done\" >out & \
+         until grep -q up out 2>/dev/null; do sleep 0.1; done; \
+         srun -n1 --exact --container-name=a {image} true; echo $?; touch end; wait $!; echo $?'"
+    );
+    let ran = cluster.shell(&place, &script);
+    assert_eq!(ran.out, "125\n0\n", "{ran:?}");
+    assert!(ran.err.contains("in use by another step"), "{}", ran.err);
+}
+
+#[test]
+fn a_container_is_saved_to_a_file() {
+    let (cluster, place) = (Cluster::get(), Place::new());
+    let image = image_flag(&place.image_file());
+    let args = [&image, "--container-save=saved.sqsh", "sh", "-c", "echo x >/etc/new; exit 3"];
+    assert_eq!(cluster.srun(&place, &args).code, 3);
+    let args = ["--container-image=./saved.sqsh", "cat", "/etc/new", "/etc/marker"];
+    assert_eq!(cluster.srun(&place, &args).ok(), "x\nfrom the image\n");
+    assert_eq!(place.shell("$sampan images -q; ls $SAMPAN_SCRATCH/sampan-*/named").ok(), "");
+    let ran = cluster.srun(&place, &["-n2", &image, "--container-save=two.sqsh", "true"]);
+    assert!(ran.code == 125 && ran.err.contains("one task"), "{ran:?}");
+    let ran = cluster.srun(&place, &[&image, "--container-save=/no/such/dir/x.sqsh", "true"]);
+    assert!(ran.code == 0 && ran.err.contains("/no/such/dir"), "{ran:?}");
+    let ran = cluster.srun(&place, &[&image, "--container-name=x:exec", "true"]);
+    assert!(ran.code != 0 && ran.err.contains("exec is not supported"), "{ran:?}");
+}
