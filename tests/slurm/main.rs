@@ -6,6 +6,7 @@ mod batch;
 mod cluster;
 mod flags;
 mod many;
+mod mpi;
 mod named;
 mod pbs;
 mod steps;

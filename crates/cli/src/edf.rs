@@ -43,6 +43,8 @@ fn add(args: &ContainerArgs, words: &[OsString], edf: Edf) -> Result<Described, 
     let unset = empty.map(|(name, _)| name.clone()).collect();
     let set = edf.env.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
     let env: Vec<OsString> = set.map(|(name, value)| format!("{name}={value}").into()).collect();
+    let pair = |(name, value): (&String, &String)| format!("{name}={value}");
+    let annotations: Vec<String> = edf.annotations.iter().map(pair).collect();
     // Both ways to take writes are flags of their own, and so is an overlay.
     let chosen = args.read_only
         || args.writable
@@ -51,6 +53,8 @@ fn add(args: &ContainerArgs, words: &[OsString], edf: Edf) -> Result<Described, 
     let args = ContainerArgs {
         bind: [edf.mounts, args.bind.clone()].concat(),
         device: [edf.devices, args.device.clone()].concat(),
+        // The later one wins.
+        annotation: [annotations, args.annotation.clone()].concat(),
         workdir: args.workdir.clone().or(edf.workdir),
         env: [env, args.env.clone()].concat(),
         writable_tmpfs: args.writable_tmpfs || (!chosen && edf.writable.unwrap_or(true)),
