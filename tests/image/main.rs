@@ -7,5 +7,6 @@ mod faults;
 mod hostile;
 mod layered;
 mod layers;
+mod nodes;
 mod registry;
 mod sif_files;

@@ -72,22 +72,23 @@ fn sixteen_ranks_with_the_hosts_mpi() {
     let place = Place::new();
     let hosts = required("SAMPAN_TEST_HOSTS");
     let newer = Path::new(&hosts).join("mpich").display().to_string();
-    let cases: [(&str, &str, &[(&str, &str)], &str); 3] = [
-        ("--mpi=pmi2", "mpich", &[("SAMPAN_MPI", "host")], "MPICH Version:\t4.0.2"),
+    let host = ("SAMPAN_MPI", "host");
+    let cases = [
+        ("--mpi=pmi2", "mpich", vec![host], "MPICH Version:\t4.0.2"),
         (
             "--mpi=pmi2",
             "mpich",
-            &[("SAMPAN_MPI", "host"), ("SAMPAN_MPI_PATH", &newer)],
+            vec![host, ("SAMPAN_MPI_PATH", newer.as_str())],
             "MPICH Version:      5.0.2",
         ),
-        ("--mpi=pmix", "openmpi", &[("SAMPAN_MPI", "host")], "Open MPI v4.1.4"),
+        ("--mpi=pmix", "openmpi", vec![host], "Open MPI v4.1.4"),
     ];
     for (mpi, image, env, version) in cases {
-        let out = ranks(&place, mpi, image, true, env).ok();
+        let out = ranks(&place, mpi, image, true, &env).ok();
         assert_eq!(out, format!("ok 16 {version}\n"), "{env:?}");
         let name = format!("{}/{image}", registry());
         let mut plan = place.sampan_command(&["run", "--explain", &name]);
-        let text = harness::run(plan.envs(env.iter().copied())).ok();
+        let text = harness::run(plan.envs(env.clone())).ok();
         let counted = text.lines().find(|line| line.contains("of the image's replaced"));
         assert!(counted.is_some_and(|line| !line.contains(" 0 of the image's")), "{text}");
     }

@@ -17,6 +17,12 @@ use crate::{Engine, Error, Event, LayerInfo, Result, SharedProgress, policy};
 /// The most bytes of an image configuration.
 const LARGEST_CONFIG: u64 = 16 << 20;
 
+/// Says that another process does what this one waits for.
+pub(crate) fn waiting(state: &store::WaitState) -> Event {
+    let holder = state.holder.as_ref().map(|owner| format!("{}:{}", owner.host, owner.pid));
+    Event::Waiting { holder }
+}
+
 /// What a pull brought.
 #[derive(Clone, Debug)]
 pub struct Pulled {
@@ -87,10 +93,7 @@ impl Engine {
     }
 
     fn begin(&self, id: &ImageId, progress: &SharedProgress) -> Result<Begin> {
-        let waiting = |state: store::WaitState| {
-            let holder = state.holder.map(|owner| format!("{}:{}", owner.host, owner.pid));
-            progress.event(Event::Waiting { holder });
-        };
+        let waiting = |state: store::WaitState| progress.event(waiting(&state));
         Ok(self.store()?.begin(id, &waiting)?)
     }
 

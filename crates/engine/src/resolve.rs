@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use plan::{ImagePart, RootSource};
 use registry::{Environment, RegistriesConf};
-use store::{ImageId, Store, StoredImage, canonical_reference};
+use store::{Flight, ImageId, Store, StoredImage, canonical_reference};
 use types::{ImageConfig, ImageRef, RegistryRef};
 
 use crate::built;
 use crate::image_file::{self, Form, Part};
+use crate::pull::waiting;
 use crate::{Config, Engine, Error, PullPolicy, Result, SharedProgress, transport, unpack};
 
 /// An image that can be run.
@@ -56,8 +57,32 @@ impl Engine {
             let origin = self.config().pull.origin.to_string();
             return Err(Error::NotPulled { name, origin });
         }
+        if let (PullPolicy::Missing, ImageRef::Registry(_)) = (policy, image) {
+            return self.fetch_once(name, image, progress);
+        }
         let pulled = self.pull(image, progress)?;
         Ok(Resolved::of_stored(name, pulled.image))
+    }
+
+    /// Fetches what is not there. Of all who want it over one store, one asks
+    /// the registry what the name means, and the others wait.
+    fn fetch_once(
+        &self,
+        name: String,
+        image: &ImageRef,
+        progress: &SharedProgress,
+    ) -> Result<Resolved> {
+        let waiting = |state: store::WaitState| progress.event(waiting(&state));
+        let platform = &self.config().platform.value;
+        // Whatever fails in looking fails again, and says so, in the pull.
+        let found = || Ok(self.stored(image).unwrap_or_default());
+        match self.store()?.flight(&format!("{name} {platform}"), &waiting, &found)? {
+            Flight::Found(stored) => Ok(Resolved::of_stored(name, stored)),
+            Flight::Yours(_turn) => {
+                let pulled = self.pull(image, progress)?;
+                Ok(Resolved::of_stored(name, pulled.image))
+            }
+        }
     }
 
     /// The image in the stores, if it is there. Asks no registry.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
 use types::{Digest, DigestError};
 
 /// The digest of an image's manifest. The manifest is of one platform, so that
@@ -35,6 +36,13 @@ impl ImageId {
     #[must_use]
     pub fn short(&self) -> &str {
         self.0.short()
+    }
+
+    /// What locks the looking up of a name. It is no image's: nobody finds a
+    /// manifest of such a digest.
+    pub(crate) fn of_name(name: &str) -> Self {
+        let bytes = sha2::Sha256::digest(format!("reference {name}").as_bytes());
+        Self(Digest::sha256(&bytes.into()))
     }
 
     /// From digits alone; their number tells the algorithm.

@@ -97,7 +97,7 @@ pub use lease::Lease;
 pub use owner::Owner;
 pub use prune::{PruneOptions, PruneReport, Pruned, PrunedKind};
 pub use record::{ImageRecord, LayerRecord, RefRecord, canonical_reference, unix_now};
-pub use ticket::{Begin, Ticket, WaitState};
+pub use ticket::{Begin, Flight, Ticket, Turn, WaitState};
 
 use files::{Json, Root, read_json};
 

@@ -46,6 +46,21 @@ pub struct Ticket {
     lock: Lock,
 }
 
+/// Who looks a name up.
+#[derive(Debug)]
+pub enum Flight<T> {
+    /// Another one has, and this was found.
+    Found(T),
+    /// This caller does; others wait until the value is dropped.
+    Yours(Turn),
+}
+
+/// The right to look a name up for all who wait.
+#[derive(Debug)]
+pub struct Turn {
+    _lock: Lock,
+}
+
 impl Store {
     /// Waits until the image is there, or until it is this caller's to
     /// convert. `waiting` is called before each wait, between 20 ms and 500 ms
@@ -54,12 +69,46 @@ impl Store {
     /// # Errors
     /// When the user's store cannot be read or written.
     pub fn begin(&self, id: &ImageId, waiting: &dyn Fn(WaitState)) -> Result<Begin> {
+        let found = || self.image(id);
+        Ok(match self.wait_for(id, waiting, &found)? {
+            Ok(image) => Begin::Present(image),
+            Err(lock) => {
+                let (store, id) = (self.clone(), id.clone());
+                Begin::Build(Ticket { store, id, file: None, scratch: Vec::new(), lock })
+            }
+        })
+    }
+
+    /// Waits until `found` has something, or until it is this caller's turn to
+    /// look up what a name means: of a thousand nodes that want one image, one
+    /// asks the registry.
+    ///
+    /// # Errors
+    /// When the user's store cannot be read or written, and those of `found`.
+    pub fn flight<T>(
+        &self,
+        name: &str,
+        waiting: &dyn Fn(WaitState),
+        found: &dyn Fn() -> Result<Option<T>>,
+    ) -> Result<Flight<T>> {
+        let key = ImageId::of_name(name);
+        let waited = self.wait_for(&key, waiting, found)?;
+        Ok(waited.map_or_else(|lock| Flight::Yours(Turn { _lock: lock }), Flight::Found))
+    }
+
+    /// Waits until `found` has something, or until this caller has the lock.
+    fn wait_for<T>(
+        &self,
+        id: &ImageId,
+        waiting: &dyn Fn(WaitState),
+        found: &dyn Fn() -> Result<Option<T>>,
+    ) -> Result<std::result::Result<T, Lock>> {
         let start = Instant::now();
         let mut watch: Option<Watch> = None;
         let mut wait = FIRST_WAIT;
         loop {
-            if let Some(image) = self.image(id)? {
-                return Ok(Begin::Present(image));
+            if let Some(value) = found()? {
+                return Ok(Ok(value));
             }
             let watch = watch.get_or_insert_with(|| Watch::new(self.timing.foreign_lock));
             match lock::try_acquire(&self.root, id, watch, self.timing.heartbeat)? {
@@ -68,20 +117,8 @@ impl Store {
                     std::thread::sleep(jitter(wait));
                     wait = (wait * 3 / 2).min(LONGEST_WAIT);
                 }
-                Try::Acquired(lock) => {
-                    // The former holder may have committed since the look above.
-                    if let Some(image) = self.image(id)? {
-                        return Ok(Begin::Present(image));
-                    }
-                    let (store, id) = (self.clone(), id.clone());
-                    return Ok(Begin::Build(Ticket {
-                        store,
-                        id,
-                        file: None,
-                        scratch: Vec::new(),
-                        lock,
-                    }));
-                }
+                // The former holder may have finished since the look above.
+                Try::Acquired(lock) => return Ok(found()?.ok_or(lock)),
             }
         }
     }
