@@ -23,6 +23,7 @@ cargo xtask COMMAND
   bench      compare with the installed peers, in turns, as ratios:
              [--runs N] [--rows start,numpy,pull,find,cat,cat4,import,random] [--tools NAME,NAME]
              [--with apptainer]
+             mpi [--runs N]: MPI in containers against bare
   fuzz       feed damaged bytes to the readers, for 30 seconds each:
              [--seconds N] [--seed N] [--target squashfs|sif|tar|ext]
   spank      build the Slurm plugin, for the Slurm of this machine's headers

@@ -11,6 +11,7 @@ mod apptainer;
 mod building;
 mod files;
 mod measure;
+mod mpi;
 mod peers;
 mod report;
 mod writing;
@@ -127,6 +128,9 @@ fn parse(args: &[&str]) -> Result<Options> {
 }
 
 pub(crate) fn run(args: &[&str]) -> Result<()> {
+    if let ["mpi", rest @ ..] = args {
+        return mpi::run(rest);
+    }
     let options = parse(args)?;
     setup::run()?;
     let sampan = setup::binary()?;
