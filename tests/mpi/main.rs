@@ -113,6 +113,22 @@ fn the_hosts_open_mpi_5_runs_a_program_of_open_mpi_4() {
     assert_eq!(place.shell(&own).ok(), "ok 4 Open MPI v4.1.4\n");
 }
 
+/// The image's MPI stays, what it talks through is the host's.
+#[test]
+fn the_hosts_network_serves_the_images_mpi() {
+    let (place, image) = place("mpich");
+    let libraries = "grep -o '/[^ ]*lib\\(ucp\\|mpich\\)[^ ]*' /proc/self/maps | sort -u";
+    let preload = "LD_PRELOAD='libucp.so.0 libmpich.so.12'";
+    let script = format!("$sampan exec --fabric=host {image} sh -c \"{preload} {libraries}\"");
+    let out = place.shell(&script).ok();
+    assert!(
+        out.contains("/.sampan/lib/libucp.so.0") && !out.contains("/.sampan/lib/libmpich"),
+        "{out}"
+    );
+    let script = format!("{HYDRA} -n 4 $sampan run --fabric=host {image} mpi_check check");
+    assert!(place.shell(&script).ok().starts_with("ok 4 "));
+}
+
 #[test]
 fn a_check_tells_before_anything_is_started() {
     let (place, image) = place("mpich");

@@ -7,17 +7,18 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use host::DirectoryTree;
+use host::companions::with_companions;
 use host::edits::{Edits, HostLibrary};
 use host::hooks::Hook;
 use host::inject::{Injection, Mounted, Wanted, inject};
 use host::libraries::{Libc, Libraries, Library};
 use host::mpi::{self, Policy};
 use plan::{
-    Contribution, FileSpec, HostFacts, MountSource, MountSpec, Rank, RootEmulation, RunRequest,
-    SearchTree, SkeletonKind, Writable,
+    Contribution, FileSpec, HostFacts, MountFlags, MountSource, MountSpec, Rank, RootEmulation,
+    RunRequest, SearchTree, SkeletonKind, Writable,
 };
 
-use crate::{Config, Devices, Engine, Error, Resolved, Result, devices};
+use crate::{Config, Devices, Engine, Error, Resolved, Result, devices, mount_source};
 
 /// Whose MPI a container uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +46,34 @@ impl FromStr for MpiMode {
             "none" => Ok(Self::None),
             _ => Err(format!("{text:?} is none of auto, host, container and none")),
         }
+    }
+}
+
+/// Whose network libraries a container uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fabric {
+    /// The image's.
+    #[default]
+    None,
+    /// The host's, in place of those that the image has.
+    Host,
+}
+
+impl FromStr for Fabric {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "host" => Ok(Self::Host),
+            _ => Err(format!("{text:?} is neither none nor host")),
+        }
+    }
+}
+
+impl fmt::Display for Fabric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Host { "host" } else { "none" })
     }
 }
 
@@ -113,7 +142,8 @@ impl Engine {
         let wants = |one: &Edits| {
             !(one.libraries.is_empty() && one.fallbacks.is_empty() && one.cache_folders.is_empty())
         };
-        if mode == MpiMode::Host || edits.iter().any(wants) {
+        let fabric = self.config().fabric.value == Fabric::Host;
+        if mode == MpiMode::Host || fabric || edits.iter().any(wants) {
             if request.writable == Writable::InPlace {
                 return Err(Error::LibrariesInPlace);
             }
@@ -149,6 +179,9 @@ impl Engine {
             beside.env = check.companions.env;
             added.contributions.push(beside);
         }
+        if config.fabric.value == Fabric::Host {
+            self.fabric(request, &host, &image, &mut injection, added)?;
+        }
         let mut mounted = Vec::new();
         let mut links = Contribution::new(Rank::Host, "names of mounted libraries");
         let mut wanted = Vec::new();
@@ -162,7 +195,8 @@ impl Engine {
                 wanted.push(Wanted { mounted: true, ..plain });
             }
         }
-        if let (false, libc @ (Libc::Musl | Libc::None)) = (wanted.is_empty(), image.libc()) {
+        let none = wanted.is_empty() && config.fabric.value == Fabric::None;
+        if let (false, libc @ (Libc::Musl | Libc::None)) = (none, image.libc()) {
             let text = format!("the image has {libc}: no library of the host can be used in it");
             added.warnings.push(text);
             wanted.clear();
@@ -178,6 +212,42 @@ impl Engine {
             injection.taken.len()
         );
         added.contributions.extend([links, all]);
+        Ok(())
+    }
+}
+
+impl Engine {
+    /// The host's network libraries, and its devices where /dev is the
+    /// container's own.
+    fn fabric(
+        &self,
+        request: &RunRequest,
+        host: &Libraries<'_>,
+        image: &Libraries<'_>,
+        injection: &mut Injection,
+        added: &mut Added,
+    ) -> Result<()> {
+        let wanted = host::fabric::wanted(host, image);
+        // None of them is required, so this cannot fail.
+        let (libraries, beside) = with_companions(host, image, wanted).unwrap_or_default();
+        added.warnings.extend(libraries.warnings.iter().cloned());
+        injection.merge(libraries);
+        let mut all = Contribution::new(Rank::Host, "--fabric=host: the host's network");
+        // What an MPI of the host brings is there already.
+        let known = |target: &Path| {
+            let mut mounts = added.contributions.iter().flat_map(|one| &one.mounts);
+            mounts.any(|mount| mount.target == target)
+        };
+        all.mounts = beside.mounts.into_iter().filter(|mount| !known(&mount.target)).collect();
+        all.env = beside.env;
+        if request.isolation.contain {
+            for path in host::fabric::devices(host) {
+                let source = mount_source(&path, "--fabric=host")?;
+                let (target, flags) = (path, MountFlags::default());
+                all.mounts.push(MountSpec { source, target, flags, optional: true });
+            }
+        }
+        added.contributions.push(all);
         Ok(())
     }
 }

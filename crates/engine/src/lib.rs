@@ -61,7 +61,7 @@ pub use export::{ExportOptions, Exported, apptainer_scripts};
 pub use host::cdi::Listed as CdiDevice;
 pub use host::gpu::Choice as GpuChoice;
 pub use inspect::Inspected;
-pub use integrate::MpiMode;
+pub use integrate::{Fabric, MpiMode};
 pub use progress::{Event, LayerInfo, Progress, SharedProgress, Silent};
 pub use pull::Pulled;
 pub use resolve::Resolved;

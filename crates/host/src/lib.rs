@@ -8,8 +8,10 @@
 
 mod accounts;
 pub mod cdi;
+pub mod companions;
 pub mod edits;
 pub mod elf;
+pub mod fabric;
 pub mod gpu;
 pub mod hooks;
 pub mod inject;

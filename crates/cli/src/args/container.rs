@@ -270,6 +270,10 @@ pub struct ContainerArgs {
     #[arg(long, value_name = "POLICY", value_parser = PossibleValuesParser::new(["major", "full", "strict"]), help_heading = "Host")]
     pub mpi_policy: Option<String>,
 
+    /// Whose network libraries are used: host puts the host's libfabric, UCX and verbs in
+    /// place of those that the image has, whatever its MPI is
+    #[arg(long, value_name = "MODE", value_parser = PossibleValuesParser::new(["none", "host"]), help_heading = "Host")]
+    pub fabric: Option<String>,
     /// Tell hooks something of the container
     #[arg(long, value_name = "NAME=VALUE", help_heading = "Host")]
     pub annotation: Vec<String>,

@@ -186,6 +186,7 @@ impl Command {
                 add("pull", "--pull", &container.pull);
                 add("mpi", "--mpi", &container.mpi);
                 add("mpi_policy", "--mpi-policy", &container.mpi_policy);
+                add("fabric", "--fabric", &container.fabric);
                 let no_mount = &container.no_mount;
                 let joined = (!no_mount.is_empty()).then(|| no_mount.join(","));
                 add("no_mount", "--no-mount", &joined);

@@ -255,6 +255,18 @@ pub(super) const KEYS: &[Key] = &[
         show: |config| (paths(&config.mpi_path.value, ":"), &config.mpi_path.origin),
     },
     Key {
+        name: "fabric",
+        variable: "SAMPAN_FABRIC",
+        separator: None,
+        expected: "none or host",
+        of_site: false,
+        set: |config, words, origin, _| {
+            put(&mut config.fabric, one(words)?.parse()?, origin);
+            Ok(())
+        },
+        show: |config| (config.fabric.value.to_string(), &config.fabric.origin),
+    },
+    Key {
         name: "mirrors",
         variable: "SAMPAN_MIRRORS",
         separator: Some(','),

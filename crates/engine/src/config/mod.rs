@@ -18,6 +18,7 @@
 //! | `mpi` | `SAMPAN_MPI` | whose MPI a container uses: `auto`, `host`, `container` or `none` |
 //! | `mpi_policy` | `SAMPAN_MPI_POLICY` | how well the host's has to fit: `major`, `full` or `strict` |
 //! | `mpi_path` | `SAMPAN_MPI_PATH` | where the host's MPI is installed, in place of a search |
+//! | `fabric` | `SAMPAN_FABRIC` | whose network libraries a container uses: `none` (the image's) or `host` |
 //! | `mirrors` | `SAMPAN_MIRRORS` | mirrors for bootstraps, RELEASE=URL |
 //! | `no_mount` | `SAMPAN_NO_MOUNT` | default mounts to leave out |
 //! | `cdi_dirs` | `SAMPAN_CDI_DIRS` | directories of CDI specs; a later one wins |
@@ -57,8 +58,8 @@ use serde::Serialize;
 use squashfs::Compression;
 use types::Platform;
 
-use crate::MpiMode;
 use crate::bind::Bind;
+use crate::{Fabric, MpiMode};
 
 /// Where a value came from. A later variant wins over an earlier one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -253,6 +254,8 @@ pub struct Config {
     pub mpi: Setting<MpiMode>,
     /// How well the host's MPI has to fit.
     pub mpi_policy: Setting<Policy>,
+    /// Whose network libraries a container uses.
+    pub fabric: Setting<Fabric>,
     /// Where the host's MPI is installed; empty where it is to be found.
     pub mpi_path: Setting<Vec<PathBuf>>,
     /// Mirrors of distributions' packages: the name of a release, and its mirror.
@@ -363,6 +366,7 @@ impl Config {
             binds: Setting::default(Vec::new()),
             mpi: Setting::default(MpiMode::Auto),
             mpi_policy: Setting::default(Policy::Major),
+            fabric: Setting::default(Fabric::None),
             mpi_path: Setting::default(Vec::new()),
             mirrors: Setting::default(Vec::new()),
             no_mount: Setting::default(Skip::default()),

@@ -7,7 +7,6 @@
 //! compares, and says which libraries would be taken; nothing is started for
 //! it, so a job need not be queued to learn that it cannot work.
 
-mod companions;
 mod find;
 
 use std::fmt;
@@ -17,10 +16,10 @@ use std::str::FromStr;
 use plan::MountSpec;
 use serde::Serialize;
 
+use crate::companions::{Companions, with_companions};
 use crate::inject::{InjectError, Injection, Wanted};
 use crate::libraries::{Libc, Libraries, Library};
 
-pub use companions::Companions;
 pub use find::{discover, host_search, image_search};
 
 /// MPI libraries whose programs work with each other's.
@@ -325,7 +324,7 @@ fn decide(check: &mut Check, host: &Libraries<'_>, image: &Libraries<'_>) -> Res
         wanted.push(Wanted { replaces, aliases, ..one });
     }
     check.warnings = warnings;
-    (check.injection, check.companions) = companions::with_companions(host, image, wanted)?;
+    (check.injection, check.companions) = with_companions(host, image, wanted)?;
     check.warnings.extend(check.injection.warnings.iter().cloned());
     Ok(())
 }

@@ -81,7 +81,10 @@ const PLACES: [Place; 5] = [
 ];
 
 /// Decides which libraries are taken, those that plugins need among them.
-pub(super) fn with_companions(
+///
+/// # Errors
+/// When a required one does not work in the image.
+pub fn with_companions(
     host: &Libraries<'_>,
     image: &Libraries<'_>,
     mut wanted: Vec<Wanted>,
