@@ -12,3 +12,4 @@ mod mounts;
 mod process;
 mod served;
 mod sharing;
+mod site;
