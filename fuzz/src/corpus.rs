@@ -87,6 +87,16 @@ pub(crate) fn ext() -> Vec<Vec<u8>> {
     foreign!["ext/ext2.img", "ext/ext4.img"].to_vec()
 }
 
+/// Small files of binutils: a library with versions of symbols, a program.
+pub(crate) fn elf() -> Vec<Vec<u8>> {
+    foreign!["elf/libx.so", "elf/program"].to_vec()
+}
+
+/// In the present format, and with the old one before it.
+pub(crate) fn ldcache() -> Vec<Vec<u8>> {
+    foreign!["ldcache/glibc-2.36", "ldcache/compat"].to_vec()
+}
+
 /// Specs as the vendors' tools write them, and one with every field.
 pub(crate) fn cdi() -> Vec<Vec<u8>> {
     foreign!["cdi/nvidia.yaml", "cdi/amd.json", "cdi/every-field.json"].to_vec()

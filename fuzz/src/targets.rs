@@ -24,6 +24,8 @@ pub(crate) fn all() -> Vec<Target> {
         Target { name: "ext", corpus: corpus::ext(), run: ext },
         Target { name: "cdi", corpus: corpus::cdi(), run: cdi },
         Target { name: "hook", corpus: corpus::hook(), run: hook },
+        Target { name: "elf", corpus: corpus::elf(), run: elf },
+        Target { name: "ldcache", corpus: corpus::ldcache(), run: ldcache },
     ]
 }
 
@@ -170,4 +172,23 @@ fn cdi(input: &[u8]) -> bool {
 /// A hook of a hooks directory.
 fn hook(input: &[u8]) -> bool {
     host::hooks::HookFile::parse(std::path::Path::new("hook.json"), input).is_ok()
+}
+
+fn elf(input: &[u8]) -> bool {
+    let read = |at: u64, len: usize| {
+        let rest = input.get(usize::try_from(at).ok()?..)?;
+        Some(rest[..len.min(rest.len())].to_vec())
+    };
+    host::elf::read(&read).is_some()
+}
+
+fn ldcache(input: &[u8]) -> bool {
+    match host::ldcache::parse(input) {
+        // What was read can be written, and is the same again.
+        Ok(entries) => {
+            let again = host::ldcache::parse(&host::ldcache::write(&entries));
+            again.is_ok_and(|again| again.len() == entries.len())
+        }
+        Err(_) => false,
+    }
 }

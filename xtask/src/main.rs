@@ -25,7 +25,7 @@ cargo xtask COMMAND
              [--with apptainer]
              mpi [--runs N]: MPI in containers against bare
   fuzz       feed damaged bytes to the readers, for 30 seconds each:
-             [--seconds N] [--seed N] [--target squashfs|sif|tar|ext]
+             [--seconds N] [--seed N] [--target squashfs|sif|tar|ext|cdi|hook|elf|ldcache]
   spank      build the Slurm plugin, for the Slurm of this machine's headers
   fixtures   make the images that the other commands use (kept under target/)
   layers     check which crate may depend on which
