@@ -40,7 +40,7 @@ const DAEMONS: &str = r#"
 cd "$1"; export SLURM_CONF=$PWD/etc/slurm.conf
 end() {
   scancel --quiet --user="$2" 2>/dev/null
-  for i in $(seq 50); do [ -n "$(squeue -h 2>/dev/null)" ] || break; sleep 0.1; done
+  for i in $(seq 200); do [ -n "$(squeue -h 2>/dev/null)" ] || break; sleep 0.1; done
   # Ended in this order, the controller misses nobody.
   kill $nodes; wait $nodes; kill $controller; wait $controller; kill $munge; wait $munge
   cd /; rm -rf "$1"
