@@ -147,10 +147,14 @@ pub struct Libraries<'a> {
     tree: &'a dyn SearchTree,
     /// The search path that comes first, as of `LD_LIBRARY_PATH`.
     search: Vec<PathBuf>,
+    /// The standard directories that are there, each once.
+    standard: Vec<PathBuf>,
     cache: Vec<Entry>,
     has_cache: bool,
     /// What was found at paths: a search asks for the same ones again and again.
     known: RefCell<HashMap<PathBuf, Option<Library>>>,
+    /// Directories without symbolic links.
+    parents: RefCell<HashMap<PathBuf, Option<PathBuf>>>,
 }
 
 impl<'a> Libraries<'a> {
@@ -166,7 +170,15 @@ impl<'a> Libraries<'a> {
         });
         let has_cache = cache.is_some();
         let cache = cache.unwrap_or_default();
-        Self { tree, search, has_cache, cache, known: RefCell::default() }
+        let mut standard = Vec::new();
+        for dir in STANDARD.map(Path::new) {
+            let Ok((real, Some(entry))) = resolve(tree, dir) else { continue };
+            if entry.kind == EntryKind::Directory && !standard.contains(&real) {
+                standard.push(real);
+            }
+        }
+        let (known, parents) = (RefCell::default(), RefCell::default());
+        Self { tree, search, standard, cache, has_cache, known, parents }
     }
 
     /// The tree.
@@ -203,7 +215,7 @@ impl<'a> Libraries<'a> {
         let name = name.to_owned();
         let cached = self.cache.iter().filter(|entry| entry.name == name);
         let cached: Vec<PathBuf> = cached.map(|entry| entry.path.clone().into()).collect();
-        let standard = STANDARD.iter().map(|dir| Path::new(dir).join(&name));
+        let standard = self.standard.iter().map(|dir| dir.join(&name));
         let first: Vec<PathBuf> = self.search.iter().map(|dir| dir.join(&name)).collect();
         let standard: Vec<PathBuf> = standard.collect();
         first.into_iter().chain(cached).chain(standard)
@@ -228,11 +240,20 @@ impl<'a> Libraries<'a> {
         Some(Library { name, path: path.to_owned(), version, elf, real })
     }
 
+    fn real_directory(&self, dir: &Path) -> Option<PathBuf> {
+        if let Some(known) = self.parents.borrow().get(dir) {
+            return known.clone();
+        }
+        let real = resolve(self.tree, dir).ok().map(|(real, _)| real);
+        self.parents.borrow_mut().insert(dir.to_owned(), real.clone());
+        real
+    }
+
     /// Where a path leads, and the longest version on the way.
     fn follow(&self, path: &Path, mut version: Version) -> Option<(PathBuf, Version)> {
         let mut path = path.to_owned();
         for _ in 0..40 {
-            let (parent, _) = resolve(self.tree, path.parent()?).ok()?;
+            let parent = self.real_directory(path.parent()?)?;
             let here = parent.join(path.file_name()?);
             let of_name = Version::of(here.file_name()?.to_str()?);
             if of_name.0.len() > version.0.len() {
@@ -258,9 +279,8 @@ impl<'a> Libraries<'a> {
                 names.push(name.to_owned());
             }
         };
-        let standard = STANDARD.iter().map(PathBuf::from);
-        for dir in self.search.iter().cloned().chain(standard) {
-            for name in self.listing(&dir) {
+        for dir in self.search.iter().chain(&self.standard) {
+            for name in self.listing(dir) {
                 add(&name);
             }
         }
