@@ -127,6 +127,8 @@ fn configuration(facts: &SiteFacts) -> String {
     say("# Shown whatever a user asks for, and never shown by a user's bind.");
     say("#forced_binds = [\"/etc/site-banner:/etc/motd:ro\"]");
     say("#forbidden_binds = [\"/var/spool/slurm\"]");
+    say("# Whose libfabric, UCX and verbs serve the image's MPI: none (the image's) or host.");
+    say("#fabric = \"none\"");
     say("\n[mpi]");
     say(
         "# auto: the image's MPI with the host's launcher; host: the host's libraries in its place.",
