@@ -80,12 +80,16 @@ impl Engine {
             !unset.iter().any(|one| one == name)
         });
         let mut warnings = Vec::new();
+        let mut copied = false;
         if let (Some(cache), Some(image), Some(_)) =
             (&self.config().node_cache.value, &resolved.stored, wanted)
         {
             let limit = self.config().node_cache_size.value;
             match node_cache::copy(cache, limit, image) {
-                Ok(path) => request.root = RootSource::squashfs(path, 0),
+                Ok(path) => {
+                    request.root = RootSource::squashfs(path, 0);
+                    copied = true;
+                }
                 Err(e) => warnings.push(format!("the image was not copied to this node: {e}")),
             }
         }
@@ -143,7 +147,8 @@ impl Engine {
             })?);
         }
         let keeper = match &resolved.stored {
-            Some(stored) if stored.writable && image.is_some() => {
+            // A copy on this node needs no lease in the store.
+            Some(stored) if stored.writable && image.is_some() && !copied => {
                 let store = self.store()?.clone();
                 let keeper = LeaseKeeper { store, image: stored.id.clone(), lease: None };
                 Some(Box::new(keeper) as Box<dyn Keeper>)

@@ -1,7 +1,7 @@
 //! What the host adds to a container: the launcher's wires, its MPI, its
 //! libraries.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -17,6 +17,7 @@ use plan::{
     Contribution, FileSpec, HostFacts, MountFlags, MountSource, MountSpec, Rank, RootEmulation,
     RunRequest, SearchTree, SkeletonKind, Writable,
 };
+use types::ImageConfig;
 
 use crate::{Config, Devices, Engine, Error, Resolved, Result, devices, mount_source};
 
@@ -88,10 +89,6 @@ impl fmt::Display for MpiMode {
     }
 }
 
-/// Variables of an outer launcher, by how they begin; an inner one would take
-/// itself for a rank.
-const WIRES: [&str; 6] = ["PMI_", "PMIX_", "PMI2_", "OMPI_", "PRTE_", "HYDI_"];
-
 /// Leaves out the namespaces in which the ranks of a node could not reach each
 /// other's processes and memory; what to say about it.
 pub(crate) fn join_ranks(request: &mut RunRequest) -> Option<String> {
@@ -128,7 +125,7 @@ impl Engine {
         let mode = self.config().mpi.value;
         match mode {
             MpiMode::None => {}
-            MpiMode::Container => added.contributions.push(without_launcher(&facts.env)),
+            MpiMode::Container => added.contributions.push(host::launcher::without(&facts.env)),
             MpiMode::Auto | MpiMode::Host => {
                 let contained = request.isolation.contain;
                 added.contributions = host::launcher::contribution(&facts.env, contained);
@@ -227,18 +224,15 @@ impl Engine {
         injection: &mut Injection,
         added: &mut Added,
     ) -> Result<()> {
-        let wanted = host::fabric::wanted(host, image);
+        let mut wanted = host::fabric::wanted(host, image);
+        // What an MPI of the host brings is there already, with its plugins.
+        wanted.retain(|one| injection.taken.iter().all(|t| t.name != one.library.soname()));
         // None of them is required, so this cannot fail.
         let (libraries, beside) = with_companions(host, image, wanted).unwrap_or_default();
         added.warnings.extend(libraries.warnings.iter().cloned());
         injection.merge(libraries);
         let mut all = Contribution::new(Rank::Host, "--fabric=host: the host's network");
-        // What an MPI of the host brings is there already.
-        let known = |target: &Path| {
-            let mut mounts = added.contributions.iter().flat_map(|one| &one.mounts);
-            mounts.any(|mount| mount.target == target)
-        };
-        all.mounts = beside.mounts.into_iter().filter(|mount| !known(&mount.target)).collect();
+        all.mounts = beside.mounts;
         all.env = beside.env;
         if request.isolation.contain {
             for path in host::fabric::devices(host) {
@@ -285,24 +279,16 @@ fn soname_link(library: &Library, at: &Path, image: &Libraries<'_>) -> Option<Fi
     Some(FileSpec { path, kind: SkeletonKind::Symlink(name.into()), mode: 0o777 })
 }
 
-fn without_launcher(env: &[(OsString, OsString)]) -> Contribution {
-    let mut all = Contribution::new(Rank::Host, "--mpi=container: the launcher is the image's");
-    let wire = |name: &OsStr| {
-        name.to_str().is_some_and(|name| WIRES.iter().any(|start| name.starts_with(start)))
-    };
-    let names = env.iter().map(|(name, _)| name).filter(|name| wire(name));
-    all.env = names.map(|name| (name.clone(), None)).collect();
-    all
-}
-
 /// `LD_LIBRARY_PATH` as the container's programs will have it.
 fn library_path(request: &RunRequest) -> Option<String> {
     let user = request.env.iter().rev().find(|(name, _)| name == "LD_LIBRARY_PATH");
     let user = user.and_then(|(_, value)| value.to_str()).map(str::to_owned);
-    user.or_else(|| {
-        let pair = |pair: &String| pair.strip_prefix("LD_LIBRARY_PATH=").map(str::to_owned);
-        request.config.env.iter().filter_map(pair).next_back()
-    })
+    user.or_else(|| image_library_path(&request.config))
+}
+
+fn image_library_path(config: &ImageConfig) -> Option<String> {
+    let pair = |pair: &String| pair.strip_prefix("LD_LIBRARY_PATH=").map(str::to_owned);
+    config.env.iter().filter_map(pair).next_back()
 }
 
 fn host_libraries<'a>(
@@ -332,24 +318,10 @@ impl Engine {
         let env: Vec<_> = std::env::vars_os().collect();
         let open = DirectoryTree::open(Path::new("/")).map_err(Error::HostRoot)?;
         let host = host_libraries(self.config(), &open, &env);
-        let pair = |pair: &String| pair.strip_prefix("LD_LIBRARY_PATH=").map(str::to_owned);
-        let library_path = resolved.config.env.iter().filter_map(pair).next_back();
+        let library_path = image_library_path(&resolved.config);
         self.with_tree(resolved, |tree| {
             let image = image_libraries(tree, library_path.as_deref());
             mpi::check(&host, &image, &self.config().mpi_path.value, policy)
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_inner_launcher_sees_no_outer_one() {
-        let env = [("PMI_FD", "3"), ("PMIX_RANK", "0"), ("SLURM_JOB_ID", "1"), ("HOME", "/h")];
-        let env: Vec<_> = env.iter().map(|(n, v)| (n.into(), v.into())).collect();
-        let names: Vec<_> = without_launcher(&env).env.into_iter().collect();
-        assert_eq!(names, [("PMI_FD".into(), None), ("PMIX_RANK".into(), None)]);
     }
 }

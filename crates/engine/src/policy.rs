@@ -6,10 +6,11 @@
 use std::path::{Path, PathBuf};
 
 use plan::{Contribution, HomeChoice, MountSource, MountSpec, Rank, RunRequest};
-use types::RegistryRef;
+use types::{ImageRef, RegistryRef};
 
 use crate::bind::Bind;
 use crate::config::Setting;
+use crate::resolve::store_references;
 use crate::{Config, Error, Result, mount_source};
 
 /// Refuses what the site forbids to bind: itself, what is in it, and what has
@@ -73,20 +74,26 @@ pub(crate) fn forced_binds(
     Ok(list)
 }
 
-/// Refuses a registry that the site does not allow.
+/// Refuses a registry that the site does not allow. A short name may mean
+/// several (registries.conf): none of them is asked unless all are allowed.
 pub(crate) fn check_registry(config: &Config, name: &RegistryRef) -> Result<()> {
     let allowed = &config.allowed_registries;
-    let domain = name.domain.as_deref().unwrap_or("docker.io");
-    let full = format!("{domain}/{}", name.path);
-    let matches = |entry: &String| {
-        let entry = entry.trim_end_matches('/');
-        full == entry || full.strip_prefix(entry).is_some_and(|rest| rest.starts_with('/'))
-    };
-    if allowed.value.is_empty() || allowed.value.iter().any(matches) {
+    if allowed.value.is_empty() {
         return Ok(());
     }
-    let (allowed, by) = (allowed.value.join(", "), allowed.origin.to_string());
-    Err(Error::ForbiddenRegistry { name: full, allowed, by })
+    let matches = |full: &str| {
+        let below = |rest: &str| rest.is_empty() || rest.starts_with(['/', ':', '@']);
+        let mut entries = allowed.value.iter().map(|entry| entry.trim_end_matches('/'));
+        entries.any(|entry| full.strip_prefix(entry).is_some_and(below))
+    };
+    let all = store_references(&ImageRef::Registry(name.clone()), config)?;
+    match all.into_iter().find(|full| !matches(full)) {
+        Some(name) => {
+            let (allowed, by) = (allowed.value.join(", "), allowed.origin.to_string());
+            Err(Error::ForbiddenRegistry { name, allowed, by })
+        }
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -141,7 +148,11 @@ mod tests {
             types::ImageRef::Registry(name) => check_registry(&config, &name).is_ok(),
             other => panic!("{other:?}"),
         };
-        assert!(allowed("r.example/team/app:1") && allowed("python:3") && allowed("docker.io/a/b"));
+        assert!(
+            allowed("r.example/team/app:1")
+                && allowed("docker.io/library/python:3")
+                && allowed("docker.io/a/b")
+        );
         for bad in ["r.example/teamwork/app", "r.example/app", "q.example/team/app"] {
             assert!(!allowed(bad), "{bad}");
         }

@@ -117,7 +117,9 @@ pub fn detect(env: &Env) -> Launcher {
 /// in their way.
 const WIRE: [&str; 3] = ["PMI_", "PMIX_", "PMI2_"];
 /// Variables that say what the job has; they pass into a clean environment too.
-const OF_JOB: [&str; 8] = ["SLURM_", "PBS_", "FLUX_", "LSB_", "PALS_", "OMPI_", "PRTE_", "HYDI_"];
+const OF_JOB: [&str; 5] = ["SLURM_", "PBS_", "FLUX_", "LSB_", "PALS_"];
+/// Variables by which launchers of MPI know their own processes.
+const LAUNCHERS: [&str; 3] = ["OMPI_", "PRTE_", "HYDI_"];
 /// PMIx's variables that name directories of its server.
 const PMIX_DIRECTORIES: [&str; 2] = ["PMIX_SERVER_TMPDIR", "PMIX_SYSTEM_TMPDIR"];
 /// Slurm's names of PMIx's components, and PMIx's own names.
@@ -139,11 +141,8 @@ pub fn contribution(env: &Env, contained: bool) -> Vec<Contribution> {
         return list;
     }
     let mut wire = Contribution::new(Rank::Host, "the launcher's PMI");
-    let begins = |name: &OsStr, all: &[&str]| {
-        name.to_str().is_some_and(|name| all.iter().any(|start| name.starts_with(start)))
-    };
     for (name, value) in env {
-        if begins(name, &WIRE) || begins(name, &OF_JOB) {
+        if [&WIRE[..], &LAUNCHERS, &OF_JOB].iter().any(|all| begins(name, all)) {
             wire.env.push((name.clone(), Some(value.clone())));
         }
     }
@@ -157,6 +156,20 @@ pub fn contribution(env: &Env, contained: bool) -> Vec<Contribution> {
         list.push(memory);
     }
     list
+}
+
+/// What keeps an outer launcher from a launcher inside, which would take itself
+/// for a rank.
+#[must_use]
+pub fn without(env: &Env) -> Contribution {
+    let mut all = Contribution::new(Rank::Host, "--mpi=container: the launcher is the image's");
+    let wires = env.iter().filter(|(name, _)| begins(name, &WIRE) || begins(name, &LAUNCHERS));
+    all.env = wires.map(|(name, _)| (name.clone(), None)).collect();
+    all
+}
+
+fn begins(name: &OsStr, all: &[&str]) -> bool {
+    name.to_str().is_some_and(|name| all.iter().any(|start| name.starts_with(start)))
 }
 
 fn pmix(env: &Env, contained: bool) -> Contribution {
@@ -256,5 +269,11 @@ mod tests {
         assert_eq!(list[0].env.len(), 1);
         assert_eq!(contribution(&hydra, false).len(), 1);
         assert!(contribution(&env(&[("SLURM_JOB_ID", "1")]), true).is_empty());
+    }
+
+    #[test]
+    fn an_inner_launcher_sees_no_outer_one() {
+        let env = env(&[("PMI_FD", "3"), ("OMPI_X", "0"), ("SLURM_JOB_ID", "1"), ("HOME", "/h")]);
+        assert_eq!(without(&env).env, [("PMI_FD".into(), None), ("OMPI_X".into(), None)]);
     }
 }

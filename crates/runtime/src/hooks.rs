@@ -32,6 +32,10 @@ use crate::{RuntimeError, pass};
 /// The version of the specification that states are of.
 const OCI_VERSION: &str = "1.2.0";
 
+/// The helper's answers.
+const DONE: u64 = 1;
+const FAILED: u64 = 2;
+
 /// The hooks of a container that is being made.
 pub(crate) struct Hooks {
     all: Vec<Hook>,
@@ -133,11 +137,11 @@ impl Hooks {
         let all = &self.all;
         let made = [Stage::Prestart, Stage::CreateRuntime];
         match self.context.run(all, &made, Status::Creating, Some(pid)) {
-            Ok(()) => pass::send(socket, 0, &[])?,
+            Ok(()) => pass::send(socket, DONE, &[])?,
             Err(error) => {
                 let mut text = File::from(memfd_create("hook", MemfdFlags::CLOEXEC)?);
                 text.write_all(error.to_string().as_bytes())?;
-                pass::send(socket, 1, &[text.as_fd()])?;
+                pass::send(socket, FAILED, &[text.as_fd()])?;
             }
         }
         // The other end is closed when the process becomes the application.
@@ -165,7 +169,7 @@ impl Hooks {
             .map_err(|e| failed("opening a pidfd")(e.into()))?;
         pass::send(helper, 0, &[own.as_fd()]).map_err(failed("asking the helper"))?;
         let (code, fds) = pass::receive(helper).map_err(failed("hearing the helper"))?;
-        if code != 0 {
+        if code == FAILED {
             let mut text = String::new();
             if let Some(fd) = fds.into_iter().next() {
                 let mut file = File::from(fd);
@@ -174,6 +178,11 @@ impl Hooks {
                     .map_err(failed("reading an error"))?;
             }
             return Err(RuntimeError::Hook(text));
+        }
+        if code != DONE {
+            // A closed connection reads as zero: nobody knows what ran.
+            let source = io::Error::other("the helper that runs them has ended");
+            return Err(failed("hearing the helper")(source));
         }
         self.here(Stage::CreateContainer, Status::Creating)
     }
