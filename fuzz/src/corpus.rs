@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 
 use sif::{Arch, CreateOptions, FsKind, Kind, NewObject, PartKind, Partition};
 use squashfs::{Compression, Meta, Node, NodeKind, Tree, Writer, WriterOptions};
@@ -52,24 +53,10 @@ fn image(compression: Compression, files: usize) -> Vec<u8> {
     bytes_of(kept)
 }
 
-/// What other tools wrote: mksquashfs 4.5, GNU tar 1.34, mke2fs 1.47.
-macro_rules! foreign {
-    ($($path:literal),* $(,)?) => {
-        [$(include_bytes!(concat!("../corpus/", $path)).to_vec()),*]
-    };
-}
-
 /// Images of every compression; without compression, damage reaches the
 /// structures themselves.
 pub(crate) fn squashfs() -> Vec<Vec<u8>> {
-    let mut all = foreign![
-        "squashfs/mksquashfs-gzip.sqfs",
-        "squashfs/mksquashfs-lz4.sqfs",
-        "squashfs/mksquashfs-stored.sqfs",
-        "squashfs/mksquashfs-xz.sqfs",
-        "squashfs/mksquashfs-zstd.sqfs",
-    ]
-    .to_vec();
+    let mut all = files("squashfs");
     all.extend([
         image(Compression::None, 3),
         image(Compression::None, 12),
@@ -80,31 +67,6 @@ pub(crate) fn squashfs() -> Vec<Vec<u8>> {
         image(Compression::Xz, 5),
     ]);
     all
-}
-
-/// File systems with lists of blocks and with extents.
-pub(crate) fn ext() -> Vec<Vec<u8>> {
-    foreign!["ext/ext2.img", "ext/ext4.img"].to_vec()
-}
-
-/// Small files of binutils: a library with versions of symbols, a program.
-pub(crate) fn elf() -> Vec<Vec<u8>> {
-    foreign!["elf/libx.so", "elf/program"].to_vec()
-}
-
-/// In the present format, and with the old one before it.
-pub(crate) fn ldcache() -> Vec<Vec<u8>> {
-    foreign!["ldcache/glibc-2.36", "ldcache/compat"].to_vec()
-}
-
-/// Specs as the vendors' tools write them, and one with every field.
-pub(crate) fn cdi() -> Vec<Vec<u8>> {
-    foreign!["cdi/nvidia.yaml", "cdi/amd.json", "cdi/every-field.json"].to_vec()
-}
-
-/// A hook of a hooks directory.
-pub(crate) fn hook() -> Vec<Vec<u8>> {
-    foreign!["hook/nvidia.json"].to_vec()
 }
 
 /// SIF files with one and with several objects.
@@ -163,7 +125,22 @@ pub(crate) fn tar() -> Vec<Vec<u8>> {
     builder
         .append_data(&mut header(tar::EntryType::Regular, 4), "holes", &b"abcd"[..])
         .expect("entry");
-    let mut all = foreign!["tar/gnu.tar", "tar/posix.tar"].to_vec();
+    let mut all = files("tar");
     all.push(builder.into_inner().expect("an archive"));
     all
+}
+
+/// The files of `fuzz/corpus/NAME`: what other tools wrote (mksquashfs 4.5, GNU tar
+/// 1.34, mke2fs 1.47, binutils 2.40, the vendors' CDI tools), and small ones by hand.
+///
+/// # Panics
+/// When there are none.
+pub(crate) fn files(name: &str) -> Vec<Vec<u8>> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
+    let files = std::fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+    let mut paths: Vec<PathBuf> = files.flatten().map(|entry| entry.path()).collect();
+    // The same order everywhere, so that a seed means the same.
+    paths.sort();
+    let all = paths.iter().map(|path| std::fs::read(path).expect("a file of the corpus"));
+    all.collect()
 }

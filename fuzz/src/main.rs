@@ -3,15 +3,19 @@
 //!
 //! Each target starts from small valid inputs, damages them and reads the
 //! result to its end. A panic, a run of more than [`SLOWEST`] and, under the
-//! memory limit that xtask sets, an allocation without bound end the program;
-//! what caused it is kept. The generator is seeded, so a run can be repeated.
+//! memory limit that xtask sets, an allocation without bound end the program, as
+//! does a stack without bound; what caused it is kept, as it is written down before
+//! it is read. The generator is seeded, so a run can be repeated.
 #![forbid(unsafe_code)]
 
 mod corpus;
 mod mutate;
 mod targets;
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -50,53 +54,74 @@ fn main() -> ExitCode {
         eprintln!("usage: sampan-fuzz [--seconds N] [--seed N] [--target NAME] [--crashes DIR]");
         return ExitCode::from(2);
     };
-    // The report below says what a panic was; its own message is noise.
-    std::panic::set_hook(Box::new(|_| {}));
     let mut failed = false;
     for target in targets::all() {
         if options.only.as_deref().is_none_or(|only| only == target.name) {
-            failed |= !run(&target, &options);
+            match run(&target, &options) {
+                Ok(good) => failed |= !good,
+                Err(error) => {
+                    eprintln!("{}: {error}", options.crashes.display());
+                    failed = true;
+                }
+            }
         }
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
+/// The input that is read now, in a file: nothing of a process that has died can be
+/// asked for it.
+struct Current {
+    path: PathBuf,
+    file: File,
+}
+
+impl Current {
+    fn new(dir: &Path, name: &str) -> io::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let path = dir.join(name);
+        Ok(Self { file: File::create(&path)?, path })
+    }
+
+    fn set(&self, input: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(input, 0)?;
+        self.file.set_len(input.len() as u64)
+    }
+}
+
 /// Runs a target for its time; whether all went well.
-fn run(target: &Target, options: &Options) -> bool {
+fn run(target: &Target, options: &Options) -> io::Result<bool> {
+    let current = Current::new(&options.crashes, target.name)?;
+    println!("{}: what ends it is in {}", target.name, current.path.display());
     let mut random = Random::new(options.seed);
     let start = Instant::now();
     let (mut count, mut accepted) = (0_u64, 0_u64);
     // The valid inputs themselves come first.
     let mut queue = target.corpus.clone();
-    while start.elapsed() < Duration::from_secs(options.seconds) {
-        let input = match queue.pop() {
-            Some(input) => input,
-            None => mutate::damage(&mut random, &target.corpus),
+    while !queue.is_empty() || start.elapsed() < Duration::from_secs(options.seconds) {
+        let (seed, input) = match queue.pop() {
+            Some(input) => (true, input),
+            None => (false, mutate::damage(&mut random, &target.corpus)),
         };
+        current.set(&input)?;
         let begun = Instant::now();
-        let outcome = std::panic::catch_unwind(|| (target.run)(&input));
+        let good = (target.run)(&input);
         count += 1;
-        let problem = match outcome {
-            Err(_) => Some("a panic"),
-            Ok(_) if begun.elapsed() > SLOWEST => Some("too slow"),
-            Ok(good) => {
-                accepted += u64::from(good);
-                None
-            }
-        };
-        if let Some(problem) = problem {
-            let path = options.crashes.join(format!("{}-{count}-{}", target.name, options.seed));
-            let kept = std::fs::create_dir_all(&options.crashes)
-                .and_then(|()| std::fs::write(&path, &input));
-            println!("{}: {problem} after {count} executions", target.name);
-            println!("{}: kept as {}: {kept:?}", target.name, path.display());
-            return false;
+        accepted += u64::from(good);
+        if begun.elapsed() > SLOWEST {
+            println!("{}: too slow after {count} executions", target.name);
+            return Ok(false);
+        }
+        if seed && !good {
+            println!("{}: this input of its corpus is not valid", target.name);
+            return Ok(false);
         }
     }
+    std::fs::remove_file(&current.path)?;
     let rate = count as f64 / start.elapsed().as_secs_f64();
     println!(
         "{}: {count} executions, {rate:.0} a second, {accepted} inputs read without an error",
         target.name
     );
-    true
+    Ok(true)
 }

@@ -51,6 +51,13 @@ fn place(random: &mut Random, len: usize) -> usize {
     }
 }
 
+/// Some bytes of an input, `most` at most.
+fn piece<'a>(random: &mut Random, bytes: &'a [u8], most: usize) -> &'a [u8] {
+    let from = random.below(bytes.len());
+    let rest = bytes.get(from..).unwrap_or_default();
+    &rest[..rest.len().min(1 + random.below(most))]
+}
+
 /// A damaged copy of one of the inputs.
 pub(crate) fn damage(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = corpus[random.below(corpus.len())].clone();
@@ -59,7 +66,7 @@ pub(crate) fn damage(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
             return bytes;
         }
         let at = place(random, bytes.len());
-        match random.below(8) {
+        match random.below(10) {
             0 | 1 => bytes[at] ^= 1 << random.below(8),
             2 => bytes[at] = random.next() as u8,
             3..=5 => {
@@ -77,10 +84,21 @@ pub(crate) fn damage(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
                 let len = random.below(64).min(bytes.len() - from.max(at));
                 bytes.copy_within(from..from + len, at);
             }
-            _ => {
+            7 => {
                 if random.below(4) == 0 {
                     bytes.truncate(at);
                 }
+            }
+            8 => {
+                let other = &corpus[random.below(corpus.len())];
+                let piece = piece(random, other, 64).to_vec();
+                bytes.splice(at..at, piece);
+            }
+            // What is nested, or one list, without an end.
+            _ => {
+                let times = 1 << random.below(13);
+                let repeated = piece(random, &bytes, 8).repeat(times);
+                bytes.splice(at..at, repeated);
             }
         }
     }

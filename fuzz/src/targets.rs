@@ -8,25 +8,35 @@ use types::Digest;
 
 use crate::corpus;
 
+/// Reads an input to its end; whether it was good.
+type Run = fn(&[u8]) -> bool;
+
 /// Something that reads bytes from outside.
 pub(crate) struct Target {
     pub(crate) name: &'static str,
     pub(crate) corpus: Vec<Vec<u8>>,
-    /// Reads an input to its end; whether it was good.
-    pub(crate) run: fn(&[u8]) -> bool,
+    pub(crate) run: Run,
 }
 
 pub(crate) fn all() -> Vec<Target> {
-    vec![
+    let mut all = vec![
         Target { name: "squashfs", corpus: corpus::squashfs(), run: squashfs },
         Target { name: "sif", corpus: corpus::sif(), run: sif },
         Target { name: "tar", corpus: corpus::tar(), run: tar },
-        Target { name: "ext", corpus: corpus::ext(), run: ext },
-        Target { name: "cdi", corpus: corpus::cdi(), run: cdi },
-        Target { name: "hook", corpus: corpus::hook(), run: hook },
-        Target { name: "elf", corpus: corpus::elf(), run: elf },
-        Target { name: "ldcache", corpus: corpus::ldcache(), run: ldcache },
-    ]
+    ];
+    let own: [(&str, Run); 8] = [
+        ("ext", ext),
+        ("cdi", cdi),
+        ("hook", hook),
+        ("elf", elf),
+        ("ldcache", ldcache),
+        ("manifest", manifest),
+        ("config", config),
+        ("profile", runtime::fuzz::profile),
+    ];
+    let parsers = own.into_iter().chain(build::fuzz::parsers()).chain(engine::fuzz::PARSERS);
+    all.extend(parsers.map(|(name, run)| Target { name, corpus: corpus::files(name), run }));
+    all
 }
 
 /// A damaged image may name a directory twice and so be endless: what is
@@ -191,4 +201,18 @@ fn ldcache(input: &[u8]) -> bool {
         }
         Err(_) => false,
     }
+}
+
+/// A manifest or an index, and what a pull asks of it.
+fn manifest(input: &[u8]) -> bool {
+    use types::{Document, Platform};
+    let Ok(document) = types::parse_document(input, None) else { return false };
+    if let Document::Index(index) = document {
+        let _ = (index.select(&Platform::host()), index.platforms());
+    }
+    true
+}
+
+fn config(input: &[u8]) -> bool {
+    types::parse_image_config(input).is_ok()
 }

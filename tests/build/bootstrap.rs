@@ -1,6 +1,6 @@
 //! Systems from a distribution's packages.
 
-use harness::Place;
+use harness::{Place, Ran};
 
 /// A distribution of one essential package, whose dpkg only says what it is
 /// asked for, and one more; signed by a key of its own.
@@ -62,10 +62,7 @@ fn a_release_is_taken_only_as_it_was_signed() {
 
     // Nothing of these is in the cache, and nothing of what follows may be used.
     let refused = |more: &str, words: &[&str]| {
-        let err = build(more).fails(1);
-        for word in words {
-            assert!(err.contains(word), "{word}: {err}");
-        }
+        refuses(build(more), words);
         assert!(!place.sampan(&["images"]).ok().contains("other"), "{more}");
     };
     refused("Include: extra zlib\nKeyring: tiny.asc\n", &["zlib", "the recipe"]);
@@ -150,8 +147,17 @@ fn debian_is_installed_from_the_mirror_of_this_host() {
     assert!(!out.contains("half") && !out.contains("unpacked"), "{out}");
 }
 
+/// That a build failed, and said all of this.
+#[track_caller]
+pub(crate) fn refuses(ran: Ran, words: &[&str]) {
+    let err = ran.fails(1);
+    for word in words {
+        assert!(err.contains(word), "{word}: {err}");
+    }
+}
+
 /// An RPM distribution of Debian's own rpm and of busybox.
-const RPMS: &str = r#"set -e
+pub(crate) const RPMS: &str = r#"set -e
 topdir=$PWD/rpmbuild; mkdir -p $topdir
 spec() { # name, further lines, what is installed, files
     printf 'Name: %s\nVersion: 1\nRelease: 1\nSummary: x\nLicense: x\nAutoReqProv: no\n%b\n%%description\nx\n%%install\n%b\n%b\n%%files\n%b\n' \
@@ -206,12 +212,7 @@ fn rpm_installs_what_its_keys_have_signed() {
     ] {
         assert!(out.contains(line), "{line}: {out}");
     }
-    let refused = |more: &str, words: &[&str]| {
-        let err = build(more).fails(1);
-        for word in words {
-            assert!(err.contains(word), "{word}: {err}");
-        }
-    };
+    let refused = |more: &str, words: &[&str]| refuses(build(more), words);
     let keyring = "Keyring: tiny.asc\nInclude: extra coreutils\n";
     refused("Keyring: other.asc\n", &["repomd.xml is not trusted", "not in the keyring"]);
     refused("Keyring: tiny.asc\nInclude: nosuch\n", &["nosuch", "the recipe"]);

@@ -61,24 +61,33 @@ fn the_same_files_give_the_same_image() {
     let first = id(build(&place, text, &flags));
     let _ = place.shell("sleep 1; touch ctx/dir/sub/c.txt").ok();
     assert_eq!(id(build(&place, text, &flags)), first);
+    // In another store, another checkout, and by the variable that others know.
+    let base = format!("BASE={}", crate::base(&place));
+    let script = format!(
+        "cp -r ctx elsewhere && rm elsewhere/dir/hard && ln elsewhere/dir/b.txt elsewhere/dir/hard && \
+         SOURCE_DATE_EPOCH=1000000 $sampan --store other build -f Dockerfile --build-arg {base} elsewhere"
+    );
+    assert_eq!(id(place.shell(&script)), first);
+    let later = id(build(&place, text, &["--timestamp", "1000001", "--no-cache"]));
+    assert_ne!(later, first, "the time does not count");
 }
 
 #[test]
 fn a_killed_build_leaves_nothing() {
     let place = Place::new();
-    let text = "ARG BASE\nFROM $BASE\nRUN touch /before && busybox sleep 4711\n";
+    // Nobody else on the machine sleeps so long.
+    let sleep = format!("busybox sleep 4711.{}", std::process::id());
+    let text = format!("ARG BASE\nFROM $BASE\nRUN touch /before && {sleep}\n");
     let _ = build(&place, "ARG BASE\nFROM $BASE\n", &[]).ok();
     let file = place.write("work/Dockerfile", text);
     place.give(&file);
     let script = format!(
         "$sampan build -f Dockerfile --build-arg BASE={} ctx >/dev/null 2>&1 & \
-         while ! pgrep -u $(id -u) -xf 'busybox sleep 4711' >/dev/null; do sleep 0.05; done; \
-         kill -9 $!; for i in $(seq 200); do pgrep -u $(id -u) -xf 'busybox sleep 4711' >/dev/null || break; sleep 0.05; done; \
-         pgrep -u $(id -u) -xf 'busybox sleep 4711'; \
-         ls $SAMPAN_SCRATCH/sampan-*/build | wc -l",
+         there=\"pgrep -xf '{sleep}' >/dev/null\"; wait_for \"$there\" && kill -9 $! && \
+         wait_for \"! $there\" && ls $SAMPAN_SCRATCH/sampan-*/build | wc -l",
         crate::base(&place)
     );
-    assert_eq!(place.shell(&script).out, "1\n", "the command outlived its build");
+    assert_eq!(place.shell(&script).ok(), "1\n");
     let ran = build(&place, "ARG BASE\nFROM $BASE\nRUN test ! -e /before\n", &[]);
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert_eq!(place.shell("ls $SAMPAN_SCRATCH/sampan-*/build | wc -l").ok(), "0\n");
@@ -152,11 +161,25 @@ fn odd_files_survive_the_cache() {
         assert!(first.err.contains(line), "{line}: {}", first.err);
     }
     let listing = crate::unpacked(&place, "made");
+    // Times and links too, as another engine unpacks them.
+    let more = || {
+        let dir = place.path("bundle/rootfs/d");
+        let script = "stat -c '%n %F %Y %h' . .git .git/HEAD b.txt hard b.o also fifo empty";
+        let mut command = std::process::Command::new("sh");
+        harness::run(command.args(["-c", script]).current_dir(dir)).ok()
+    };
+    let times = more();
+    for line in
+        ["b.txt regular file 1000000000 2\n", ".git directory 1000000000", "b.o regular file"]
+    {
+        assert!(times.contains(line), "{line}: {times}");
+    }
     let _ =
         place.shell("cp -a ctx other && chmod u+s other/dir/b.o && rm -r ctx && mv other ctx").ok();
     let again = build(&place, text, &[]);
     assert_eq!(cached(&again), 2, "{}", again.err);
     assert_eq!(crate::unpacked(&place, "made"), listing);
+    assert_eq!(more(), times);
 }
 
 #[test]
@@ -189,12 +212,14 @@ fn layers_are_shared_by_directories_and_registries() {
 #[test]
 fn stages_that_do_not_need_each_other_are_built_at_once() {
     let place = Place::new();
-    // Each waits for the other one.
+    // Each waits for the other one, five minutes at most.
     let text = "ARG BASE\nFROM $BASE AS base\nRUN echo base >/base\n\
         FROM base AS one\nRUN --mount=type=cache,target=/c \
-            touch /c/one; until test -e /c/two; do busybox sleep 0.05; done; echo 1 >/one; echo from one\n\
+            touch /c/one; for i in $(busybox seq 3000); do test -e /c/two && break; busybox sleep 0.1; done; \
+            test -e /c/two && echo 1 >/one && echo from one\n\
         FROM base AS two\nRUN --mount=type=cache,target=/c \
-            touch /c/two; until test -e /c/one; do busybox sleep 0.05; done; echo 2 >/two\n\
+            touch /c/two; for i in $(busybox seq 3000); do test -e /c/one && break; busybox sleep 0.1; done; \
+            test -e /c/one && echo 2 >/two\n\
         FROM base AS unneeded\nRUN false\n\
         FROM base\nCOPY --from=one /one /\nCOPY --from=two /two /\nCMD cat /one /two\n";
     let ran = build(&place, text, &[]);
@@ -218,4 +243,50 @@ fn stages_that_do_not_need_each_other_are_built_at_once() {
             ran.err
         );
     }
+}
+
+/// A recipe with a step of every kind, stages at once among them.
+const EVERY_STEP: &str = "ARG BASE\nFROM $BASE AS one\nRUN echo 1 >/one && busybox chown 5:6 /one\n\
+    FROM $BASE AS two\nCOPY dir /two\nRUN busybox chown -R 7:8 /two\n\
+    FROM $BASE\nADD archive.tar.gz /x/\nCOPY --from=one /one /\nCOPY --from=two /two /two\n\
+    WORKDIR /new/dir\nRUN --mount=type=cache,target=/c echo c >>/c/c && busybox mknod /null c 1 3\n\
+    COPY <<E /doc\ntext\nE\nUSER app\nRUN touch /tmp/mine\n";
+
+/// Killed as soon as it has told of each of its steps in turn.
+#[test]
+fn a_build_that_is_killed_in_any_step_leaves_nothing() {
+    use std::io::{BufRead, BufReader};
+    let place = Place::new();
+    let flags = ["--timestamp", "1000000"];
+    let first = id(build(&place, EVERY_STEP, &flags));
+    let listing = crate::unpacked(&place, "made");
+    let base = format!("BASE={}", crate::base(&place));
+    let args = ["build", "-t", "made", "-f", "Dockerfile", "--build-arg", &base, "--no-cache"];
+    let args = [&args[..], &flags, &["ctx"]].concat();
+    let mut killed = 0;
+    for steps in 1.. {
+        let mut command = place.sampan_command(&args);
+        let piped = std::process::Stdio::piped;
+        let mut child = command.stdout(piped()).stderr(piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let told = lines.filter(|line| line.starts_with('[')).take(steps).count();
+        let over = told < steps;
+        if !over {
+            child.kill().unwrap();
+            killed += 1;
+        }
+        let status = child.wait().unwrap();
+        assert!(!over || status.success(), "{status}");
+        // What is there now is what an undisturbed build makes, and whole.
+        let ran = build(&place, EVERY_STEP, &flags);
+        assert_eq!(id(ran), first, "after {steps} steps");
+        if over {
+            break;
+        }
+    }
+    assert!(killed >= 9, "{killed}");
+    assert_eq!(crate::unpacked(&place, "made"), listing);
+    let left =
+        "ls $SAMPAN_SCRATCH/sampan-*/build | wc -l; ls -A $SAMPAN_STORE/build | grep -c '^[.]'";
+    assert_eq!(place.shell(left).out, "0\n0\n");
 }

@@ -1,5 +1,7 @@
 //! Apptainer's definition files.
 
+use std::io::{Read, Write};
+
 use harness::Place;
 
 use crate::context;
@@ -135,11 +137,46 @@ fn sections_become_the_image() {
     }
     let shown = place.sampan(&["inspect", "./defined.sif"]).ok();
     assert!(shown.contains("Author=me") && shown.contains("Version=1.0"), "{shown}");
-    let help = place.sampan(&["inspect", "--show", "help", "./defined.sif"]).ok();
+    let help = place.sampan(&["run-help", "./defined.sif"]).ok();
     assert!(help.contains("Some help."), "{help}");
     // All of it is in the cache.
     let again = place.sampan(&flags);
     assert!(again.err.matches("(cached)").count() >= 6, "{}", again.err);
+}
+
+/// What Apptainer reads beside the sections that everybody writes.
+#[test]
+fn headers_and_sections_are_read_as_apptainer_reads_them() {
+    let place = Place::new();
+    context(&place);
+    let registry = harness::registry();
+    let text = format!(
+        "Bootstrap: docker # the base\nRegistry: http://{registry}\nFrom: busybox:latest # c\n\n\
+         %pre -c /bin/bash\n    [[ a == a ]] && echo pre >made-on-host\n\n\
+         %environment\n    export ONE=1\n%environment\n    export TWO=$ONE\n\n\
+         %post\n    said=here\n    echo 'Built by hand' >>$APPTAINER_LABELS\n    echo 'By me' >>$SINGULARITY_LABELS\n\n\
+         %labels\n    By you\n    Own label\n\n\
+         %post\n    echo $said >/said\n\n\
+         %appfiles solve\n    a.txt\n    dir/b.txt data/renamed\n\n\
+         %appenv solve\n    export A=1\n%appenv other\n    export A=2\n\n\
+         %apprun solve\n    cat $SCIF_APPROOT/a.txt $SCIF_APPROOT/data/renamed; echo $A\n\
+         %apprun other\n    echo $A\n\n\
+         %runscript -c /bin/cat\n    its own text\n"
+    );
+    place.write("work/ctx/a.def", text);
+    place.give(&place.path("work"));
+    let _ = place.sampan(&["build", "-t", "made", "-f", "ctx/a.def", "ctx"]).ok();
+    let run = |args: &[&str]| place.sampan(&[&["run"][..], args].concat()).ok();
+    assert_eq!(run(&["--app", "solve", "made"]), "a\nb\n1\n");
+    assert_eq!(run(&["--app", "other", "made"]), "2\n");
+    assert!(run(&["made"]).contains("#!/bin/cat\n"), "the shell of %runscript");
+    let shell = ["exec", "made", "sh", "-c", "echo $TWO; cat /said"];
+    assert_eq!(place.sampan(&shell).ok(), "1\nhere\n");
+    assert_eq!(place.shell("cat ctx/made-on-host").ok(), "pre\n");
+    let shown = place.sampan(&["inspect", "made"]).ok();
+    for label in ["Built=by hand", "By=me", "Own=label"] {
+        assert!(shown.contains(label), "{label}: {shown}");
+    }
 }
 
 #[test]
@@ -150,13 +187,19 @@ fn what_cannot_be_honoured_is_told() {
     let base = base.trim_start_matches("oci:");
     for (text, flags, words) in [
         (format!("Bootstrap: oci\nFrom: {base}\n%setup\n exit 2\n"), &[][..], "%setup|exit code 2"),
-        ("Bootstrap: arch\nFrom: x\n".to_owned(), &[], "Bootstrap: arch|not supported"),
+        ("Bootstrap: nosuch\nFrom: x\n".to_owned(), &[], "Bootstrap: nosuch|not supported"),
         (format!("Bootstrap: oci\nFrom: {base}\n%post\n exit 9\n"), &[], "%post|exit code 9"),
         (format!("Bootstrap: oci\nFrom: {base}\n%test\n exit 4\n"), &[], "%test|exit code 4"),
         (format!("Bootstrap: oci\nFrom: {base}\n%pots\n x\n"), &[], "line 3|%pots"),
         (format!("Bootstrap: oci\nFrom: {base}\n"), &["--build-arg", "X=1"], "X"),
         ("Bootstrap: oci\nFrom: {{ X }}\n".to_owned(), &[], "line 2|X is needed"),
         ("Bootstrap: docker\nFrom: x\nFingerprints: 12\n".to_owned(), &[], "Fingerprints"),
+        ("Bootstrap: docker\nFrm: x\n".to_owned(), &[], "line 2|key of the header|Frm: x"),
+        ("Bootstrap: zypper\nRegCode: x\n".to_owned(), &[], "line 2|RegCode: x|not supported"),
+        ("Bootstrap: docker\nFrom: x\n%files to y\n".to_owned(), &[], "line 3|%files|from STAGE"),
+        ("Bootstrap: docker-daemon\nFrom: x\n".to_owned(), &[], "docker-daemon|not supported"),
+        ("Bootstrap: shub\nFrom: a/b\n".to_owned(), &[], "Singularity Hub has closed"),
+        ("Bootstrap: library\nFrom: a/b/c\n".to_owned(), &[], "no library is configured"),
     ] {
         let file = place.write("work/image.def", &text);
         place.give(&file);
@@ -202,4 +245,85 @@ fn a_sif_file_of_a_registry_is_a_base() {
     place.write("work/b.def", text.replace(&format!("{name}:1"), "base:latest"));
     let ran = place.sampan(&["build", "-f", "b.def", "."]);
     assert!(ran.fails(1).contains("Bootstrap: docker"));
+}
+
+/// Answers two addresses with a program, once both were asked for.
+fn both_or_none() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut waiting = std::collections::BTreeMap::new();
+        for mut client in listener.incoming().flatten() {
+            let mut head = [0; 4096];
+            let got = client.read(&mut head).unwrap_or(0);
+            let text = String::from_utf8_lossy(&head[..got]).into_owned();
+            let path = text.split(' ').nth(1).unwrap_or_default().to_owned();
+            waiting.insert(path, client);
+            if waiting.len() < 2 {
+                continue;
+            }
+            let body = std::fs::read("/bin/busybox").unwrap();
+            for (_, mut client) in std::mem::take(&mut waiting) {
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                    body.len()
+                );
+                // A client that is gone is no failure of the others.
+                let _ = client.write_all(head.as_bytes()).and_then(|()| client.write_all(&body));
+            }
+        }
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn stages_that_do_not_need_each_other_are_bootstrapped_at_once() {
+    let place = Place::new();
+    let url = both_or_none();
+    let stage = |name: &str, more: &str| {
+        format!("Bootstrap: busybox\nMirrorURL: {url}/{name}\nStage: {name}\n{more}\n")
+    };
+    let post = |name: &str| format!("%post\n    echo hello {name}; echo {name} >/{name}\n");
+    let base = place.image_file();
+    let last = format!(
+        "Bootstrap: localimage\nFrom: {base}\n%files from one\n    /one\n%files from two\n    \
+         /two\n%runscript\n    cat /one /two\n"
+    );
+    let text = stage("one", &post("one")) + &stage("two", &post("two")) + &last;
+    place.write("work/a.def", text);
+    let args = ["build", "-t", "made", "-f", "a.def", "."];
+    let build = || {
+        let mut command = place.sampan_command(&args);
+        harness::run(command.env("SAMPAN_STALL_TIMEOUT", "300"))
+    };
+    let ran = build();
+    for line in ["[one] hello one\n", "[two] hello two\n", "[one] Bootstrap: busybox from http"] {
+        assert_eq!(ran.err.matches(line).count(), 1, "{line}: {}", ran.err);
+    }
+    let first = crate::id(ran);
+    assert_eq!(place.sampan(&["run", "made"]).ok(), "one\ntwo\n");
+    // All of it is in the cache, and told once.
+    let again = build();
+    assert!(again.err.matches("(cached)").count() >= 6, "{}", again.err);
+    assert!(!again.err.contains("hello"), "{}", again.err);
+    assert_eq!(crate::id(again), first);
+    // A failure is told once, with its place and code.
+    let broken = stage("one", "%post\n    echo broken; exit 9\n") + &stage("two", "") + &last;
+    place.write("work/a.def", broken);
+    let ran = build();
+    assert_eq!(ran.code, 9, "{}", ran.err);
+    assert_eq!(ran.err.matches("exit code 9").count(), 1, "{}", ran.err);
+
+    // Where the host takes part, it does so once, and in the order of the file.
+    let host = |name: &str| {
+        format!(
+            "Bootstrap: localimage\nFrom: {base}\nStage: {name}\n%pre\n    echo {name} >>order\n\n"
+        )
+    };
+    let plain =
+        format!("Bootstrap: localimage\nFrom: {base}\nStage: plain\n%files\n    order /order\n\n");
+    place.write("work/a.def", host("a") + &plain + &host("b") + &plain.replace("plain", "last"));
+    let _ = build().ok();
+    assert_eq!(place.shell("cat order").ok(), "a\nb\n");
+    assert_eq!(place.sampan(&["exec", "made", "cat", "/order"]).ok(), "a\nb\n");
 }

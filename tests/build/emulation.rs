@@ -115,3 +115,73 @@ fn owners_of_special_files_outlive_their_step() {
         assert!(files.contains(line), "{line}: {files}");
     }
 }
+
+/// Compiles a program of this directory into the context; the words before it
+/// are the compiler's.
+pub(crate) fn compiled(place: &Place, compiler: &str, source: &str, name: &str) {
+    if !place.path("work/ctx").exists() {
+        crate::context(place);
+    }
+    let mut words = compiler.split(' ');
+    let mut command = std::process::Command::new(words.next().unwrap());
+    command.args(words).args(["-static", "-O1", "-o"]).arg(place.path("work/ctx").join(name));
+    let source = format!("{}/build/{source}", env!("CARGO_MANIFEST_DIR"));
+    let _ = harness::run(command.arg(source)).ok();
+}
+
+/// Files of every kind that a process makes, as `making.c` shows them.
+fn made(owner: &str, directory: &str) -> String {
+    let kinds = [
+        ("symlink", "120777"),
+        ("symlinkat", "120777"),
+        ("fifo", "10640"),
+        ("sock", "140750"),
+        ("file", "100640"),
+        ("bound", "140750"),
+        ("how", "100640"),
+        ("nameless", "100640"),
+        ("directory", directory),
+    ];
+    kinds.map(|(name, mode)| format!("{name} {owner} {mode}\n")).concat()
+}
+
+/// After setuid(2) files are somebody else's, and a directory may give its group.
+#[test]
+fn what_somebody_else_makes_is_his() {
+    let place = Place::new();
+    compiled(&place, "gcc", "making.c", "making");
+    let list = "busybox stat -c '%n %u:%g %a' * >/said";
+    let text = format!(
+        "ARG BASE\nFROM $BASE\nCOPY making /\n\
+         RUN mkdir -m 777 /own && cd /own && /making other\n\
+         RUN mkdir /group && busybox chown :9 /group && busybox chmod 2777 /group && cd /group && \
+             /making >/shared\n\
+         RUN cd /own && busybox mv symlink moved && busybox mv fifo pipe && busybox mv sock socket \
+          && busybox touch -h symlinkat && busybox chmod 600 bound && busybox ln pipe hard && \
+          {list} && cat /said\n\
+         RUN cd /own && busybox chown :77 pipe bound && rm hard\n\
+         RUN cd /own && busybox stat -c 'later %n %u:%g' bound socket\n"
+    );
+    let ran = build(&place, &text, &[]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains(&made("7:8", "40750")), "{}", ran.err);
+    let later =
+        "moved 7:8 777\nnameless 7:8 640\npipe 7:8 640\nsocket 7:8 750\nsymlinkat 7:8 777\n";
+    assert!(ran.err.contains(later) && ran.err.contains("bound 7:8 600\n"), "{}", ran.err);
+    // Archives have no sockets, the build's own layers have.
+    assert!(ran.err.contains("later bound 7:77\nlater socket 7:8\n"), "{}", ran.err);
+    let all = unpacked(&place, "made");
+    for line in [
+        "./own/moved symbolic link 777 7:8",
+        "./own/pipe fifo 640 7:77",
+        "./own/symlinkat symbolic link 777 7:8",
+        "./own/nameless regular empty file 640 7:8",
+        "./own/directory directory 750 7:8",
+        "./group/how regular file 640 0:9",
+        "./group/fifo fifo 640 0:9",
+        "./group/symlink symbolic link 777 0:9",
+        "./group/directory directory 2750 0:9",
+    ] {
+        assert!(all.lines().any(|found| found.starts_with(line)), "{line}\n{all}");
+    }
+}

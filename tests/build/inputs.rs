@@ -170,9 +170,148 @@ fn archives_are_unpacked_where_that_is_asked_for() {
     let expected = "a\n7:8\n7:8\n/kept:\narchive.tar.gz\n\n/whole:\narchive.tar.gz\n";
     assert!(ran.err.contains(expected), "{}", ran.err);
     let _ = id(ran);
+    // Every compression; what breaks off is an error, and no file.
+    let make = "cd ctx && for c in gzip xz bzip2 zstd; do tar -c a.txt | $c >$c.tar; done && \
+                busybox seq 99999 >many && tar -c many | gzip | head -c 9999 >broken.tar";
+    let _ = place.shell(make).ok();
+    for name in ["gzip", "xz", "bzip2", "zstd"] {
+        let text = format!("ARG BASE\nFROM $BASE\nADD {name}.tar /own/\nRUN cat /own/a.txt\n");
+        let _ = id(build(&place, &text, &[]));
+    }
+    let ran = build(&place, "ARG BASE\nFROM $BASE\nADD broken.tar /own/\n", &[]);
+    assert!(ran.fails(1).contains("broken.tar"));
     // The same file, not unpacked, is another layer.
     let whole = format!("ARG BASE\nFROM $BASE\nADD {url}/archive.tar.gz /web/\nRUN ls /web\n");
     let ran = build(&place, &whole, &[]);
     assert!(ran.err.contains("archive.tar.gz\n") && !ran.err.contains("(cached)"), "{}", ran.err);
     let _ = id(ran);
+}
+
+#[test]
+fn what_is_given_and_not_taken_is_told() {
+    let place = Place::new();
+    let text = "ARG BASE\nFROM $BASE\nRUN echo [$HTTP_PROXY] [$UNKNOWN]\n";
+    let flags = ["--build-arg", "HTTP_PROXY=http://p.example", "--build-arg", "UNKNOWN=1"];
+    let ran = build(&place, text, &flags);
+    assert!(ran.err.contains("[http://p.example] []\n"), "{}", ran.err);
+    assert!(ran.err.contains("--build-arg UNKNOWN: the Dockerfile has no ARG"), "{}", ran.err);
+    assert!(!ran.err.contains("--build-arg HTTP_PROXY"), "{}", ran.err);
+    let _ = id(ran);
+    // Another proxy is no other layer.
+    let ran = build(&place, text, &["--build-arg", "HTTP_PROXY=http://q.example"]);
+    assert!(ran.err.contains("(cached)") && !ran.err.contains("UNKNOWN:"), "{}", ran.err);
+    for (line, word) in [
+        ("EXPOSE http", "http"),
+        ("EXPOSE 80/icmp", "icmp"),
+        ("RUN --mount=type=secret,id=a,uid=x true", "uid="),
+        ("RUN --mount=type=cache,target=/c,sharing=own true", "sharing=own"),
+    ] {
+        let err = build(
+            &place,
+            &format!("ARG BASE\nFROM $BASE\n  {line}\n"),
+            &["--secret", "id=a,src=Dockerfile"],
+        );
+        let err = err.fails(1);
+        assert!(err.contains("line 3, column 3") && err.contains(word), "{line}: {err}");
+    }
+}
+
+/// Commands of two builds that want a locked cache have it one after the other.
+#[test]
+fn a_locked_cache_is_had_by_one_at_a_time() {
+    let place = Place::new();
+    let step = "mkdir /c/busy && busybox sleep 1 && rmdir /c/busy";
+    let stage = |name: &str| {
+        format!(
+            "FROM $BASE AS {name}\nRUN --mount=type=cache,target=/c,sharing=locked {step} && echo {name} >/{name}\n"
+        )
+    };
+    let text = format!(
+        "ARG BASE\n{}{}FROM $BASE\nCOPY --from=one /one /\nCOPY --from=two /two /\nCMD cat /one /two\n",
+        stage("one"),
+        stage("two")
+    );
+    let _ = id(build(&place, &text, &[]));
+    assert_eq!(place.sampan(&["run", "made"]).ok(), "one\ntwo\n");
+}
+
+/// Commands that run at once have private caches of their own, and later ones find what
+/// earlier ones left.
+#[test]
+fn a_private_cache_is_shared_with_nobody() {
+    let place = Place::new();
+    let stage = |name: &str| {
+        format!(
+            "FROM $BASE AS {name}\nRUN --mount=type=cache,target=/c,sharing=private \
+             mkdir /c/busy && busybox sleep 1 && rmdir /c/busy && echo {name} >>/c/log && cp /c/log /{name}\n"
+        )
+    };
+    let text = format!(
+        "ARG BASE\n{}{}FROM $BASE\nCOPY --from=one /one /\nCOPY --from=two /two /\n",
+        stage("one"),
+        stage("two")
+    );
+    let last = ["exec", "made", "sh", "-c", "tail -n1 /one; tail -n1 /two"];
+    let _ = id(build(&place, &text, &[]));
+    assert_eq!(place.sampan(&last).ok(), "one\ntwo\n");
+    let _ = id(build(&place, &text, &["--no-cache"]));
+    assert_eq!(place.sampan(&last).ok(), "one\ntwo\n");
+    let all = place.sampan(&["exec", "made", "cat", "/one", "/two"]).ok();
+    assert!(all.lines().count() >= 4, "{all}");
+}
+
+/// What a copy, a mount or a file of rules cannot do is told, and nothing is dropped.
+#[test]
+fn what_a_context_cannot_give_is_told() {
+    let place = Place::new();
+    crate::context(&place);
+    for (path, text) in [("x/n", "file"), ("y/n/f", "below")] {
+        place.write(&format!("work/ctx/{path}"), text);
+    }
+    std::os::unix::fs::symlink("../../../../../etc/passwd", place.path("work/ctx/out")).unwrap();
+    let of = |line: &str| build(&place, &format!("ARG BASE\nFROM $BASE\n{line}\n"), &[]);
+    for (line, word) in [
+        ("COPY x y /d/", "is no directory"),
+        ("COPY y x /d/", "is a directory"),
+        ("COPY out /p", "\"out\" is not there"),
+        ("RUN --mount=type=bind,source=out,target=/m cat /m", "\"out\" is not there"),
+        ("STOPSIGNAL ${S:-SIGNOPE}", "a signal cannot be \"SIGNOPE\""),
+        ("FROM --platform=linux/$NONE $BASE", "--platform cannot be"),
+    ] {
+        let err = of(line).fails(1);
+        assert!(err.contains("line 3, column 1") && err.contains(word), "{line}: {err}");
+    }
+    // What .dockerignore leaves out is not in a mount either.
+    let ran =
+        of("RUN --mount=type=bind,target=/m ls /m/dir/sub >/s && ls /m/ignored >>/s\nCMD cat /s");
+    let _ = id(ran);
+    assert_eq!(place.sampan(&["run", "made"]).ok(), "c.txt\nkeep.txt\n");
+    place.write("work/ctx/.dockerignore", [0xff, 0xfe]);
+    let err = of("COPY a.txt /").fails(1);
+    assert!(err.contains(".dockerignore") && err.contains("UTF-8"), "{err}");
+    let _ = place.shell("rm ctx/.dockerignore && mkfifo ctx/.dockerignore").ok();
+    let err = of("COPY a.txt /").fails(1);
+    assert!(err.contains(".dockerignore") && err.contains("no plain file"), "{err}");
+    let err = place.sampan(&["build", "-f", "/dev/zero", "ctx"]).fails(1);
+    assert!(err.contains("/dev/zero") && err.contains("more than"), "{err}");
+    let script = "SOURCE_DATE_EPOCH=now $sampan build ctx -f Dockerfile";
+    let err = place.shell(script).fails(2);
+    assert!(err.contains("SOURCE_DATE_EPOCH") && err.contains("\"now\""), "{err}");
+}
+
+/// A stage of another platform than the image's, as cross compilers have it.
+#[test]
+fn a_stage_is_built_on_its_own_platform() {
+    let place = Place::new();
+    // An image of amd64 alone.
+    let text = format!(
+        "ARG BASE={}/busybox:latest\nFROM --platform=$BUILDPLATFORM $BASE AS compiler\n\
+         ARG TARGETARCH\nRUN echo for $TARGETARCH >/t\nFROM scratch\nCOPY --from=compiler /t /\n",
+        harness::registry()
+    );
+    place.write("work/Dockerfile", text);
+    let flags = ["build", "--platform", "linux/arm64", "-o", "dir:cross", "."];
+    let _ = id(place.sampan(&flags));
+    let made = std::fs::read_to_string(place.path("work/cross/t")).unwrap();
+    assert_eq!(made, "for arm64\n");
 }

@@ -2,14 +2,18 @@
 //! owners, devices and capabilities that root's build would have had.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
+mod arch;
 mod bootstrap;
 mod cache;
 mod debian;
 mod definition;
 mod emulation;
 mod inputs;
+mod mirrors;
+mod programs;
 mod recipes;
 mod rpm;
+mod subid;
 
 use std::path::Path;
 
@@ -90,10 +94,11 @@ fn unpacked(place: &Place, image: &str) -> String {
     listing(&Path::new(&bundle).join("rootfs"))
 }
 
-/// Path, type, mode, owner, device and link of every file, and capabilities.
+/// Path, type, mode, owner, device and link of every file, capabilities, and
+/// access control lists.
 fn listing(root: &Path) -> String {
     let script = "find . -mindepth 1 | sort | while read -r p; do stat -c '%n %F %a %u:%g %t,%T' \"$p\"; \
-                  [ ! -L \"$p\" ] || readlink \"$p\"; done; getcap -r . | sort";
+                  [ ! -L \"$p\" ] || readlink \"$p\"; done; getcap -r . | sort; getfacl -Rnps .";
     let mut command = std::process::Command::new("sh");
     harness::run(command.args(["-c", script]).current_dir(root)).ok()
 }

@@ -29,6 +29,14 @@ const RECIPES: &[(&str, &str)] = &[
         "kept\nno\n",
     ),
     (
+        "RUN --mount=type=cache,target=/c2,sharing=locked,uid=12,gid=13,mode=0750 stat -c '%u:%g %a' /c2 >/f\nCMD cat /f",
+        "12:13 750\n",
+    ),
+    (
+        "RUN --mount=type=secret,id=tok,uid=12,mode=0440,target=/s stat -c '%u:%g %a' /s >/f; cat /s >>/f\nCMD cat /f",
+        "12:0 440\nthe secret\n",
+    ),
+    (
         "RUN --mount=type=secret,id=tok cat /run/secrets/tok >/f; true\nCMD cat /f; test -e /run/secrets/tok || echo no",
         "the secret\nno\n",
     ),
@@ -68,6 +76,7 @@ const RECIPES: &[(&str, &str)] = &[
     ),
     ("COPY *.txt /t/\nCMD ls /t", "a.txt\nsp ace.txt\n"),
     ("COPY --parents dir/sub/c.txt /p/\nCMD cat /p/dir/sub/c.txt", "c\n"),
+    ("COPY --parents ./dir/./sub/*.txt /p/\nCMD cat /p/sub/c.txt", "c\n"),
     (
         "COPY . /all\nCMD ls /all/ignored; test -e /all/dir/sub/k.secret || echo left out",
         "keep.txt\nleft out\n",
@@ -81,6 +90,10 @@ const RECIPES: &[(&str, &str)] = &[
     (
         "RUN mkdir -m 700 /d && busybox chown 3:4 /d\nCOPY a.txt /d/\nRUN stat -c '%a %u:%g' /d /d/a.txt >/o\nCMD cat /o",
         "700 3:4\n640 0:0\n",
+    ),
+    (
+        "ARG BASE\nFROM $BASE AS b\nONBUILD RUN <<EOF\necho $((1<<4)) >/f\nEOF\nFROM b\nCMD cat /f",
+        "16\n",
     ),
     ("COPY <<EOF /f\nhello $BASE_NOT ${X:-x}\nEOF\nCMD cat /f", "hello  x\n"),
     ("COPY <<'A' <<\"B\" /d/\none $X\nA\ntwo\nB\nCMD cat /d/A /d/B", "one $X\ntwo\n"),
@@ -109,6 +122,13 @@ const RECIPES: &[(&str, &str)] = &[
     ),
     ("ENTRYPOINT [\"echo\", \"entry\"]\nCMD [\"default\"]", "entry default\n"),
     ("CMD echo base\nENTRYPOINT echo shell", "shell\n"),
+    (
+        "ENV PATH /x:${PATH}\nCMD echo $PATH",
+        "/x:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n",
+    ),
+    ("RUN echo $((1<<4)) >/f\nCMD cat /f", "16\n"),
+    ("ARG O=12:0\nCOPY --chown=${O} a.txt /f\nRUN stat -c %u:%g /f >/o\nCMD cat /o", "12:0\n"),
+    ("COPY --chown=999 a.txt /f\nRUN stat -c %u:%g /f >/o\nCMD cat /o", "999:999\n"),
     ("ONBUILD RUN echo triggered >/f\nCMD test -e /f || echo not yet", "not yet\n"),
     (
         "LABEL a=\"b c\" d.e=f\nEXPOSE 80 443/udp\nVOLUME /data\nSTOPSIGNAL SIGINT\nMAINTAINER me\nHEALTHCHECK --interval=5s CMD true\nCMD echo labelled",
@@ -165,6 +185,7 @@ fn every_form_builds_and_runs() {
     place.give(&place.path("work"));
     let secret = format!("id=tok,src={}", secret.display());
     let flags = ["--build-arg", "GIVEN=given", "--secret", &secret];
+    assert!(RECIPES.len() >= 60);
     for (recipe, expected) in RECIPES {
         let own = recipe.contains("FROM ");
         let text =

@@ -1,4 +1,5 @@
-//! RPM packages under emulated root: rpmbuild makes them, dnf installs them.
+//! RPM packages under emulated root: rpmbuild makes them, dnf and zypper install
+//! them.
 
 use harness::Place;
 
@@ -55,21 +56,40 @@ echo \"preun $1\" >>/preun
 
 #[test]
 fn dnf_installs_packages_with_owners_devices_and_capabilities() {
+    installs(
+        "dnf",
+        "mkdir -p /etc/yum.repos.d && printf '[l]\\nname=l\\nbaseurl=file:///repo\\ngpgcheck=0\\n' \
+         >/etc/yum.repos.d/l.repo && dnf -q -y --releasever 1 install probe",
+        "dnf -q -y --releasever 1 remove probe",
+    );
+}
+
+#[test]
+fn zypper_installs_packages_with_owners_devices_and_capabilities() {
+    installs(
+        "zypper",
+        "zypper -qn addrepo --no-gpgcheck /repo l && zypper -n --no-gpg-checks install probe",
+        "zypper -n remove probe",
+    );
+}
+
+/// Builds an image in which a tool of Debian's installs and removes the packages.
+fn installs(tool: &str, install: &str, remove: &str) {
     let place = Place::new();
     place.write("work/ctx/system.spec", SYSTEM);
     place.write("work/ctx/probe.spec", PROBE);
     let text = format!(
         "FROM {}/base:latest
 RUN apt-get update -q >/dev/null && apt-get install -qy --no-install-recommends \\
-    dnf rpm createrepo-c libcap2-bin >/dev/null 2>&1
+    {tool} rpm createrepo-c libcap2-bin >/dev/null 2>&1 && \\
+    mkdir -p /etc/rpm && echo '%_dbpath /var/lib/rpm' >/etc/rpm/macros
 COPY *.spec /specs/
 RUN rpmbuild --quiet -bb /specs/*.spec && mkdir /repo && \\
     mv /root/rpmbuild/RPMS/noarch/*.rpm /repo && createrepo_c -q /repo
-RUN mkdir -p /etc/yum.repos.d && printf '[l]\\nname=l\\nbaseurl=file:///repo\\ngpgcheck=0\\n' >/etc/yum.repos.d/l.repo && \\
-    dnf -q -y --releasever 1 install probe
+RUN {install}
 RUN rpm -V probe && getcap /usr/bin/probe-cap && cat /srv/probe/post && \\
     stat -c '%n %U:%G %a %t,%T %h' /srv/probe/* /var/spool/probe /usr/bin/probe*
-RUN dnf -q -y --releasever 1 remove probe && cat /preun && ls -A /srv /var/spool && rpm -qa
+RUN {remove} && cat /preun && ls -A /srv /var/spool && rpm -qa
 ",
         harness::registry()
     );

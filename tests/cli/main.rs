@@ -1,6 +1,8 @@
 //! Promise: a person who types it is understood, or told what to type.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
+mod modules;
+
 use harness::Place;
 
 #[test]
@@ -52,6 +54,30 @@ fn doctor_finds_this_machine_fit() {
     let text = place.sampan(&["doctor", "--json"]).ok();
     let report: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert!(text.contains("user namespaces") || text.contains("user_namespace"), "{report}");
+}
+
+/// Subordinate ids are a matter of one mode; who has none is not warned.
+#[test]
+fn doctor_tells_of_subordinate_ids() {
+    let find = |place: &Place, script: &str| {
+        let report: serde_json::Value = serde_json::from_str(&place.shell(script).ok()).unwrap();
+        let all = report["checks"].as_array().or(report.as_array()).unwrap().clone();
+        let one = all.into_iter().find(|check| check["name"] == "subordinate ids").unwrap();
+        (one["status"].as_str().unwrap().to_owned(), one["detail"].as_str().unwrap().to_owned())
+    };
+    let (status, detail) = find(&Place::new(), "$sampan doctor --json");
+    assert_eq!(status, "ok");
+    assert!(detail.contains("no range") && detail.contains("--root-emulation=subid"), "{detail}");
+    let place = Place::of(&harness::required("SAMPAN_TEST_SUBID_USER"));
+    let (status, detail) = find(&place, "$sampan doctor --json");
+    assert_eq!(status, "ok");
+    assert!(detail.contains("65536 user and 65536 group ids"), "{detail}");
+    // The first one in PATH counts, and may not map.
+    let script = "mkdir bin; cp /bin/true bin/newuidmap; PATH=$PWD/bin:$PATH $sampan doctor --json";
+    let (status, detail) = find(&place, script);
+    assert_eq!(status, "warn");
+    assert!(detail.contains("bin/newuidmap is neither setuid root"), "{detail}");
+    assert!(!detail.contains("newgidmap"), "{detail}");
 }
 
 #[test]

@@ -11,7 +11,9 @@ fn pull(place: &Place, fault: Fault) -> (Server, Ran) {
     let server = Server::start(&place.path("layout"), fault);
     let image = format!("docker://{}/team/image:v1", server.address);
     let mut command = place.sampan_command(&["pull", "--quiet", &image]);
-    command.env("SAMPAN_STALL_TIMEOUT", "1");
+    if fault == Fault::Stall {
+        command.env("SAMPAN_STALL_TIMEOUT", "5");
+    }
     let ran = harness::run(&mut command);
     (server, ran)
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 mod convert;
+mod elsewhere;
 mod faults;
 mod hostile;
 mod layered;

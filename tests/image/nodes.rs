@@ -11,7 +11,7 @@ fn a_thousand_nodes_download_an_image_once() {
     let _ = layout.finish("one");
     let server = Server::start(&place.path("layout"), Fault::None);
     let script = format!(
-        "export SAMPAN_STALL_TIMEOUT=1; scratch=$SAMPAN_SCRATCH; \
+        "scratch=$SAMPAN_SCRATCH; \
          node() {{ mkdir $scratch/$1; SAMPAN_SCRATCH=$scratch/$1 $sampan exec -q {}/x/image:v1 cat /etc/marker || echo failed; }}; \
          export -f node; export scratch sampan; seq 1000 | xargs -P 100 -I{{}} bash -c 'node {{}}' | sort | uniq -c",
         server.address

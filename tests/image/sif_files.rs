@@ -5,6 +5,7 @@ use std::fs::File;
 use std::path::Path;
 
 use harness::Place;
+use serde_json::Value;
 use sif::{Arch, CreateOptions, FsKind, Kind, NewObject, PartKind, Partition};
 
 /// A tree with the scripts of an image that a definition file made.
@@ -54,8 +55,19 @@ fn scripts_of_the_image_are_honoured() {
     assert_eq!(run(&["run", "--app", "solve", &sif, "2"]).ok(), "app solve: 2\n");
     assert!(run(&["run", "--app", "nosuch", &sif]).fails(125).contains("nosuch"));
     assert_eq!(run(&["exec", &sif, "nosuchcommand"]).code, 127);
-    assert!(run(&["inspect", "--show", "test", &sif]).ok().contains("exit 3"));
+    assert!(run(&["inspect", "--test", &sif]).ok().contains("exit 3"));
     assert!(run(&["inspect", "--json", &sif]).ok().contains("runscript"));
+    assert_eq!(run(&["inspect", "--list-apps", &sif]).ok(), "solve\n");
+    let about: Value = serde_json::from_str(&run(&["inspect", "--all", &sif]).ok()).unwrap();
+    let app = &about["data"]["attributes"]["apps"]["solve"];
+    assert!(app["runscript"].as_str().unwrap().contains("app $APP"), "{about}");
+    let of_app = run(&["inspect", "--app", "solve", "--runscript", &sif]).ok();
+    assert_eq!(of_app.trim_end(), app["runscript"].as_str().unwrap());
+    assert!(run(&["inspect", "--app", "nosuch", &sif]).fails(1).contains("list-apps"));
+    assert!(run(&["run-help", &sif]).fails(1).contains("no help"));
+    // Where Apptainer looks for it.
+    let kept = place.shell("$sampan sif dump 1 image.sif").ok();
+    assert_eq!(serde_json::from_str::<Value>(&kept).unwrap(), about);
     // The directory that it was made from is the same image.
     let tree = place.image_dir();
     assert!(run(&["run", &tree]).ok().starts_with("run: image, made by rootfs"));
@@ -189,6 +201,13 @@ fn what_cannot_be_run_says_why() {
     bytes[95] = 0x7f;
     std::fs::write(&path, &bytes).unwrap();
     assert!(place.sampan(&["run", path.to_str().unwrap()]).fails(125).contains("corrupt"));
+
+    // Neither waited for nor taken for anything else.
+    assert!(place.shell("mkfifo fifo; $sampan sif list ./fifo").fails(6).contains("no SIF file"));
+    assert!(place.shell("$sampan sif list .").fails(6).contains("no SIF file"));
+    let archive = place.shell("tar -cf some.tar fifo; $sampan run ./some.tar").fails(125);
+    assert!(archive.contains("neither a SIF file nor squashfs"), "{archive}");
+    assert!(archive.contains("docker-archive:FILE"), "{archive}");
 }
 
 #[test]

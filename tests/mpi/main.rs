@@ -5,9 +5,8 @@
 //! `mpi_check`, built with its own MPI.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use harness::{Place, registry, required};
+use harness::{Place, registry, required, wait_until};
 use serde_json::Value;
 
 /// A directory of other MPIs, as a host might have them.
@@ -23,9 +22,9 @@ fn place(image: &str) -> (Place, String) {
 }
 
 /// MPICH's launcher; the kill is for a launcher that waits for ever.
-const HYDRA: &str = "timeout -k 5 120 mpiexec.hydra";
+const HYDRA: &str = "timeout -k 5 600 mpiexec.hydra";
 /// Open MPI's, on a machine with fewer processors than ranks.
-const ORTE: &str = "timeout -k 5 120 mpirun.openmpi --oversubscribe";
+const ORTE: &str = "timeout -k 5 600 mpirun.openmpi --oversubscribe";
 
 #[test]
 fn ranks_of_debians_mpich_run_unmodified() {
@@ -58,7 +57,7 @@ fn ranks_share_a_user_namespace_on_older_kernels() {
     assert!(cc.expect("a C compiler").success());
     let old = tool.display();
     let one = format!("{old} $sampan exec {image} readlink /proc/self/ns/user");
-    let same = format!("export SAMPAN_LINGER=5; {one}; {one}");
+    let same = format!("export SAMPAN_LINGER=100; {one}; {one}");
     let out = place.shell(&same).ok();
     let lines: Vec<&str> = out.lines().collect();
     assert!(lines.len() == 2 && lines[0] == lines[1], "{out}");
@@ -93,7 +92,7 @@ fn the_hosts_mpi_stands_in_for_the_images() {
             None => (String::new(), "mpiexec.hydra".to_owned()),
         };
         let script = format!(
-            "{path}timeout -k 5 120 {launcher} -n 4 $sampan run --mpi=host {image} mpi_check check"
+            "{path}timeout -k 5 600 {launcher} -n 4 $sampan run --mpi=host {image} mpi_check check"
         );
         let out = place.shell(&script).ok();
         assert!(out.starts_with(&format!("ok 4 {version}")), "{name:?}: {out}");
@@ -105,7 +104,7 @@ fn the_hosts_open_mpi_5_runs_a_program_of_open_mpi_4() {
     let (place, image) = place("openmpi");
     let dir = host("openmpi").display().to_string();
     let script = format!(
-        "export SAMPAN_MPI_PATH={dir}; timeout -k 5 120 {dir}/bin/mpirun --map-by :OVERSUBSCRIBE -n 4 \
+        "export SAMPAN_MPI_PATH={dir}; timeout -k 5 600 {dir}/bin/mpirun --map-by :OVERSUBSCRIBE -n 4 \
          $sampan run --mpi=host {image} mpi_check check"
     );
     assert_eq!(place.shell(&script).ok(), "ok 4 Open MPI v5.0.11\n");
@@ -156,6 +155,10 @@ fn a_check_tells_before_anything_is_started() {
     ));
     assert!(refused.fails(125).contains("family"));
 
+    let (code, none) = check("/no/such/mpi", &image);
+    let error = none["error"].as_str().unwrap();
+    assert!(code == 1 && error.contains("in /no/such/mpi (mpi_path)"), "{error}");
+
     let base = format!("{}/base:latest", registry());
     let (code, none) = check(&mpich, &base);
     assert!(
@@ -182,7 +185,6 @@ fn a_killed_rank_leaves_nothing() {
     let (place, image) = place("mpich");
     let script = format!("SAMPAN_LINGER=1 {HYDRA} -n 4 $sampan run {image} mpi_check die");
     assert_ne!(place.shell(&script).code, 0);
-    let start = Instant::now();
     let left = |what: &str| {
         // The suite's other tests have places of their own.
         let here = place.path("");
@@ -190,11 +192,10 @@ fn a_killed_rank_leaves_nothing() {
     };
     // A server holds its image open.
     let open = "for fd in /proc/[0-9]*/fd/*; do readlink $fd; done 2>/dev/null";
-    while !(left(open).is_empty() && left("cat /proc/self/mounts").is_empty()) {
-        assert!(start.elapsed() < Duration::from_secs(20), "{}", left(open));
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    assert_eq!(place.shell("ls $SAMPAN_SCRATCH/sampan-*/run").ok(), "");
+    wait_until("the image is let go", || left(open).is_empty());
+    wait_until("the last mount goes", || left("cat /proc/self/mounts").is_empty());
+    let sockets = || place.shell("ls $SAMPAN_SCRATCH/sampan-*/run").ok();
+    wait_until("the last socket goes", || sockets().is_empty());
 }
 
 #[test]
@@ -203,4 +204,28 @@ fn an_inner_launcher_does_not_meet_the_outer_one() {
     let inner = "mpiexec.hydra -launcher fork -n 2 mpi_check check";
     let script = format!("{HYDRA} -n 1 $sampan run --mpi=container {image} {inner}");
     assert!(place.shell(&script).ok().starts_with("ok 2 "), "{script}");
+}
+
+/// What one rank finds out about libraries the others of the node use, as long as
+/// it holds.
+#[test]
+fn libraries_are_looked_at_once() {
+    let (place, image) = place("mpich");
+    let run = |env: &str| place.shell(&format!("{env} $sampan exec --mpi=host {image} true"));
+    let note = "$SAMPAN_SCRATCH/sampan-*/run/libraries-*";
+    let state = || place.shell(&format!("stat -c '%i %n' {note} | sort -k2")).ok();
+    let _ = run("").ok();
+    let first = state();
+    assert_eq!(first.lines().count(), 1, "{first}");
+    let script = format!("{HYDRA} -n 8 $sampan run --mpi=host {image} mpi_check check");
+    assert!(place.shell(&script).ok().starts_with("ok 8 "));
+    assert_eq!(state(), first, "it was used, not made again");
+    // Another configuration is another question.
+    let _ = run(&format!("SAMPAN_MPI_PATH={}", host("mpich").display())).ok();
+    assert_eq!(state().lines().count(), 2, "{}", state());
+    let _ = place.shell(&format!("for f in {note}; do head -c 1000 $f >x; cat x >$f; done")).ok();
+    assert!(place.shell(&script).ok().starts_with("ok 8 "));
+    let sizes = place.shell(&format!("stat -c %s {note}")).ok();
+    let sizes: Vec<u32> = sizes.lines().map(|size| size.parse().unwrap()).collect();
+    assert!(sizes.contains(&1000) && sizes.iter().any(|size| *size > 1000), "{sizes:?}");
 }

@@ -96,6 +96,9 @@ fn what_is_there_is_listed_and_what_is_not_is_named() {
 fn validate_names_every_field() {
     let place = place(SPEC);
     assert!(sampan(&place, &["cdi", "validate"]).ok().contains("good, 2 devices"));
+    let mut none = place.sampan_command(&["cdi", "validate"]);
+    let said = run(none.env("SAMPAN_CDI_DIRS", place.path("work"))).ok();
+    assert!(said.contains("no CDI spec in") && said.contains("/work"), "{said}");
     let bad = SPEC.replace("0.7.0", "0.3.0").replace("FROM_SPEC=yes", "FROM_SPEC");
     place.write("bad.yaml", bad);
     let ran = sampan(&place, &["cdi", "validate", place.path("bad.yaml").to_str().unwrap()]);

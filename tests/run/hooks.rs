@@ -11,7 +11,7 @@ fn write_hook(place: &Place, stages: &[&str], script: &str) {
     for stage in stages {
         let hook = json!({
             "version": "1.0.0",
-            "hook": {"path": program, "args": ["log.sh", stage], "timeout": 20},
+            "hook": {"path": program, "args": ["log.sh", stage], "timeout": 300},
             "when": {"annotations": {"^log$": "^yes$"}},
             "stages": [stage],
         });
@@ -35,7 +35,7 @@ fn hooks_run_at_their_stages_and_are_told_of_the_container() {
     let script = format!(
         "export SAMPAN_HOOKS_DIRS={}; $sampan exec {image} true; [ ! -e {log} ] || exit 9; \
          $sampan exec --annotation log=yes {image} sh -c 'readlink /proc/self/ns/mnt'; \
-         for i in $(seq 100); do grep -q poststop {log} && break; sleep 0.1; done",
+         wait_for '! ls -d $SAMPAN_SCRATCH/sampan-*/run/bundle-* >/dev/null 2>&1'",
         hooks.display(),
         log = log.display()
     );
@@ -57,10 +57,6 @@ fn hooks_run_at_their_stages_and_are_told_of_the_container() {
         );
         assert_eq!(state["pid"].is_null(), status == "stopped");
     }
-    assert_eq!(
-        place.shell("ls -d $SAMPAN_SCRATCH/sampan-*/run/bundle-* 2>/dev/null; true").ok(),
-        ""
-    );
 }
 
 #[test]
@@ -85,4 +81,75 @@ fn the_last_stage_runs_inside_and_a_failing_hook_stops_the_start() {
     }
     let plan = format!("{env} $sampan exec --dry-run --annotation log=yes {image} true");
     assert!(place.shell(&plan).ok().contains("createRuntime"), "{}", required("SAMPAN_BIN"));
+    std::fs::remove_file(place.path("hooks/log.sh")).unwrap();
+    let script = format!("{env} $sampan exec --annotation log=yes {image} echo started");
+    let error = place.shell(&script).fails(125);
+    assert!(error.contains("log.sh") && error.contains("No such file"), "{error}");
+    place.write("hooks/createRuntime.json", "{");
+    let error = place.shell(&script).fails(125);
+    assert!(error.contains("createRuntime.json: EOF"), "{error}");
+}
+
+#[test]
+fn a_hook_before_all_others_changes_the_container() {
+    let place = Place::new();
+    let image = place.image_dir();
+    place.write("data/word", "from the hook");
+    let filter = format!(
+        "jq '.process.env += [\"ADDED=yes\"] | .process.args += [\"three\"] | \
+         .mounts += [{{destination: \"/added\", source: \"{}\", options: [\"rbind\", \"ro\"]}}]'",
+        place.path("data").display()
+    );
+    write_hook(&place, &["precreate"], &format!("PATH=/usr/bin:/bin {filter}"));
+    let env = format!("SAMPAN_HOOKS_DIRS={}", place.path("hooks").display());
+    let words = "sh -c 'cat /added/word; echo \" $ADDED $*\"; touch /added/x' one two";
+    let script = format!("{env} $sampan exec --annotation log=yes {image} {words}");
+    let ran = place.shell(&script);
+    assert_eq!(ran.out, "from the hook yes two three\n", "{ran:?}");
+    assert_ne!(ran.code, 0, "the mount is read-only");
+    // A plan is made without running anything.
+    let plan =
+        place.shell(&format!("{env} $sampan exec --dry-run --annotation log=yes {image} true"));
+    assert!(!plan.ok().contains("ADDED"));
+    for (filter, word) in [
+        ("jq '.root.path = \"/\"'", "changes root"),
+        ("echo {", "no configuration"),
+        ("echo no licence >&2; exit 3", "no licence"),
+    ] {
+        write_hook(&place, &["precreate"], &format!("PATH=/usr/bin:/bin; {filter}"));
+        let script = format!("{env} $sampan exec --annotation log=yes {image} echo started");
+        let ran = place.shell(&script);
+        assert!(!ran.out.contains("started"));
+        let error = ran.fails(125);
+        assert!(error.contains(word) && error.contains("precreate"), "{word}: {error}");
+    }
+}
+
+/// OCI Runtime Specification, runtime.md "State": a hook in the container's
+/// namespaces is told the pid as it is seen there, one outside as it is seen there.
+#[test]
+fn pids_are_those_of_the_hooks_namespace() {
+    let place = Place::new();
+    let image = place.image_dir();
+    let log = place.path("work/log");
+    let stages = ["createRuntime", "createContainer"];
+    let line = format!("echo \"$1 $(grep -o 'pid\":[0-9]*')\" >>{}", log.display());
+    write_hook(&place, &stages, &line);
+    for (namespace, same) in [("", true), ("--pid", false)] {
+        let script = format!(
+            "rm -f log; SAMPAN_HOOKS_DIRS={} $sampan exec {namespace} --annotation log=yes {image} \
+             sh -c 'echo $$'",
+            place.path("hooks").display()
+        );
+        let pid = place.shell(&script).ok();
+        let text = std::fs::read_to_string(&log).unwrap();
+        let told = |stage: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(stage));
+            line.and_then(|line| line.strip_prefix(" pid\":")).expect("a pid").to_owned()
+        };
+        // In a PID namespace it is the init's, which becomes nothing else.
+        let inside = if same { pid.trim() } else { "1" };
+        assert_eq!(told("createContainer"), inside, "{text}");
+        assert_eq!(told("createRuntime") == inside, same, "{text}");
+    }
 }

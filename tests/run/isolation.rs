@@ -79,3 +79,25 @@ fn the_host_name_is_set_in_a_namespace_of_its_own() {
     assert_eq!(out, "boat\n");
     assert_eq!(place.shell("hostname").ok(), before);
 }
+
+#[test]
+fn flags_of_apptainer_mean_what_they_do_there() {
+    let place = Place::new();
+    let image = place.image_dir();
+    let names = "$sampan exec --dns 192.0.2.1,192.0.2.2";
+    let script = format!("{names} {image} cat /etc/resolv.conf");
+    assert_eq!(place.shell(&script).ok(), "nameserver 192.0.2.1\nnameserver 192.0.2.2\n");
+    assert!(
+        place.shell(&format!("$sampan exec --dns x {image} true")).fails(125).contains("--dns")
+    );
+    // A process of its own, nothing of the caller's, and changes that are lost.
+    let script =
+        format!("echo x >x; $sampan exec --compat {image} sh -c 'echo $$; ls; echo >/new'");
+    let out = place.shell(&script).ok();
+    assert!(out.trim().parse::<u32>().is_ok_and(|pid| pid < 10), "{out}");
+    let script =
+        format!("$sampan exec -S /scratch {image} sh -c 'echo 1 >/scratch/x && cat /scratch/x'");
+    assert_eq!(place.shell(&script).ok(), "1\n");
+    let same = "--userns --sharens --no-eval --no-privs --disable-cache";
+    assert_eq!(place.shell(&format!("$sampan exec {same} {image} echo 1")).ok(), "1\n");
+}

@@ -47,7 +47,7 @@ fn a_pipeline_ends_with_the_command() {
     let image = place.image_file();
     // The image server must hold no end of the pipe: `timeout` turns a hang
     // into a failure.
-    let script = format!("timeout 20 bash -c '$sampan exec {image} echo hello | cat'");
+    let script = format!("timeout 300 bash -c '$sampan exec {image} echo hello | cat'");
     assert_eq!(place.shell(&script).ok(), "hello\n");
 }
 
@@ -56,10 +56,8 @@ fn no_server_outlives_its_container() {
     let place = Place::new();
     let image = place.image_file();
     assert_eq!(place.sampan(&["exec", &image, "true"]).code, 0);
-    let script = format!(
-        "for i in $(seq 100); do pgrep -f '[/]{}' >/dev/null || exit 0; sleep 0.1; done; exit 1",
-        image.trim_start_matches('/')
-    );
+    let script =
+        format!("wait_for \"! pgrep -f '[/]{}' >/dev/null\"", image.trim_start_matches('/'));
     assert_eq!(place.shell(&script).code, 0, "an image server is left");
 }
 
@@ -107,9 +105,11 @@ fn commands_that_cannot_run_say_why() {
 fn a_terminated_pid_namespace_leaves_nothing() {
     let place = Place::new();
     let image = place.image_dir();
+    // Nobody else on the machine sleeps so long.
     let script = format!(
-        "n=4321; $sampan exec --pid {image} sleep $n & sleep 0.5; kill -9 $!; wait $! 2>/dev/null; \
-         for i in $(seq 100); do pgrep -f \"sleep $n\" >/dev/null || exit 0; sleep 0.1; done; exit 1"
+        "there=\"pgrep -fx 'sleep 4321.$$' >/dev/null\"; \
+         $sampan exec --pid {image} sleep 4321.$$ & wait_for \"$there\" && kill -9 $! && \
+         wait_for \"! $there\""
     );
     assert_eq!(place.shell(&script).code, 0, "a process survived its supervisor");
 }

@@ -1,8 +1,11 @@
 //! The file system that serves an image file.
 
 use std::path::Path;
+use std::process::Stdio;
 
-use harness::Place;
+use harness::{Place, wait_until};
+
+use crate::sharing::servers_of;
 
 /// A squashfs file of a tree that a closure fills.
 fn image(place: &Place, fill: impl FnOnce(&Path), options: &[&str]) -> String {
@@ -17,16 +20,19 @@ fn image(place: &Place, fill: impl FnOnce(&Path), options: &[&str]) -> String {
     file.to_str().unwrap().to_owned()
 }
 
-#[test]
-fn a_damaged_block_is_an_io_error_and_the_rest_is_served_on() {
-    let place = Place::new();
+/// An image whose `/bad` cannot be read.
+fn damaged(place: &Place) -> String {
     // Every byte of this file is in blocks of its own, stored as they are.
     let pattern = b"sampan damaged block ".repeat(20_000);
     let file = image(
-        &place,
+        place,
         |root| {
             std::fs::write(root.join("bad"), &pattern).unwrap();
             std::fs::write(root.join("good"), "good").unwrap();
+            std::fs::create_dir(root.join("many")).unwrap();
+            for n in 0..60 {
+                std::fs::write(root.join(format!("many/{n}")), n.to_string()).unwrap();
+            }
         },
         &["-comp", "zstd", "-no-fragments", "-no-duplicates"],
     );
@@ -53,6 +59,13 @@ fn a_damaged_block_is_an_io_error_and_the_rest_is_served_on() {
         }
     }
     assert!(hit, "no block of the file was hit");
+    file
+}
+
+#[test]
+fn a_damaged_block_is_an_io_error_and_the_rest_is_served_on() {
+    let place = Place::new();
+    damaged(&place);
     let log = place.shell("cat $SAMPAN_SCRATCH/sampan-*/run/errors.log").ok();
     assert!(log.contains("filled.sqfs") && log.contains("offset"), "{log}");
     assert!(place.sampan(&["doctor"]).out.contains("errors.log"));
@@ -118,4 +131,55 @@ fn attributes_names_and_links_are_the_images() {
     assert_eq!(lines[2..], ["one", "same"]);
     let refused = place.sampan(&["exec", &file, "sh", "-c", "echo x >/one"]);
     assert!(refused.code != 0 && refused.err.contains("Read-only"), "{}", refused.err);
+}
+
+#[test]
+fn what_a_start_read_is_asked_for_before_the_next() {
+    let place = Place::new();
+    let file = damaged(&place);
+    let log = |place: &Place| place.shell("cat $SAMPAN_SCRATCH/sampan-*/run/errors.log").out;
+    let shell = |script: &str| drop(place.shell(script).ok());
+    let command = "cat /many/*; until [ -e go ]; do sleep 0.1; done";
+    // Who joins the last start's server follows no profile, and that server may still
+    // write one.
+    let served = || wait_until("the server goes", || servers_of(&place, &file) == 0);
+    let start = |place: &Place| {
+        shell("touch go");
+        let out = place.sampan(&["exec", &file, "sh", "-c", command]).ok();
+        served();
+        out
+    };
+    served();
+    shell("rm -f $SAMPAN_SCRATCH/sampan-*/run/errors.log; rm -rf $SAMPAN_STORE/profiles");
+    let expected: String = (0..60).map(|n| n.to_string()).collect();
+    let sorted = |text: &str| {
+        let mut bytes = text.as_bytes().to_vec();
+        bytes.sort_unstable();
+        bytes
+    };
+    assert_eq!(sorted(&start(&place)), sorted(&expected));
+    let kept = |place: &Place| place.shell("cat $SAMPAN_STORE/profiles/*").out;
+    let profile = kept(&place);
+    assert!(profile.starts_with("sampan-profile 1\n"), "{profile}");
+    assert!(profile.contains("\nd many\n") && profile.contains(" many/59\n"), "{profile}");
+    assert!(!profile.contains(" bad"), "{profile}");
+    assert_eq!(log(&place), "");
+    // Only who follows the profile reads this file now.
+    shell("echo 'f 0+131072 bad' >>$(ls $SAMPAN_STORE/profiles/*)");
+    shell("rm go");
+    let mut waits = place.sampan_command(&["exec", &file, "sh", "-c", command]);
+    let mut waits = waits.stdout(Stdio::null()).spawn().unwrap();
+    wait_until("the profile is followed", || log(&place).contains("filled.sqfs"));
+    shell("touch go");
+    assert!(waits.wait().unwrap().success());
+    served();
+    // One that is no profile, or leads out of the image, is not followed.
+    for line in ["f 0+1 ../bad", "f 1+18446744073709551615 bad", "\u{1}"] {
+        let text = format!("sampan-profile 1\n{line}\n");
+        shell("rm -f $SAMPAN_SCRATCH/sampan-*/run/errors.log");
+        shell(&format!("printf '{text}' >$(ls $SAMPAN_STORE/profiles/*)"));
+        assert_eq!(sorted(&start(&place)), sorted(&expected));
+        assert!(kept(&place).contains(" many/59\n"), "no other is kept");
+        assert_eq!(log(&place), "");
+    }
 }

@@ -1,25 +1,26 @@
 //! Containers of one image on one node share a server and a user namespace.
 
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
-use harness::Place;
+use harness::{Cgroup, Place, wait_until};
 
 const NAMESPACE: &str = "readlink /proc/self/ns/user";
 
-/// The processes that serve the place's image.
-fn servers(place: &Place) -> usize {
-    let image = place.image_file();
+/// The processes that serve an image.
+pub(crate) fn servers_of(place: &Place, image: &str) -> usize {
     let script = format!("pgrep -f -- '^[^ ]*sampan exec .*{image}' | wc -l");
     place.shell(&script).ok().trim().parse().unwrap()
 }
 
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+/// The processes that serve the place's image.
+fn servers(place: &Place) -> usize {
+    servers_of(place, &place.image_file())
+}
+
+/// Ends the servers of a place's image, which would wait for others.
+fn end_servers(place: &Place) {
+    // The shell's own command line has the image too.
+    let _ = place.shell(&format!("pkill -KILL -f -- '{}'", place.image_file()));
 }
 
 #[test]
@@ -27,7 +28,7 @@ fn later_containers_join_the_first() {
     let place = Place::new();
     let image = place.image_file();
     let script = format!(
-        "export SAMPAN_LINGER=30; $sampan exec {image} {NAMESPACE}; $sampan exec {image} {NAMESPACE}; \
+        "export SAMPAN_LINGER=300; $sampan exec {image} {NAMESPACE}; $sampan exec {image} {NAMESPACE}; \
          $sampan run --isolate {image} {NAMESPACE}; $sampan exec --root {image} {NAMESPACE}; \
          SLURM_JOB_ID=7 $sampan exec {image} {NAMESPACE}"
     );
@@ -39,17 +40,37 @@ fn later_containers_join_the_first() {
     assert_ne!(lines[0], lines[3], "another identity joined");
     assert_ne!(lines[0], lines[4], "another job joined");
     assert_eq!(servers(&place), 3);
-    let _ = place.shell(&format!("pkill -KILL -f -- '{image}'; true"));
+    end_servers(&place);
 }
 
 #[test]
 fn the_server_waits_and_then_goes() {
     let place = Place::new();
     let image = place.image_file();
-    let _ = place.shell(&format!("SAMPAN_LINGER=2 $sampan exec {image} true")).ok();
-    assert_eq!(servers(&place), 1);
-    wait_until("the server stays", || servers(&place) == 0);
+    let start = |linger: u32| {
+        let _ = place.shell(&format!("SAMPAN_LINGER={linger} $sampan exec {image} true")).ok();
+    };
+    start(1);
+    wait_until("the server goes", || servers(&place) == 0);
     assert_eq!(place.shell("ls $SAMPAN_SCRATCH/sampan-*/run").ok(), "");
+    start(300);
+    assert_eq!(servers(&place), 1);
+    end_servers(&place);
+}
+
+#[test]
+fn a_server_ends_with_its_jobs_control_group() {
+    let place = Place::new();
+    let image = place.image_file();
+    let job = Cgroup::new(&place);
+    let mut start = place.sampan_command(&["exec", &image, "cat", "/etc/marker"]);
+    assert_eq!(job.hold(start.env("SAMPAN_LINGER", "600")).ok(), "from the image\n");
+    assert_eq!(servers(&place), 1, "the server is gone before its time");
+    assert_eq!(job.members(), 1, "the server has left its job");
+    job.kill();
+    wait_until("the server outlives its job", || servers(&place) == 0);
+    // What it left stops nobody.
+    assert_eq!(place.sampan(&["exec", &image, "cat", "/etc/marker"]).ok(), "from the image\n");
 }
 
 #[test]
@@ -57,11 +78,13 @@ fn what_a_container_leaves_running_is_served_on() {
     let place = Place::new();
     let image = place.image_file();
     let script = format!(
-        "$sampan exec {image} sh -c '(sleep 3; cat /etc/marker >orphan 2>&1) >/dev/null 2>&1 &'; \
-         sleep 0.5; pgrep -c -f -- '^[^ ]*sampan exec .*{image}'; sleep 3.5; cat orphan"
+        "$sampan exec {image} sh -c '(until test -e go; do sleep 0.1; done; \
+           cat /etc/marker >orphan 2>&1; touch done) >/dev/null 2>&1 &'; \
+         sleep 0.5; pgrep -c -f -- '^[^ ]*sampan exec .*{image}'; touch go; \
+         wait_for 'test -e done'; cat orphan"
     );
     assert_eq!(place.shell(&script).ok(), "1\nfrom the image\n");
-    wait_until("the server stays", || servers(&place) == 0);
+    wait_until("the server goes", || servers(&place) == 0);
 }
 
 #[test]
@@ -69,13 +92,13 @@ fn two_hundred_starts_at_once() {
     let place = Place::new();
     let image = place.image_file();
     let script = format!(
-        "export SAMPAN_LINGER=5; for i in $(seq 200); do $sampan exec {image} {NAMESPACE} & done; wait"
+        "export SAMPAN_LINGER=300; for i in $(seq 200); do $sampan exec {image} {NAMESPACE} & done; wait"
     );
     let out = place.shell(&script).ok();
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(lines.len(), 200, "{out}");
     assert!(lines.iter().all(|line| *line == lines[0]), "not all share one namespace: {out}");
-    let _ = place.shell(&format!("pkill -KILL -f -- '{image}'; true"));
+    end_servers(&place);
 }
 
 #[test]
@@ -83,23 +106,23 @@ fn a_killed_server_is_replaced() {
     let place = Place::new();
     let image = place.image_file();
     let run = |word: &str| {
-        place.shell(&format!("SAMPAN_LINGER=30 $sampan exec {image} echo {word}")).ok()
+        place.shell(&format!("SAMPAN_LINGER=300 $sampan exec {image} echo {word}")).ok()
     };
     assert_eq!(run("one"), "one\n");
     let _ = place.shell(&format!("pkill -KILL -f -- '^[^ ]*sampan exec .*{image}'")).ok();
-    wait_until("the server survives SIGKILL", || servers(&place) == 0);
+    wait_until("the server is killed", || servers(&place) == 0);
     assert_eq!(run("two"), "two\n");
-    let _ = place.shell(&format!("pkill -KILL -f -- '{image}'; true"));
+    end_servers(&place);
 }
 
 #[test]
 fn a_server_that_does_not_answer_is_passed_over() {
     let place = Place::new();
     let image = place.image_file();
-    let _ = place.shell(&format!("SAMPAN_LINGER=60 $sampan exec {image} true")).ok();
+    let _ = place.shell(&format!("SAMPAN_LINGER=300 $sampan exec {image} true")).ok();
     let _ = place.shell(&format!("pkill -STOP -f -- '^[^ ]*sampan exec .*{image}'")).ok();
     assert_eq!(place.sampan(&["exec", &image, "echo", "alone"]).ok(), "alone\n");
-    let _ = place.shell(&format!("pkill -KILL -f -- '{image}'; true"));
+    end_servers(&place);
 }
 
 #[test]
@@ -107,12 +130,12 @@ fn ranks_of_a_node_may_look_into_each_other() {
     let place = Place::new();
     let image = place.image_file();
     let mut first = place
-        .sampan_command(&["exec", "--env", "SECRET=shared", &image, "sleep", "30"])
+        .sampan_command(&["exec", "--env", "SECRET=shared", &image, "sleep", "600"])
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
     let look = format!("cat /proc/{}/environ", first.id());
-    wait_until("no look into the other's environment", || {
+    wait_until("the other's environment is seen", || {
         place.sampan(&["exec", &image, "sh", "-c", &look]).out.contains("SECRET=shared")
     });
     first.kill().unwrap();
@@ -125,7 +148,7 @@ fn what_one_container_adds_another_does_not_see() {
     let image = place.image_file();
     place.write("home/here", "here");
     let script = format!(
-        "export SAMPAN_LINGER=30; set -e; $sampan exec {image} test ! -e /added; \
+        "export SAMPAN_LINGER=300; set -e; $sampan exec {image} test ! -e /added; \
          $sampan exec -B $HOME:/added {image} cat /added/here; \
          $sampan exec {image} test ! -e /added; \
          $sampan exec --writable-tmpfs {image} sh -c 'echo x >/written; cat /written'; \
@@ -134,5 +157,5 @@ fn what_one_container_adds_another_does_not_see() {
     );
     assert_eq!(place.shell(&script).ok(), "herex\nrefused\n");
     assert_eq!(servers(&place), 1);
-    let _ = place.shell(&format!("pkill -KILL -f -- '{image}'; true"));
+    end_servers(&place);
 }

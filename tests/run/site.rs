@@ -96,4 +96,10 @@ fn a_configuration_is_written_and_checked() {
     assert!(ran.code == 1 && ran.out.contains("/no/such/store"), "{ran:?}");
     let module = place.sampan(&["site", "module", "--command", "solve", "/apps/s.sqsh"]).ok();
     assert!(module.contains("sampan exec /apps/s.sqsh solve"), "{module}");
+    // A module is used in any directory.
+    let module = place.sampan(&["site", "module", "--command", "solve", "./s.sqsh"]).ok();
+    let path = place.path("work/s.sqsh").display().to_string();
+    assert!(module.contains(&format!("sampan exec {path} solve")), "{module}");
+    let error = place.sampan(&["site", "module", "--command", "solve", "oci:lay:x"]).fails(1);
+    assert!(error.contains("not absolute"), "{error}");
 }

@@ -5,6 +5,7 @@
 mod batch;
 mod cluster;
 mod flags;
+mod inside;
 mod many;
 mod mpi;
 mod named;

@@ -1,19 +1,8 @@
 //! Many steps at once, and what is left of them: nothing.
 
-use std::time::{Duration, Instant};
-
-use harness::Place;
+use harness::{Place, wait_until};
 
 use crate::cluster::Cluster;
-
-/// Waits for something, a minute at most.
-pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(60), "{what}: not after a minute");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
 
 /// Processes whose environment names the place: tasks, and image servers,
 /// whose command line says only `slurm-task`.
@@ -35,9 +24,9 @@ fn processes(dir: &str) -> Vec<String> {
 pub fn nothing_is_left(place: &Place) {
     let dir = place.path("").display().to_string();
     let dir = dir.trim_end_matches('/');
-    wait_until("a process is left", || processes(dir).is_empty());
+    wait_until("the last process goes", || processes(dir).is_empty());
     let sockets = || place.shell("ls $SAMPAN_SCRATCH/sampan-*/run 2>/dev/null || true").ok();
-    wait_until("a socket is left", || sockets().is_empty());
+    wait_until("the last socket goes", || sockets().is_empty());
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains(dir), "a mount is left: {mounts}");
 }

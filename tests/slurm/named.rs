@@ -1,9 +1,8 @@
 //! What a container has written: kept under a name for the job, or in a file.
 
-use harness::Place;
+use harness::{Place, wait_until};
 
 use crate::cluster::{Cluster, image_flag};
-use crate::many::wait_until;
 
 #[test]
 fn a_name_lasts_for_the_job_and_no_longer() {
@@ -43,13 +42,14 @@ fn one_step_writes_at_a_time() {
     let (cluster, place) = (Cluster::get(), Place::new());
     let image = image_flag(&place.image_file());
     let script = format!(
-        "salloc -N1 -n2 bash -c 'srun -n1 --exact {image} --container-name=a sh -c \
+        "export -f wait_for; salloc -N1 -n2 bash -c 'srun -n1 --exact {image} --container-name=a sh -c \
            \"echo up; until test -e end; do sleep 0.1; done\" >out & \
-         until grep -q up out 2>/dev/null; do sleep 0.1; done; \
-         srun -n1 --exact --container-name=a {image} true; echo $?; touch end; wait $!; echo $?'"
+         wait_for \"grep -q up out\"; \
+         srun -n1 --exact --container-name=a:no_exec {image} true; echo $?; \
+         srun -n1 --exact --container-name=a --container-writable true; echo $?; touch end; wait $!; echo $?'"
     );
     let ran = cluster.shell(&place, &script);
-    assert_eq!(ran.out, "125\n0\n", "{ran:?}");
+    assert_eq!(ran.out, "125\n125\n0\n", "{ran:?}");
     assert!(ran.err.contains("in use by another step"), "{}", ran.err);
 }
 
@@ -66,6 +66,47 @@ fn a_container_is_saved_to_a_file() {
     assert!(ran.code == 125 && ran.err.contains("one task"), "{ran:?}");
     let ran = cluster.srun(&place, &[&image, "--container-save=/no/such/dir/x.sqsh", "true"]);
     assert!(ran.code == 0 && ran.err.contains("/no/such/dir"), "{ran:?}");
-    let ran = cluster.srun(&place, &[&image, "--container-name=x:exec", "true"]);
-    assert!(ran.code != 0 && ran.err.contains("exec is not supported"), "{ran:?}");
+}
+
+/// As pyxis documents it: another step enters the container of one that runs.
+#[test]
+fn a_running_container_is_entered() {
+    let (cluster, place) = (Cluster::get(), Place::new());
+    let image = image_flag(&place.image_file());
+    let script = format!(
+        "export -f wait_for; salloc --quiet -N1 -n2 bash -c 'srun -n1 --overlap {image} --container-name=a \
+           --container-env=HOME sh -c \"echo here >/etc/here; export IN=1; touch up; \
+             until test -e end; do sleep 0.1; done; cat /etc/there\" >out & \
+         wait_for \"test -e up\"; \
+         srun -n1 --overlap --container-name=a:exec sh -c \
+           \"cat /etc/here /etc/marker; echo there >/etc/there; pwd; readlink /proc/self/ns/mnt >ns; exit 5\"; \
+         echo $?; srun -n1 --overlap --container-name=a:exec no-such-program; echo $?; \
+         srun -n1 --overlap --container-name=b:exec true; echo $?; \
+         srun -n1 --overlap {image} --container-name=a:exec true; echo $?; \
+         srun -n1 --overlap {image} --container-name=a cat /etc/here; \
+         srun -n1 --overlap --container-name=a:auto cat /etc/here; \
+         srun -n1 --overlap --container-image=other --container-name=a true; echo $?; \
+         touch end; wait; srun -n1 --overlap --container-name=a:exec true; echo $?'; cat out"
+    );
+    let ran = cluster.shell(&place, &script);
+    let work = place.path("work").display().to_string();
+    let expected = [
+        "here",
+        "from the image",
+        &work,
+        "5",
+        "127",
+        "125",
+        "125",
+        "here",
+        "here",
+        "125",
+        "125",
+        "there",
+    ];
+    assert_eq!(ran.out.lines().collect::<Vec<_>>(), expected, "{ran:?}");
+    for word in ["no container \"b\"", "--container-image changes nothing", "has ended"] {
+        assert!(ran.err.contains(word), "no {word:?} in {}", ran.err);
+    }
+    assert!(std::fs::read_to_string(place.path("work/ns")).unwrap().starts_with("mnt:"));
 }

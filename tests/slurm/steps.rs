@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use harness::{Place, Ran, registry};
+use harness::{Place, Ran, registry, wait_until};
 
 use crate::cluster::{Cluster, NODES, image_flag};
-use crate::many::{nothing_is_left, wait_until};
+use crate::many::nothing_is_left;
 
 #[test]
 fn every_node_runs_its_task_in_the_image() {
@@ -36,8 +36,7 @@ fn an_image_comes_from_a_registry_once() {
     let srun = |nodes: &str, policy: &str| {
         let mut command = cluster.command(&place, "srun");
         command.args([nodes, "-n8", &image, "cat", "/etc/marker"]);
-        // The server speaks no TLS, and says nothing to that.
-        command.env("SAMPAN_STALL_TIMEOUT", "1").env("SAMPAN_PULL", policy);
+        command.env("SAMPAN_PULL", policy);
         assert_eq!(harness::run(&mut command).ok(), "from the image\n".repeat(8));
     };
     srun("-N4", "missing");
@@ -129,10 +128,38 @@ fn what_slurm_does_before_the_task_still_happens() {
     let flag = format!("--task-prolog={}", prolog.display());
     let out = cluster.srun(&place, &[&flag, &image, "sh", "-c", "echo $ADDED"]).ok();
     assert_eq!(out, "said\nyes\n");
-    // Of these programs Slurm tells nobody: none must start on the node.
-    let conf = place.write("work/multi", "0 echo STARTED %t\n1-2 echo STARTED\n");
-    let args = ["-n3", &image, "--multi-prog", conf.to_str().unwrap()];
-    refused(&cluster.srun(&place, &args), &["--multi-prog", "sampan exec"]);
+}
+
+#[test]
+fn each_task_has_a_program_of_its_own_in_one_container() {
+    let (cluster, place) = (Cluster::get(), Place::new());
+    let image = image_flag(&place.image_file());
+    place.write("work/first", "cat /etc/marker; exit 3");
+    let conf = "# the first one is another\n0 sh ./first\n\
+                1-2  echo task \\\n%t %o\n3,4 readlink /proc/self/ns/user\n";
+    let conf = place.write("work/multi", conf).display().to_string();
+    let mut command = cluster.command(&place, "srun");
+    command.args(["-N1", "-n5", &image, "--multi-prog", &conf]);
+    // One task may have ended before another begins.
+    let ran = harness::run(command.env("SAMPAN_LINGER", "60"));
+    assert_eq!(ran.code, 3, "{ran:?}");
+    let mut lines: Vec<&str> = ran.out.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines[..3], ["from the image", "task 1 0", "task 2 1"], "{ran:?}");
+    assert!(lines[3].starts_with("user:") && lines[3] == lines[4], "{ran:?}");
+    // Asked for by a variable, and over several nodes.
+    let script = format!(
+        "SAMPAN_CONTAINER_IMAGE={} srun -N4 -n5 --multi-prog {conf} | grep -c -e image -e task",
+        place.image_file()
+    );
+    assert_eq!(cluster.shell(&place, &script).out, "3\n");
+    // Without a container nothing of it is touched.
+    let conf = place.write("work/plain", "* echo bare %t\n").display().to_string();
+    let out = cluster.srun(&place, &["-n1", "--multi-prog", &conf]).ok();
+    assert_eq!(out, "bare 0\n");
+    // A program that the image lacks.
+    place.write("work/plain", "* no-such-program\n");
+    assert_eq!(cluster.srun(&place, &["-n2", &image, "--multi-prog", &conf]).code, 127);
 }
 
 #[track_caller]
@@ -168,7 +195,10 @@ fn a_bad_image_fails_the_step_with_its_reason() {
 fn nodes_of_one_host_share_nothing_and_tasks_of_one_node_do() {
     let (cluster, place) = (Cluster::get(), Place::new());
     let image = image_flag(&place.image_file());
-    let script = "echo $SLURMD_NODENAME $(readlink /proc/self/ns/user); sleep 2";
+    // No task ends before all are there.
+    let script = "echo $SLURMD_NODENAME $(readlink /proc/self/ns/user); touch up.$SLURM_PROCID; \
+                  n=0; until [ $(ls up.* | wc -l) = 6 ] || [ $n = 3000 ]; do \
+                  sleep 0.1; n=$((n + 1)); done";
     let out = cluster.srun(&place, &["-N2", "-n6", &image, "sh", "-c", script]).ok();
     let mut lines: Vec<&str> = out.lines().collect();
     lines.sort_unstable();
@@ -182,11 +212,12 @@ fn a_cancelled_step_leaves_no_process() {
     let (cluster, place) = (Cluster::get(), Place::new());
     let image = image_flag(&place.image_file());
     let script = format!(
-        "salloc -N2 -n2 bash -c 'srun {image} sh -c \"echo up; sleep 1000\" >out & \
-         until [ $(wc -l <out) = 2 ]; do sleep 0.1; done; scancel $SLURM_JOB_ID.0; wait $!' \
-         2>/dev/null; echo ended"
+        "export -f wait_for; \
+         salloc -N2 -n2 bash -c 'srun {image} sh -c \"echo up; sleep 1000\" >out & \
+         wait_for \"grep -c up out | grep -qx 2\" && scancel $SLURM_JOB_ID.0; wait $!; echo $?'"
     );
-    assert!(cluster.shell(&place, &script).out.ends_with("ended\n"));
+    let ran = cluster.shell(&place, &script);
+    assert!(ran.out.lines().last() != Some("0") && ran.err.contains("CANCELLED"), "{ran:?}");
     nothing_is_left(&place);
 }
 

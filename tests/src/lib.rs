@@ -8,7 +8,9 @@
 //! | `SAMPAN_BIN` | the static release binary, where the user can reach it |
 //! | `SAMPAN_SPANK` | the Slurm plugin, where slurmd can reach it |
 //! | `SAMPAN_TEST_USER` | the ordinary user's name; no subuid range |
+//! | `SAMPAN_TEST_SUBID_USER` | a user that has a range of subordinate ids |
 //! | `SAMPAN_TEST_REGISTRY` | `host:port` of a real registry with the fixture images |
+//! | `SAMPAN_TEST_APPTAINER` | what tells nsenter(1) where Apptainer is; `cargo xtask compat` sets it |
 //! | `SAMPAN_TEST_HOSTS` | directory of MPIs that a host might have, one below another |
 //!
 //! A missing variable fails the test: nothing passes without having run.
@@ -19,18 +21,22 @@
     reason = "a test helper fails by panicking"
 )]
 
+mod cgroup;
 mod files;
 mod images;
 mod server;
+mod wait;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 
+pub use cgroup::Cgroup;
 pub use files::serve;
 pub use images::{Layout, busybox_root, layer, sha256};
 pub use server::{Fault, Server};
+pub use wait::{WAIT_FOR, wait_until};
 
 /// A variable that `cargo xtask test` sets.
 ///
@@ -119,17 +125,25 @@ pub struct Place {
 }
 
 impl Place {
-    /// Makes a place.
+    /// Makes a place of the ordinary user.
+    ///
+    /// # Panics
+    /// As [`Place::of`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self::of(&required("SAMPAN_TEST_USER"))
+    }
+
+    /// Makes a place of a user.
     ///
     /// # Panics
     /// When the suite does not run as root, which it needs to become the user.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn of(user: &str) -> Self {
         assert!(rustix::process::geteuid().is_root(), "the suite starts as root to drop to a user");
-        let user = required("SAMPAN_TEST_USER");
         let dir = tempfile::Builder::new().prefix("sampan-e2e-").tempdir_in("/var/tmp").unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let place = Self { dir, user };
+        let place = Self { dir, user: user.to_owned() };
         for sub in ["home", "work", "store", "scratch"] {
             fs::create_dir(place.path(sub)).unwrap();
             place.give(&place.path(sub));
@@ -204,14 +218,15 @@ impl Place {
         run(&mut self.sampan_command(args))
     }
 
-    /// Runs a shell script as the user, with `$sampan` set.
+    /// Runs a shell script as the user, with `$sampan` set and [`WAIT_FOR`].
     ///
     /// # Panics
     /// When it cannot be started.
     #[must_use]
     pub fn shell(&self, script: &str) -> Ran {
         let mut command = self.command("/bin/bash");
-        command.args(["-c", script]).env("sampan", required("SAMPAN_BIN"));
+        command.arg("-c").arg(format!("{WAIT_FOR}\n{script}"));
+        command.env("sampan", required("SAMPAN_BIN"));
         run(&mut command)
     }
 

@@ -81,11 +81,17 @@ impl Server {
     }
 }
 
+/// The first byte of who speaks TLS (RFC 8446, section 5.1); that one is hung up on.
+const HANDSHAKE: u8 = 22;
+
 fn head(client: &mut TcpStream) -> std::io::Result<String> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
         client.read_exact(&mut byte)?;
+        if head.is_empty() && byte[0] == HANDSHAKE {
+            return Err(std::io::ErrorKind::InvalidData.into());
+        }
         head.push(byte[0]);
     }
     Ok(String::from_utf8_lossy(&head).into_owned())

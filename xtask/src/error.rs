@@ -29,6 +29,9 @@ pub(crate) enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The test cluster.
+    #[error("cannot start the test cluster: {0}")]
+    Cluster(#[source] io::Error),
     /// A crate depends on one that it must not.
     #[error("forbidden dependencies:\n{0}")]
     Layers(String),

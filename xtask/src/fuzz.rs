@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::error::{Error, Result};
 use crate::run::{cargo, run as execute, target};
 
-const USAGE: &str = "cargo xtask fuzz [--seconds N] [--seed N] [--target squashfs|sif|tar|ext]";
+const USAGE: &str = "cargo xtask fuzz [--seconds N] [--seed N] [--target NAME]";
 
 /// Kilobytes of address space: what a lying length makes a reader allocate
 /// beyond it ends the run.

@@ -1,7 +1,9 @@
-//! Everything a person types here: `cargo xtask demo|test|bench|fuzz|spank|fixtures|layers`.
+//! Everything a person types here: `cargo xtask demo|test|bench|compat|fuzz|spank|fixtures|layers`.
 #![forbid(unsafe_code)]
 
+mod apptainer;
 mod bench;
+mod compat;
 mod demo;
 mod error;
 mod fixtures;
@@ -24,8 +26,9 @@ cargo xtask COMMAND
              [--runs N] [--rows start,numpy,pull,find,cat,cat4,import,random] [--tools NAME,NAME]
              [--with apptainer]
              mpi [--runs N]: MPI in containers against bare
+  compat     run the same words through Apptainer, from Debian sid, and sampan
   fuzz       feed damaged bytes to the readers, for 30 seconds each:
-             [--seconds N] [--seed N] [--target squashfs|sif|tar|ext|cdi|hook|elf|ldcache]
+             [--seconds N] [--seed N] [--target NAME]
   spank      build the Slurm plugin, for the Slurm of this machine's headers
   fixtures   make the images that the other commands use (kept under target/)
   layers     check which crate may depend on which
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
     let result = match words[..] {
         ["demo"] => demo::run(),
         ["test"] => test::run(),
+        ["compat"] => compat::run(),
         ["bench", ref options @ ..] => bench::run(options),
         // What `bench` starts as root in a namespace of its own.
         ["bench-inside", job] => bench::measure(job),

@@ -1,16 +1,21 @@
 //! The machine: packages, the ordinary user, /dev/fuse.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::error::{Error, Result, file};
-use crate::run::{cargo, output, root_shell, run as execute, target};
+use crate::run::{cargo, output, root, root_shell, run as execute, target};
 
 /// The ordinary user: no privilege, no subuid range, a home of its own.
 pub(crate) const USER: &str = "sampan-test";
 
+/// A user with a range of subordinate ids, for `--root-emulation=subid` and the
+/// tools that cannot do without.
+pub(crate) const SUBID_USER: &str = "sampan-subid";
+
 /// What the commands need beside Rust.
-const PACKAGES: [&str; 43] = [
+const PACKAGES: &[&str] = &[
     "build-essential",
     "mmdebstrap",
     "busybox-static",
@@ -30,18 +35,25 @@ const PACKAGES: [&str; 43] = [
     "procps",
     "attr",
     "acl",
+    "libcap2-bin",
+    "zstd",
     "apache2-utils",
     "curl",
     "git",
     "gnupg",
     "rpm",
     "createrepo-c",
+    "pacman-package-manager",
+    "makepkg",
+    "archlinux-keyring",
+    "libarchive-tools",
     "mpich",
     "libmpich-dev",
     "openmpi-bin",
     "libopenmpi-dev",
     "python3-pip",
     "musl",
+    "musl-tools",
     "openssl",
     "jq",
     "uidmap",
@@ -54,6 +66,7 @@ const PACKAGES: [&str; 43] = [
     "munge",
     "libslurm-dev",
     "libpmix2",
+    "lmod",
 ];
 
 /// Runs a script as root, without its output.
@@ -63,7 +76,7 @@ fn run_quietly(script: &str) -> Result<()> {
 
 /// Prepares the machine, saying what is done.
 pub(crate) fn run() -> Result<()> {
-    let missing: Vec<&str> = PACKAGES.into_iter().filter(|name| !installed(name)).collect();
+    let missing: Vec<&str> = PACKAGES.iter().copied().filter(|name| !installed(name)).collect();
     if missing.is_empty() {
         println!("setup: all Debian packages are there");
     } else {
@@ -79,9 +92,14 @@ pub(crate) fn run() -> Result<()> {
         "id {USER} >/dev/null 2>&1 || useradd --create-home --shell /bin/bash {USER}; \
          for file in /etc/subuid /etc/subgid; do \
            [ ! -e $file ] || sed -i '/^{USER}:/d' $file; done; \
+         id {SUBID_USER} >/dev/null 2>&1 || useradd --create-home --shell /bin/bash {SUBID_USER}; \
+         for file in /etc/subuid /etc/subgid; do \
+           grep -qs '^{SUBID_USER}:' $file || echo '{SUBID_USER}:200000:65536' >>$file; done; \
          [ ! -e /dev/fuse ] || chmod 0666 /dev/fuse"
     );
-    println!("setup: user {USER} without subuid range; /dev/fuse with mode 0666, as udev sets it");
+    println!(
+        "setup: user {USER} without subuid range, {SUBID_USER} with one; /dev/fuse with mode 0666, as udev sets it"
+    );
     run_quietly(&user)
 }
 
@@ -112,7 +130,7 @@ pub(crate) fn binary() -> Result<PathBuf> {
     if !text.contains("statically linked") && !text.contains("not a dynamic") {
         return Err(Error::Dynamic(text));
     }
-    let place = shared()?.join("sampan");
+    let place = own()?.join("sampan");
     // A running copy is replaced, not overwritten.
     let fresh = place.with_extension("new");
     std::fs::copy(&built, &fresh).map_err(file(&fresh))?;
@@ -122,7 +140,7 @@ pub(crate) fn binary() -> Result<PathBuf> {
 
 /// Puts the MPIs of other hosts where everybody reaches them.
 pub(crate) fn hosts(fixtures: &Path) -> Result<PathBuf> {
-    let (from, place) = (fixtures.join("hosts"), shared()?.join("hosts"));
+    let (from, place) = (fixtures.join("hosts"), own()?.join("hosts"));
     // Links where they can be.
     let script = format!(
         "rm -rf '{to}'; cp -al '{from}' '{to}' 2>/dev/null || {{ rm -rf '{to}'; cp -a '{from}' '{to}'; }}",
@@ -138,6 +156,16 @@ pub(crate) fn hosts(fixtures: &Path) -> Result<PathBuf> {
 pub(crate) fn shared() -> Result<PathBuf> {
     let id = output(Command::new("id").arg("-u"))?;
     let dir = Path::new("/var/tmp").join(format!("sampan-{}", id.trim()));
+    std::fs::create_dir_all(&dir).map_err(file(&dir))?;
+    Ok(dir)
+}
+
+/// The part of it that is of this checkout alone: another one may be tested
+/// at the same time.
+pub(crate) fn own() -> Result<PathBuf> {
+    let mut hash = DefaultHasher::new();
+    root().hash(&mut hash);
+    let dir = shared()?.join(format!("{:016x}", hash.finish()));
     std::fs::create_dir_all(&dir).map_err(file(&dir))?;
     Ok(dir)
 }

@@ -21,7 +21,7 @@ fn plugin_cargo(command: &str) -> Command {
 pub(crate) fn build() -> Result<PathBuf> {
     execute(plugin_cargo("build").args(["--quiet", "--release", "--locked"]))?;
     let built = target().join("spank/x86_64-unknown-linux-gnu/release/libspank_sampan.so");
-    let place = setup::shared()?.join("spank_sampan.so");
+    let place = setup::own()?.join("spank_sampan.so");
     replace(&built, &place)?;
     Ok(place)
 }

@@ -38,10 +38,14 @@ pub(crate) fn run() -> Result<()> {
     println!("== Slurm plugin");
     let plugin = spank::build()?;
     println!("== unit tests");
-    execute(cargo().args(["test", "--quiet", "--workspace", "--exclude", "sampan-tests"]))?;
+    execute(
+        cargo()
+            .args(["test", "--quiet", "--workspace", "--exclude", "sampan-tests"])
+            .env("SAMPAN_TEST_TOOLS", images.join("tools")),
+    )?;
     spank::test()?;
     println!("== damaged bytes, for a few seconds; `cargo xtask fuzz` does it for longer");
-    fuzz::run(&["--seconds", "5"])?;
+    fuzz::run(&["--seconds", "2"])?;
     println!("== end-to-end tests, as user {}", setup::USER);
     execute(
         cargo()
@@ -49,6 +53,7 @@ pub(crate) fn run() -> Result<()> {
             .env("SAMPAN_BIN", &binary)
             .env("SAMPAN_SPANK", &plugin)
             .env("SAMPAN_TEST_USER", setup::USER)
+            .env("SAMPAN_TEST_SUBID_USER", setup::SUBID_USER)
             .env("SAMPAN_TEST_REGISTRY", &registry.address)
             .env("SAMPAN_TEST_HOSTS", setup::hosts(&images)?),
     )

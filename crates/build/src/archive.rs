@@ -2,7 +2,7 @@
 //! zstd. What is no archive is copied as it is.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use image::{ConvertOptions, Layer, LayerSource};
@@ -10,6 +10,7 @@ use runtime::ImageTree;
 use squashfs::{Compression, Image, ReaderOptions};
 use types::Digest;
 
+use crate::bootstrap::inflate::inflate;
 use crate::error::Result;
 use crate::files::{Files, ImageFiles, What};
 use crate::layer::{LayerWriter, Owning};
@@ -18,6 +19,11 @@ use crate::layer::{LayerWriter, Owning};
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
+
+const BZIP2: &[u8] = b"BZh";
+
+/// What the first entry of a tar takes.
+const HEAD: u64 = 512;
 
 /// One layer, in a file.
 struct OneTar {
@@ -40,18 +46,26 @@ pub(crate) fn open<'a>(
     open: impl Fn() -> io::Result<Box<dyn Read + 'a>>,
 ) -> io::Result<Option<ImageFiles>> {
     let mut head = Vec::new();
-    open()?.take(512).read_to_end(&mut head)?;
-    let ustar = head.get(257..262) == Some(b"ustar");
-    let packed = [GZIP, ZSTD, XZ].iter().any(|magic| head.starts_with(magic));
-    if !ustar && !packed {
+    open()?.take(HEAD).read_to_end(&mut head)?;
+    let packed = [GZIP, ZSTD, XZ, BZIP2].iter().any(|magic| head.starts_with(magic));
+    if !has_magic(&head) && !packed {
         return Ok(None);
     }
     let mut bytes = tempfile::tempfile()?;
-    if head.starts_with(XZ) {
-        let mut inflated = liblzma::read::XzDecoder::new(open()?);
-        io::copy(&mut inflated, &mut bytes)?;
-    } else {
-        io::copy(&mut open()?, &mut bytes)?;
+    io::copy(&mut open()?, &mut bytes)?;
+    let inflated = || {
+        let mut file = bytes.try_clone()?;
+        file.rewind()?;
+        inflate(file)
+    };
+    let mut start = Vec::new();
+    if inflated()?.take(HEAD).read_to_end(&mut start).is_err() {
+        return Ok(None);
+    }
+    if [XZ, BZIP2].iter().any(|magic| head.starts_with(magic)) {
+        let mut plain = tempfile::tempfile()?;
+        io::copy(&mut inflated()?, &mut plain)?;
+        bytes = plain;
     }
     let size = bytes.metadata()?.len();
     let layer = Layer { digest: Digest::sha256(&[0; 32]), size, diff_id: None };
@@ -62,11 +76,15 @@ pub(crate) fn open<'a>(
     match image::convert(&source, out, &options) {
         Ok(_) => {}
         // Compressed, but no tar: a file like any other.
-        Err(_) if !ustar => return Ok(None),
+        Err(_) if !has_magic(&start) => return Ok(None),
         Err(error) => return Err(io::Error::other(error)),
     }
     let image = Image::open(kept, 0, ReaderOptions::default()).map_err(io::Error::other)?;
     Ok(Some(ImageFiles(ImageTree::new(vec![image.into()]))))
+}
+
+fn has_magic(head: &[u8]) -> bool {
+    head.get(257..262) == Some(b"ustar")
 }
 
 /// A file from its beginning, wherever others have read to.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use engine::{Engine, SharedProgress};
-use plan::{ImagePart, RootEmulation, RootSource};
+use plan::{ImagePart, RootEmulation, RootSource, SubIds};
 use serde_json::{Value, json};
 use squashfs::Compression;
 use store::LayerRecord;
@@ -18,6 +18,7 @@ use crate::error::{BuildError, Result};
 use crate::files::ImageFiles;
 use crate::ignore::Ignore;
 use crate::layer::LayerWriter;
+use crate::parallel::OfDockerfile;
 use crate::remote::{CachePlace, Remote};
 use crate::run::RunArguments;
 use crate::state::State;
@@ -85,6 +86,8 @@ pub(crate) struct Builder<'a> {
     watch: &'a mut dyn Watch,
     cache: Cache,
     scratch: PathBuf,
+    /// Ids of RUN, where the kernel gives it many.
+    sub_ids: Option<SubIds>,
     ignore: Arc<Ignore>,
     globals: BTreeMap<String, String>,
     /// Stages that are done, and images, by the names that copies use.
@@ -112,7 +115,11 @@ impl<'a> Builder<'a> {
         watch: &'a mut dyn Watch,
     ) -> Result<Self> {
         let scratch = engine.build_scratch()?;
-        crate::run::clean(&scratch);
+        crate::run::clean(engine, &scratch);
+        let sub_ids = match options.root_emulation {
+            RootEmulation::Subid => engine.sub_ids()?,
+            _ => None,
+        };
         let cache = Cache { dir: engine.build_cache()? };
         cache.clean();
         Ok(Self {
@@ -124,6 +131,7 @@ impl<'a> Builder<'a> {
             progress,
             watch,
             scratch,
+            sub_ids,
             globals: BTreeMap::new(),
             done: HashMap::new(),
             remotes: Vec::new(),
@@ -164,6 +172,10 @@ impl<'a> Builder<'a> {
         &self.scratch
     }
 
+    pub(crate) fn sub_ids(&self) -> Option<&SubIds> {
+        self.sub_ids.as_ref()
+    }
+
     pub(crate) fn progress(&self) -> &SharedProgress {
         &self.progress
     }
@@ -187,7 +199,28 @@ impl<'a> Builder<'a> {
             }
             None => file.stages.len() - 1,
         };
-        self.stages(index)
+        self.tell_unused();
+        let built = self.stages(&OfDockerfile, &[index])?;
+        built.ok_or_else(|| BuildError::NoStage(index.to_string()))
+    }
+
+    /// Says which variables were given that the file does not take.
+    fn tell_unused(&self) {
+        let stages = self.file.stages.iter().flat_map(|stage| &stage.instructions);
+        let of_stages = stages.filter_map(|instruction| match &instruction.kind {
+            Kind::Arg(args) => Some(args),
+            _ => None,
+        });
+        let all: HashSet<&str> =
+            self.file.args.iter().chain(of_stages.flatten()).map(|arg| arg.name.as_str()).collect();
+        for name in self.options.args.keys() {
+            let known = crate::run::is_proxy(name)
+                || ["SOURCE_DATE_EPOCH", "BUILDKIT_"].iter().any(|own| name.starts_with(own));
+            if !known && !all.contains(name.as_str()) {
+                let text = format!("--build-arg {name}: the Dockerfile has no ARG of that name");
+                self.progress.event(engine::Event::Notice(text));
+            }
+        }
     }
 
     pub(crate) fn file(&self) -> &'a Dockerfile {
@@ -215,6 +248,20 @@ impl<'a> Builder<'a> {
     /// The layers that this process has made.
     pub(crate) fn made(&self) -> &[Key] {
         &self.made
+    }
+
+    /// Whether another process has built a stage, which is told no more; and then
+    /// whether it made a layer anew.
+    pub(crate) fn begin_quietly(&mut self, index: usize) -> Option<bool> {
+        let elsewhere = self.elsewhere.get(&index).copied();
+        // Whoever built it has told of its steps.
+        self.silent = elsewhere.is_some();
+        elsewhere
+    }
+
+    /// Ends what [`begin_quietly`](Self::begin_quietly) began.
+    pub(crate) fn end_quietly(&mut self) {
+        self.silent = false;
     }
 
     /// Takes note of what another process made for a stage.
@@ -300,13 +347,11 @@ impl<'a> Builder<'a> {
             return Ok(state.clone());
         }
         let name = self.stage_name(index);
-        // Whoever built it has told of its steps.
-        let elsewhere = self.elsewhere.get(&index).copied();
-        self.silent = elsewhere.is_some();
+        let elsewhere = self.begin_quietly(index);
         let located = |builder: &Self, source| {
             builder.at(stage.place, &format!("FROM {}", stage.from), source)
         };
-        let begun = self.begin(index, stage);
+        let begun = self.begin(index);
         let (mut state, triggers) = begun.map_err(|error| located(self, error))?;
         let mut cmd = false;
         for text in triggers {
@@ -320,26 +365,34 @@ impl<'a> Builder<'a> {
             self.step(index, &name, &mut state, instruction, &mut cmd)?;
         }
         state.missed |= elsewhere.unwrap_or(false);
-        self.silent = false;
+        self.end_quietly();
         self.done.insert(known, state.clone());
         Ok(state)
     }
 
-    /// What a stage begins with, and what the image asks of who builds from it.
-    fn begin(&mut self, index: usize, stage: &Stage) -> Result<(State, Vec<String>)> {
+    /// What a stage begins with: an image, or the stage of a number.
+    pub(crate) fn begins_with(&mut self, index: usize) -> Result<Base> {
+        let file = self.file;
+        let stage: &Stage = &file.stages[index];
         let lookup = |name: &str| self.global(name);
         let from = expand(&stage.from, self.escape(), &lookup)?;
-        if let Some(platform) = &stage.platform {
-            let platform = expand(platform, self.escape(), &lookup)?;
-            let wanted = self.engine.config().platform.value.to_string();
-            if platform != wanted && platform != Platform::host().to_string() {
-                let text = format!("--platform={platform} beside {wanted}");
-                return Err(Problem::Unsupported(text).into());
-            }
+        let mut platform = None;
+        if let Some(text) = &stage.platform {
+            let value = expand(text, self.escape(), &lookup)?;
+            let wrong = |_| Problem::Value { what: "--platform", value: value.clone() };
+            platform = Some(value.parse::<Platform>().map_err(wrong)?);
         }
-        let mut state = match self.stage_index(&from, index) {
-            Some(other) => self.stage(other)?,
-            None => self.image(&from)?,
+        match self.stage_index(&from, index) {
+            Some(other) => Ok(Base::Stage(other)),
+            None => self.image_for(&from, platform).map(|image| Base::Image(Box::new(image))),
+        }
+    }
+
+    /// What a stage begins with, and what the image asks of who builds from it.
+    fn begin(&mut self, index: usize) -> Result<(State, Vec<String>)> {
+        let mut state = match self.begins_with(index)? {
+            Base::Image(image) => *image,
+            Base::Stage(other) => self.stage(other)?,
         };
         state.args.clear();
         let onbuild = state.process().remove("OnBuild");
@@ -354,8 +407,14 @@ impl<'a> Builder<'a> {
 
     /// An image as a state; `scratch` is the empty one.
     pub(crate) fn image(&mut self, name: &str) -> Result<State> {
+        self.image_for(name, None)
+    }
+
+    /// The same for another platform than the build's.
+    fn image_for(&mut self, name: &str, platform: Option<Platform>) -> Result<State> {
         let shell = vec!["/bin/sh".to_owned(), "-c".to_owned()];
-        let platform = self.engine.config().platform.value.clone();
+        let other = platform.filter(|platform| *platform != self.engine.config().platform.value);
+        let platform = other.clone().unwrap_or(self.engine.config().platform.value.clone());
         if name.eq_ignore_ascii_case("scratch") {
             let key = Key::of_base("scratch");
             if self.cache.find(&key).is_none() {
@@ -375,14 +434,29 @@ impl<'a> Builder<'a> {
             let missed = false;
             return Ok(State { parts, layers, provenance, key, config, args, shell, missed });
         }
-        let reference: ImageRef = name.parse().map_err(engine::Error::from)?;
-        let resolved = self.engine.resolve(&reference, &self.progress)?;
+        let reference = name.parse().map_err(engine::Error::from)?;
+        match other {
+            Some(platform) => {
+                self.image_of_engine(&self.engine.with_platform(platform), &reference)
+            }
+            None => self.image_by(&reference),
+        }
+    }
+
+    /// An image as a state.
+    pub(crate) fn image_by(&mut self, reference: &ImageRef) -> Result<State> {
+        self.image_of_engine(self.engine, reference)
+    }
+
+    fn image_of_engine(&self, engine: &Engine, reference: &ImageRef) -> Result<State> {
+        let shell = vec!["/bin/sh".to_owned(), "-c".to_owned()];
+        let resolved = engine.resolve(reference, &self.progress)?;
         let (layers, id, provenance) = match &resolved.stored {
             Some(stored) => {
                 let mut provenance = self.engine.provenance(stored)?;
-                if let (ImageRef::Registry(_), Some(from)) = (&reference, &mut provenance)
+                if let (ImageRef::Registry(_), Some(from)) = (reference, &mut provenance)
                     && from.layers.is_empty()
-                    && let Some(name) = self.engine.name_in_store(&reference)?
+                    && let Some(name) = self.engine.name_in_store(reference)?
                 {
                     // Where it was first pulled from may be gone.
                     from.base = name;
@@ -392,7 +466,8 @@ impl<'a> Builder<'a> {
             None => (Vec::new(), engine_key(&resolved.root)?, None),
         };
         let RootSource::Squashfs { parts } = &resolved.root else {
-            let text = format!("FROM a directory ({name}): make it a file with sampan convert");
+            let text =
+                format!("FROM a directory ({reference}): make it a file with sampan convert");
             return Err(Problem::Unsupported(text).into());
         };
         let config = self.engine.image_document(&resolved)?;
@@ -551,11 +626,6 @@ impl<'a> Builder<'a> {
         Ok(false)
     }
 
-    /// A path in the cache for what is no layer.
-    pub(crate) fn kept(&self, name: &str) -> PathBuf {
-        self.cache.dir.join(name)
-    }
-
     /// Where a cache mount of a name lives.
     pub(crate) fn cache_mount(&self, id: &str) -> PathBuf {
         let key = Key::of_base(&format!("cache mount {id}"));
@@ -588,6 +658,12 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// What a stage begins with.
+pub(crate) enum Base {
+    Image(Box<State>),
+    Stage(usize),
+}
+
 /// What changes when one of an image's files does.
 fn engine_key(root: &RootSource) -> Result<String> {
     let RootSource::Squashfs { parts } = root else { return Ok(String::new()) };
@@ -607,11 +683,32 @@ fn read_ignore(options: &Options) -> Result<Ignore> {
         options.file.file_name().unwrap_or_default().to_string_lossy()
     ));
     for path in [own, options.context.join(".dockerignore")] {
-        if let Ok(text) = std::fs::read_to_string(&path) {
-            return Ignore::parse(&text).map_err(|pattern| BuildError::Ignore { path, pattern });
+        match bounded(&path) {
+            Ok(text) => {
+                return Ignore::parse(&text)
+                    .map_err(|pattern| BuildError::Ignore { path, pattern });
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            // What it would leave out may be secret.
+            Err(source) => return Err(BuildError::Read { path, source }),
         }
     }
     Ok(Ignore::default())
+}
+
+/// The text of a plain file, where it is not endless.
+fn bounded(path: &Path) -> std::io::Result<String> {
+    use std::io::{Error, ErrorKind, Read};
+    /// In bytes.
+    const LARGEST: u64 = 16 << 20;
+    let meta = std::fs::metadata(path)?;
+    if !meta.is_file() || meta.len() > LARGEST {
+        let text = format!("it is no plain file of at most {LARGEST} bytes");
+        return Err(Error::new(ErrorKind::InvalidInput, text));
+    }
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(LARGEST).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// The image that has nothing.

@@ -3,6 +3,8 @@
 //! ```text
 //! STORE/build/KEY.sqfs   a layer in the form of overlayfs; absent when it is empty
 //! STORE/build/KEY.json   its record, written last: a layer exists when this does
+//! STORE/build/.KEY@NODE-PIDNAMESPACE.PID   being written; left by who was killed, and
+//!                        removed by the next build there
 //! ```
 //!
 //! KEY is the SHA-256 of the layer below, the instruction and the content of its
@@ -89,7 +91,7 @@ impl Cache {
 
     /// Where a layer is while it is being made.
     pub(crate) fn temporary(&self, key: &Key) -> PathBuf {
-        self.dir.join(format!(".{}.{}", key.0, std::process::id()))
+        self.dir.join(format!(".{}@{}.{}", key.0, whereabouts(), std::process::id()))
     }
 
     /// A layer's record, if it is there.
@@ -129,8 +131,8 @@ impl Cache {
         open.map_err(|source| BuildError::Write { path, source })
     }
 
-    /// Removes what builds that were killed have left, on whatever node: no step
-    /// writes for as long as a day.
+    /// Removes what builds that were killed have left: those of this node at once, of
+    /// others after a day, for which no step writes.
     pub(crate) fn clean(&self) {
         let Ok(list) = std::fs::read_dir(&self.dir) else { return };
         let hidden = |e: &std::fs::DirEntry| {
@@ -141,13 +143,30 @@ impl Cache {
         for entry in list.flatten().filter(hidden) {
             let age =
                 entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
-            if age.is_some_and(|age| age > LONGEST_STEP) {
+            let dead = is_left(&entry.file_name().to_string_lossy());
+            if dead || age.is_some_and(|age| age > LONGEST_STEP) {
                 // Somebody else may be as quick.
                 let path = entry.path();
                 let _ = std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir_all(&path));
             }
         }
     }
+}
+
+/// The node, and the PID namespace in which numbers of processes mean something.
+fn whereabouts() -> String {
+    let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let space = std::fs::metadata("/proc/self/ns/pid");
+    let space = space.map_or(0, |meta| std::os::unix::fs::MetadataExt::ino(&meta));
+    format!("{}-{space}", node.replace('/', "_"))
+}
+
+/// Whether the process is gone that wrote a temporary file of this name.
+fn is_left(name: &str) -> bool {
+    let process = name.split_once('@').and_then(|(_, rest)| rest.rsplit_once('.'));
+    process.is_some_and(|(place, pid)| {
+        place == whereabouts() && pid.parse().is_ok_and(|pid| !store::process_lives(pid))
+    })
 }
 
 /// Where a step that is not in the cache writes its layer.
@@ -181,5 +200,22 @@ impl Out<'_> {
     pub(crate) fn discard(&self) {
         // Nothing there is as good, and a failure before this one is told.
         let _ = std::fs::remove_file(self.cache.temporary(self.key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_dead_of_this_place_left_is_removed() {
+        let name = |pid: &str| format!(".ab12@{}.{pid}", whereabouts());
+        let own = std::process::id().to_string();
+        assert!(!is_left(&name(&own)));
+        // Above the kernel's limit of numbers.
+        assert!(is_left(&name("4294967295")));
+        let elsewhere = [".ab12@elsewhere-1.4294967295", ".ab12.4294967295", "ab12.sqfs", ""];
+        assert!(!elsewhere.into_iter().any(is_left));
+        assert!(!is_left(&name("../..")) && !is_left(&name("")));
     }
 }

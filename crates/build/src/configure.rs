@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::builder::Builder;
 use crate::dockerfile::expand::{expand, expand_words};
-use crate::dockerfile::{Kind, Words};
+use crate::dockerfile::{Kind, Problem, Words};
 use crate::error::Result;
 use crate::state::State;
 
@@ -12,7 +12,7 @@ impl Builder<'_> {
     /// Instructions that change the configuration alone.
     pub(crate) fn set(&self, state: &mut State, kind: &Kind, cmd: &mut bool) -> Result<()> {
         let escape = self.escape();
-        let vars = state.clone();
+        let vars = state.variables();
         let lookup = |name: &str| vars.lookup(name);
         let text = |text: &str| expand(text, escape, &lookup);
         match kind {
@@ -30,14 +30,18 @@ impl Builder<'_> {
             }
             Kind::Arg(args) => {
                 for arg in args {
-                    let now = state.clone();
+                    let now = state.variables();
                     let value = self.argument(arg, &|name| now.lookup(name))?;
                     state.args.extend(value.map(|value| (arg.name.clone(), value)));
                 }
             }
             Kind::User(user) => drop(state.process().insert("User".to_owned(), text(user)?.into())),
             Kind::StopSignal(signal) => {
-                state.process().insert("StopSignal".to_owned(), text(signal)?.into());
+                let signal = text(signal)?;
+                if types::signal_number(&signal).is_none() {
+                    return Err(Problem::Value { what: "a signal", value: signal }.into());
+                }
+                state.process().insert("StopSignal".to_owned(), signal.into());
             }
             Kind::Shell(words) => {
                 state.shell.clone_from(words);
@@ -47,6 +51,9 @@ impl Builder<'_> {
                 for port in ports {
                     for word in expand_words(port, escape, &lookup)? {
                         let word = if word.contains('/') { word } else { word + "/tcp" };
+                        if !is_port(&word) {
+                            return Err(Problem::Value { what: "a port", value: word }.into());
+                        }
                         state.set_of("ExposedPorts").insert(word, json!({}));
                     }
                 }
@@ -88,6 +95,16 @@ impl Builder<'_> {
         }
         Ok(())
     }
+}
+
+/// `PORT[-PORT]/PROTOCOL`
+fn is_port(text: &str) -> bool {
+    let (ports, protocol) = text.split_once('/').unwrap_or((text, ""));
+    let number = |text: &str| text.parse::<u16>().is_ok();
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    number(first)
+        && number(last)
+        && ["tcp", "udp", "sctp"].contains(&&*protocol.to_ascii_lowercase())
 }
 
 fn command(state: &State, words: &Words) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! COPY and ADD.
 
+use std::cell::Cell;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub(crate) struct Item {
 pub(crate) struct Picked {
     from: From,
     pub(crate) items: Vec<Item>,
+    /// Whether something there is left out.
+    pub(crate) partial: bool,
 }
 
 impl Picked {
@@ -86,6 +89,8 @@ struct Plan<'a> {
     /// Where it goes, and whether that is a directory by its slash.
     to: PathBuf,
     into: bool,
+    /// Whether something was left out.
+    partial: Cell<bool>,
 }
 
 impl Builder<'_> {
@@ -242,11 +247,12 @@ impl Builder<'_> {
             chmod: plan.chmod.clone(),
             to: to.to_owned(),
             into: true,
+            partial: Cell::new(false),
         };
         let mut items = Vec::new();
         whole.collect("/", (true, to), &mut items)?;
         whole.change_modes(&mut items);
-        Ok((checkout, Picked { from: whole.from, items }))
+        Ok((checkout, Picked { from: whole.from, items, partial: false }))
     }
 
     /// What one source means, each entry with its place below `/`.
@@ -258,7 +264,7 @@ impl Builder<'_> {
             let path = expand(path, self.escape(), &|name| state.lookup(name))?;
             plan.collect(&path, (false, Path::new("/")), &mut items)?;
         }
-        Ok(Picked { from: plan.from, items })
+        Ok(Picked { partial: plan.partial.get(), from: plan.from, items })
     }
 
     fn plan_copy<'c>(&self, state: &State, copy: &'c Copy) -> Result<Plan<'c>> {
@@ -266,10 +272,10 @@ impl Builder<'_> {
         let text = |text: &str| expand(text, self.escape(), &lookup);
         let (mut owning, mut chmod) = (Owning::default(), None);
         if let Some(owner) = &copy.chown {
-            let (uid, gid, _) = state.ids(&text(owner)?)?;
-            // `--chown=1000` names the group of that user, or the same number.
-            let alone = !owner.contains(':');
-            let gid = if alone && gid == 0 { uid } else { gid };
+            let owner = text(owner)?;
+            let (uid, gid, _) = state.ids(&owner)?;
+            // As Docker has it, a number alone is the group's too.
+            let gid = if owner.parse::<u32>().is_ok() { uid } else { gid };
             owning.owner = Some((uid, gid));
         }
         if let Some(mode) = &copy.chmod {
@@ -298,7 +304,8 @@ impl Builder<'_> {
         let destination = text(&copy.destination)?;
         let into = destination.ends_with('/') || [".", ".."].contains(&destination.as_str());
         let to = state.absolute(&destination);
-        Ok(Plan { copy, from, ignore, exclude, owning, chmod, to, into })
+        let partial = Cell::new(false);
+        Ok(Plan { copy, from, ignore, exclude, owning, chmod, to, into, partial })
     }
 }
 
@@ -345,6 +352,9 @@ impl Plan<'_> {
             return Err(BuildError::NoSource(source.to_owned()));
         }
         let several = found.len() > 1;
+        // What is before a point of its own is no parent that is kept.
+        let pivot = source.find("/./").map_or("", |at| &source[..at]);
+        let depth = pivot.split('/').filter(|word| !["", "."].contains(word)).count();
         for path in found {
             let (real, entry) = resolve(files, &path)?;
             let missing = || BuildError::NoSource(source.to_owned());
@@ -353,11 +363,12 @@ impl Plan<'_> {
             let name = path.file_name().map(std::ffi::OsStr::to_owned).unwrap_or_default();
             if kind == EntryKind::Directory {
                 // Of a directory, what is in it.
-                let to = if self.copy.parents { to.join(relative(&path)) } else { to.to_owned() };
+                let to =
+                    if self.copy.parents { to.join(below(&path, depth)) } else { to.to_owned() };
                 self.walk(&real, info, &to, (&real, 0), items)?;
             } else {
                 let to = if self.copy.parents {
-                    to.join(relative(&path))
+                    to.join(below(&path, depth))
                 } else if into || several {
                     to.join(name)
                 } else {
@@ -396,6 +407,7 @@ impl Plan<'_> {
             }
             let directory = info.what == What::Directory;
             if self.left_out(&path) {
+                self.partial.set(true);
                 let exceptions = self.ignore.as_ref().is_some_and(|ignore| ignore.has_exceptions());
                 if !(directory && exceptions && self.holds(&path, depth)?) {
                     continue;
@@ -463,8 +475,9 @@ impl Plan<'_> {
     }
 }
 
-fn relative(path: &Path) -> &Path {
-    path.strip_prefix("/").unwrap_or(path)
+/// A path from `/`, without so many directories at its beginning.
+fn below(path: &Path, depth: usize) -> PathBuf {
+    path.components().skip(depth + 1).collect()
 }
 
 /// What of an entry decides about the layer: no time, no place outside.

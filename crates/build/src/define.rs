@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use types::{FileRef, ImageRef};
 
 use crate::builder::Builder;
 use crate::cache::Hasher;
@@ -12,6 +13,7 @@ use crate::dockerfile::{Copy, Place, Problem, Source, Words};
 use crate::error::{BuildError, Result};
 use crate::files::Files;
 use crate::layer::{LayerWriter, Owning};
+use crate::parallel::Stages;
 use crate::run::RunArguments;
 use crate::state::State;
 
@@ -19,6 +21,10 @@ use crate::state::State;
 const META: &str = "/.singularity.d";
 /// What %post may append variables to.
 const WRITTEN_ENVIRONMENT: &str = "/.singularity.d/env/91-environment.sh";
+/// What %post may append labels to.
+const WRITTEN_LABELS: &str = "/.singularity.d/build.labels";
+/// More labels writes nobody.
+const LONGEST_LABELS: usize = 1 << 20;
 
 /// The environment of the app that is asked for.
 const APPS: &str = r#"#!/bin/sh
@@ -34,6 +40,67 @@ if [ -n "$SINGULARITY_APPNAME" ]; then
 fi
 "#;
 
+/// The stages of a definition file, whose whole text goes into the image.
+struct Definition<'a> {
+    stages: &'a [Stage],
+    text: &'a str,
+    test: bool,
+}
+
+impl Definition<'_> {
+    fn name_of(&self, index: usize) -> String {
+        let name = self.stages[index].header.get("stage").cloned();
+        name.unwrap_or_else(|| index.to_string())
+    }
+
+    /// Whether the host takes part, or is the image: such a stage is built once, after
+    /// all before it and before all behind it.
+    fn of_host(&self, index: usize) -> bool {
+        let stage = &self.stages[index];
+        let sections = stage.sections.iter().filter(|section| !section.text.trim().is_empty());
+        let mut names = sections.map(|section| section.name.as_str());
+        names.any(|name| name == "pre" || name == "setup")
+            || stage.header.get("bootstrap").is_some_and(|kind| kind.eq_ignore_ascii_case("host"))
+    }
+}
+
+impl Stages for Definition<'_> {
+    fn needs(&self, _: &Builder<'_>, index: usize) -> Vec<usize> {
+        let from = |section: &Section| match &section.arguments[..] {
+            [word, stage] if word == "from" => Some(stage.clone()),
+            _ => None,
+        };
+        let named: Vec<String> = self.stages[index].sections.iter().filter_map(from).collect();
+        let needed = |other: &usize| {
+            self.of_host(index) || self.of_host(*other) || named.contains(&self.name_of(*other))
+        };
+        (0..index).filter(needed).collect()
+    }
+
+    fn name(&self, _: &Builder<'_>, index: usize) -> String {
+        self.name_of(index)
+    }
+
+    fn fetch(&self, builder: &mut Builder<'_>, index: usize) {
+        if let Ok(Some(name)) = builder.base(&self.stages[index]) {
+            // What fails is told by the stage.
+            let _ = builder.image_by(&name);
+        }
+    }
+
+    fn build(&self, builder: &mut Builder<'_>, index: usize) -> Result<State> {
+        let (stage, name) = (&self.stages[index], self.name_of(index));
+        let elsewhere = builder.begin_quietly(index);
+        let test = self.test && index + 1 == self.stages.len();
+        let built = builder.define_stage(stage, &name, self.text, test);
+        builder.end_quietly();
+        let mut state = built.map_err(|error| builder.at(place(stage.line), "Bootstrap", error))?;
+        state.missed |= elsewhere.unwrap_or(false);
+        builder.name_stage(&name, &state);
+        Ok(state)
+    }
+}
+
 /// A file of the image that a section makes.
 struct Meta {
     path: PathBuf,
@@ -44,16 +111,9 @@ struct Meta {
 impl Builder<'_> {
     /// Builds every stage; the last one is the image.
     pub(crate) fn define(&mut self, stages: &[Stage], text: &str, test: bool) -> Result<State> {
-        let mut last = None;
-        for (index, stage) in stages.iter().enumerate() {
-            let name = stage.header.get("stage").cloned().unwrap_or_else(|| index.to_string());
-            let state = self
-                .define_stage(stage, &name, text, test && index + 1 == stages.len())
-                .map_err(|error| self.at(place(stage.line), "Bootstrap", error))?;
-            self.name_stage(&name, &state);
-            last = Some(state);
-        }
-        last.ok_or(BuildError::NoStage("of the definition file".to_owned()))
+        let all: Vec<usize> = (0..stages.len()).collect();
+        let built = self.stages(&Definition { stages, text, test }, &all)?;
+        built.ok_or(BuildError::NoStage("of the definition file".to_owned()))
     }
 
     fn define_stage(&mut self, stage: &Stage, name: &str, text: &str, test: bool) -> Result<State> {
@@ -76,19 +136,21 @@ impl Builder<'_> {
             self.told(cached);
         }
         for section in stage.sections.iter().filter(|s| s.name == "files" || s.name == "appfiles") {
-            self.say(name, &format!("%{} {}", section.name, section.arguments.join(" ")));
+            self.say(name, &title(section));
             self.files(&mut state, section).map_err(|error| located(error, self, section))?;
         }
         self.say(name, META);
         self.meta(&mut state, stage, text)?;
         let posts = |s: &&Section| s.name == "post" || s.name == "appinstall";
         for section in stage.sections.iter().filter(posts) {
-            self.say(name, &format!("%{} {}", section.name, section.arguments.join(" ")));
+            self.say(name, &title(section));
             let script = script_of(section);
             let words = Words::Exec(script);
             let before = state.clone();
-            for variable in ["APPTAINER_ENVIRONMENT", "SINGULARITY_ENVIRONMENT"] {
-                state.args.insert(variable.to_owned(), WRITTEN_ENVIRONMENT.to_owned());
+            for (name, path) in [("ENVIRONMENT", WRITTEN_ENVIRONMENT), ("LABELS", WRITTEN_LABELS)] {
+                for engine in ["APPTAINER", "SINGULARITY"] {
+                    state.args.insert(format!("{engine}_{name}"), path.to_owned());
+                }
             }
             state.process().insert("WorkingDir".to_owned(), json!("/"));
             let done = self.run(&mut state, &plain(&words));
@@ -96,6 +158,7 @@ impl Builder<'_> {
             let cached = done.map_err(|error| located(error, self, section))?;
             self.told(cached);
         }
+        self.written_labels(&mut state)?;
         state.process().insert("Entrypoint".to_owned(), json!([format!("{META}/actions/run")]));
         for gone in ["Cmd", "User", "WorkingDir"] {
             state.process().remove(gone);
@@ -110,37 +173,66 @@ impl Builder<'_> {
         Ok(state)
     }
 
-    /// The image that a stage begins with.
-    fn bootstrap(&mut self, stage: &Stage, stage_name: &str) -> Result<State> {
+    /// The image that a stage begins with, by its name; None of what is made here.
+    fn base(&self, stage: &Stage) -> Result<Option<ImageRef>> {
         let kind = stage.header.get("bootstrap").map(|kind| kind.to_ascii_lowercase());
         let kind = kind.unwrap_or_default();
         let from = || {
             let needs = Problem::Arguments { name: "Bootstrap".to_owned(), expected: "From:" };
-            stage.header.get("from").cloned().ok_or(BuildError::Value(needs))
+            let from = stage.header.get("from").ok_or(BuildError::Value(needs))?;
+            // People write the scheme of the kind too.
+            let plain = from.strip_prefix(&kind).and_then(|rest| rest.strip_prefix("://"));
+            Ok::<_, BuildError>(plain.unwrap_or(from).to_owned())
         };
-        if stage.header.contains_key("fingerprints") {
-            let text = "Fingerprints: (signatures cannot be checked yet)".to_owned();
-            return Err(Problem::Unsupported(text).into());
-        }
         let name = match kind.as_str() {
-            "docker" => format!("docker://{}", from()?),
+            "docker" => {
+                let part = |key: &str| {
+                    let text = stage.header.get(key)?.trim_end_matches('/');
+                    Some(format!("{}/", text.split("://").last().unwrap_or(text)))
+                };
+                let (registry, namespace) = (part("registry"), part("namespace"));
+                let [registry, namespace] = [registry, namespace].map(Option::unwrap_or_default);
+                format!("docker://{registry}{namespace}{}", from()?)
+            }
+            "oras" | "shub" => format!("{kind}://{}", from()?),
             "oci" | "oci-archive" | "docker-archive" => format!("{kind}:{}", from()?),
             "localimage" => {
                 let path = self.options().directory.join(from()?);
                 format!("file:{}", path.display())
             }
-            "scratch" => "scratch".to_owned(),
-            "oras" => return self.oras(&from()?),
-            "busybox" => return self.busybox(stage, stage_name),
-            "host" => return self.live_host(stage, stage_name),
-            "yum" | "dnf" | "zypper" => return self.rpm(stage, stage_name),
-            "debootstrap" => return self.debian(stage, stage_name),
-            other => {
-                let text = format!("Bootstrap: {other}");
-                return Err(Problem::Unsupported(text).into());
+            "library" => {
+                let mut file: FileRef = from()?.parse().map_err(engine::Error::from)?;
+                if let (FileRef::Library { server, .. }, Some(url)) =
+                    (&mut file, stage.header.get("library"))
+                {
+                    server.get_or_insert_with(|| url.clone());
+                }
+                return Ok(Some(ImageRef::File(file)));
             }
+            _ => return Ok(None),
         };
-        self.image(&name)
+        Ok(Some(name.parse().map_err(engine::Error::from)?))
+    }
+
+    /// What a stage begins with.
+    fn bootstrap(&mut self, stage: &Stage, name: &str) -> Result<State> {
+        if stage.header.contains_key("fingerprints") {
+            let text = "Fingerprints: (signatures cannot be checked yet)".to_owned();
+            return Err(Problem::Unsupported(text).into());
+        }
+        if let Some(image) = self.base(stage)? {
+            return self.image_by(&image);
+        }
+        let kind = stage.header.get("bootstrap").map(String::as_str).unwrap_or_default();
+        match kind.to_ascii_lowercase().as_str() {
+            "scratch" => self.image("scratch"),
+            "busybox" => self.busybox(stage, name),
+            "host" => self.live_host(stage, name),
+            "yum" | "dnf" | "zypper" => self.rpm(stage, name),
+            "debootstrap" => self.debian(stage, name),
+            "arch" => self.arch(stage, name),
+            _ => Err(Problem::Unsupported(format!("Bootstrap: {kind}")).into()),
+        }
     }
 
     /// `%files [from STAGE]`: a source, and where it goes if elsewhere.
@@ -156,6 +248,11 @@ impl Builder<'_> {
             let words = expand_words(line, '\\', &|name| Some(format!("${name}")))?;
             let Some(first) = words.first() else { continue };
             let mut to = words.get(1).unwrap_or(first).clone();
+            if section.name == "appfiles" {
+                // Of an app, places are below its directory.
+                let app = section.arguments.first().map(String::as_str).unwrap_or_default();
+                to = format!("/scif/apps/{app}/{}", to.trim_start_matches('/'));
+            }
             let source = match from {
                 Some(_) => first.clone(),
                 None => self.options().directory.join(first).to_string_lossy().into_owned(),
@@ -189,6 +286,30 @@ impl Builder<'_> {
             }
             None => Ok(self.context().join(source).is_dir()),
         }
+    }
+
+    /// Takes the labels that %post has written.
+    fn written_labels(&mut self, state: &mut State) -> Result<()> {
+        let below = state.files()?;
+        let written = plan::RootTree::read(&below, Path::new(WRITTEN_LABELS), LONGEST_LABELS)?;
+        let written = labels(&String::from_utf8_lossy(&written.unwrap_or_default()));
+        if written.is_empty() {
+            return Ok(());
+        }
+        for (name, value) in &written {
+            state.set_of("Labels").insert(name.clone(), value.as_str().into());
+        }
+        let all = state.config["config"]["Labels"].to_string();
+        let mut hasher = Hasher::new(&state.key, "labels");
+        hasher.text(&all);
+        let (epoch, compression) = (self.epoch(), self.engine().build_compression());
+        self.layer(state, hasher.key(), |_, _, out| {
+            let mut writer = LayerWriter::new(out.create()?, compression, &below, epoch)?;
+            let owning = Owning { owner: None, mode: Some(0o644) };
+            writer.bytes(Path::new(&format!("{META}/labels.json")), all.as_bytes(), owning)?;
+            writer.finish()
+        })?;
+        Ok(())
     }
 
     /// What the image says of itself, as Apptainer looks for it.
@@ -265,6 +386,10 @@ impl Builder<'_> {
     }
 }
 
+fn title(section: &Section) -> String {
+    format!("%{} {}", section.name, section.arguments.join(" ")).trim_end().to_owned()
+}
+
 fn place(line: usize) -> Place {
     Place { line, column: 1 }
 }
@@ -289,17 +414,13 @@ fn with_shell(section: &Section) -> String {
     if text.trim_start().starts_with("#!") {
         return text.trim_start().to_owned();
     }
-    format!("#!/bin/sh\n\n{text}")
+    let shell = section.shell().unwrap_or("/bin/sh");
+    format!("#!{shell}\n\n{text}")
 }
 
 /// The words that run %post: a failing command ends it, as Apptainer has it.
 fn script_of(section: &Section) -> Vec<String> {
-    let at = section.arguments.iter().position(|word| word == "-c");
-    let shell = at.and_then(|at| section.arguments.get(at + 1));
-    let mut words = match shell {
-        Some(shell) => vec![shell.clone(), "-c".to_owned()],
-        None => ["/bin/sh", "-e", "-c"].map(str::to_owned).to_vec(),
-    };
+    let mut words = section.interpreter();
     let app = section.arguments.first().filter(|_| section.name == "appinstall");
     let begin = app.map_or_else(String::new, |app| {
         format!(

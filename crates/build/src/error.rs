@@ -81,9 +81,6 @@ pub enum BuildError {
     /// An agent that is needed and was not given.
     #[error("the ssh agent {0:?} is needed: --ssh {0}")]
     NoAgent(String),
-    /// A name of a registry that leads to no SIF file.
-    #[error("{0} is no SIF file of a registry")]
-    NoSif(String),
     /// A repository cannot be fetched.
     #[error("cannot fetch {url}: {reason}")]
     Git {
@@ -206,7 +203,6 @@ impl BuildError {
             Self::Bootstrap(error) => error.hint().map(str::to_owned),
             Self::Runtime(error) => error.hint().map(str::to_owned),
             Self::Elsewhere(failure) => failure.hint.clone(),
-            Self::NoSif(_) => Some("images of layers begin with Bootstrap: docker".to_owned()),
             Self::Git { .. } => Some("ADD from git uses the git of this host".to_owned()),
             Self::NoSource(_) => {
                 Some("paths are relative to the context; .dockerignore may leave it out".to_owned())

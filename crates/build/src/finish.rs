@@ -49,8 +49,11 @@ impl Builder<'_> {
         let missing = |source| BuildError::Read { path: upper.clone(), source };
         std::fs::read_dir(&upper).map_err(missing)?;
         let key = self.momentary(&state, "commit");
+        // Who has written to it is not known.
+        let sub_ids = if foreign(&upper) { self.engine().sub_ids()? } else { None };
         self.layer(&mut state, key, |builder, _, out| {
-            crate::run::commit(&upper, out.create()?, &builder.convert_options())
+            let options = builder.convert_options();
+            crate::run::commit(&upper, sub_ids.as_ref(), out.create()?, &options)
         })?;
         state.history(&format!("commit of {}", overlay.display()), None, false);
         let mut cmd = false;
@@ -102,6 +105,26 @@ impl Builder<'_> {
         let provenance = state.provenance.clone();
         Ok(engine::Built { manifest, config_bytes, config, layers, parts, provenance })
     }
+}
+
+/// Whether a directory has files of other users than the caller.
+fn foreign(top: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let own = rustix::process::geteuid().as_raw();
+    let mut todo = vec![top.to_owned()];
+    while let Some(path) = todo.pop() {
+        // One that cannot be looked at is told when it is read.
+        let Ok(meta) = path.symlink_metadata() else { continue };
+        if meta.uid() != own {
+            return true;
+        }
+        if meta.is_dir()
+            && let Ok(entries) = path.read_dir()
+        {
+            todo.extend(entries.flatten().map(|entry| entry.path()));
+        }
+    }
+    false
 }
 
 /// Seconds since 1970 as RFC 3339 has them, in UTC.

@@ -65,7 +65,11 @@ pub(crate) fn fetch(address: &Address, scratch: &Path, keep_git: bool) -> Result
         let mut command = Command::new("git");
         command.arg("-C").arg(top.path()).args(args).stdin(Stdio::null());
         // Nobody is there to answer.
-        command.env("GIT_TERMINAL_PROMPT", "0").env_remove("GIT_DIR");
+        command.env("GIT_TERMINAL_PROMPT", "0");
+        // A hook of another repository may run this.
+        for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR"] {
+            command.env_remove(name);
+        }
         let failed = |reason: String| BuildError::Git { url: address.url.clone(), reason };
         let output = command.output().map_err(|e| failed(format!("git does not start: {e}")))?;
         if !output.status.success() {

@@ -1,11 +1,8 @@
 //! What a definition file takes from elsewhere than a registry's images: the host's
-//! file system, what %pre and %setup do there, a single program, a SIF file.
+//! file system, what %pre and %setup do there, a single program.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-use engine::ArtifactKind;
-use types::ImageRef;
 
 use crate::builder::Builder;
 use crate::cache::{Hasher, Key};
@@ -39,12 +36,6 @@ const EXCLUDED: [&str; 14] = [
 const EMPTY: [&str; 9] =
     ["/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/home", "/root", "/mnt"];
 
-/// What `apptainer push` makes.
-const SIF: ArtifactKind = ArtifactKind {
-    config: "application/vnd.sylabs.sif.config.v1+json",
-    file: "application/vnd.sylabs.sif.layer.v1.sif",
-};
-
 /// Who is root on a system of its own.
 const ACCOUNTS: [(&str, &str); 3] = [
     ("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"),
@@ -53,31 +44,6 @@ const ACCOUNTS: [(&str, &str); 3] = [
 ];
 
 impl Builder<'_> {
-    /// A SIF file in a registry, as `apptainer push` puts it there. It is kept in
-    /// the cache by its digest.
-    pub(crate) fn oras(&mut self, from: &str) -> Result<State> {
-        let none = || BuildError::NoSif(from.to_owned());
-        let ImageRef::Registry(name) = from.parse().map_err(engine::Error::from)? else {
-            return Err(none());
-        };
-        let artifact = self.engine().artifact(&name, SIF, self.progress())?;
-        let artifact = artifact.ok_or_else(none)?;
-        let digest = artifact.digest(0).ok_or_else(none)?;
-        let path = self.kept(&format!("{}.sif", digest.hex()));
-        if !path.is_file() {
-            let new = path.with_extension(format!("new-{}", std::process::id()));
-            let failed = |source| BuildError::Write { path: new.clone(), source };
-            let mut file = std::fs::File::create(&new).map_err(failed)?;
-            let fetched = artifact.fetch(0, &mut file).map_err(BuildError::from);
-            let fetched = fetched.and_then(|()| std::fs::rename(&new, &path).map_err(failed));
-            fetched.inspect_err(|_| {
-                // The first failure is the one to tell.
-                let _ = std::fs::remove_file(&new);
-            })?;
-        }
-        self.image(&format!("file:{}", path.display()))
-    }
-
     /// A system of busybox alone, from an address.
     pub(crate) fn busybox(&mut self, stage: &Stage, name: &str) -> Result<State> {
         let needs = || Problem::Arguments {
@@ -114,7 +80,7 @@ impl Builder<'_> {
         let words = ["/bin/busybox", "sh", "-c", "/bin/busybox --install -s /bin"];
         let key = Hasher::new(&state.key, "busybox --install").key();
         self.layer(&mut state, key, |builder, state, out| {
-            let scratch = Scratch::new(builder.scratch())?;
+            let scratch = Scratch::new(builder)?;
             let run = Run {
                 words: words.map(str::to_owned).to_vec(),
                 env: state.env(),
@@ -205,8 +171,9 @@ impl Builder<'_> {
     }
 
     fn on_host(&self, section: &Section, env: &[(&str, &std::ffi::OsStr)]) -> Result<()> {
-        let mut command = Command::new("/bin/sh");
-        command.args(["-e", "-c", &section.text]).current_dir(&self.options().directory);
+        let words = section.interpreter();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg(&section.text).current_dir(&self.options().directory);
         command.envs(env.iter().copied()).stdin(Stdio::null());
         // Standard output is the build's answer.
         command.stdout(std::io::stderr());

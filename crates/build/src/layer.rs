@@ -81,6 +81,9 @@ impl<'a> LayerWriter<'a> {
             let Component::Normal(name) = word else { continue };
             at.push(name);
             dir = match self.tree.child(dir, name.as_bytes()) {
+                Some(known) if !self.is_directory(known) => {
+                    return Err(BuildError::NotADirectory { path: at });
+                }
                 Some(known) => known,
                 None => {
                     let (uid, gid) = owner.unwrap_or((0, 0));
@@ -99,6 +102,10 @@ impl<'a> LayerWriter<'a> {
             };
         }
         Ok(dir)
+    }
+
+    fn is_directory(&self, node: NodeId) -> bool {
+        matches!(self.tree.get(node).kind, NodeKind::Directory(_))
     }
 
     /// A file of these bytes.
@@ -196,7 +203,10 @@ impl<'a> LayerWriter<'a> {
     fn place(&mut self, to: &Path, node: Node, owning: Owning) -> Result<NodeId> {
         let dir = self.directory(to.parent().unwrap_or(to), owning.owner)?;
         let below = self.below.info(to).map_err(failed(to))?;
-        if below.is_some_and(|info| info.what == What::Directory) {
+        let here = self.tree.child(dir, name_of(to).as_bytes());
+        if below.is_some_and(|info| info.what == What::Directory)
+            || here.is_some_and(|known| self.is_directory(known))
+        {
             return Err(BuildError::IsADirectory { path: to.to_owned() });
         }
         let node = self.tree.add(node);

@@ -26,6 +26,8 @@ pub mod dockerfile;
 mod error;
 mod files;
 mod finish;
+#[doc(hidden)]
+pub mod fuzz;
 mod git;
 mod host;
 mod ignore;
@@ -92,11 +94,12 @@ pub fn build(
     let run = || {
         let syntax = |source| BuildError::Syntax { path: options.file.clone(), source };
         if is_definition(text) {
-            let stages = definition::parse(text, &options.args).map_err(syntax)?;
+            let text = definition::filled(text, &options.args).map_err(syntax)?;
+            let stages = definition::parse(&text).map_err(syntax)?;
             let none = Dockerfile { escape: '\\', args: Vec::new(), stages: Vec::new() };
             let mut builder = Builder::new(engine, options, &none, progress, watch)?;
             builder.open_remotes();
-            let built = builder.define(&stages, text, !options.no_test);
+            let built = builder.define(&stages, &text, !options.no_test);
             last_output.clone_from(&builder.last_output);
             let image = builder.finish(&built?)?;
             return builder.give().map(|()| image);

@@ -1,8 +1,10 @@
 //! RUN --mount: directories of the context, of other stages and of the host.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use plan::{MountFlags, MountRequest, MountSource};
+use types::{OVERRIDE_STAT, Owner};
 
 use crate::builder::Builder;
 use crate::cache::Hasher;
@@ -23,13 +25,35 @@ pub(crate) struct Mounts {
     /// Which mounts show a copy, of what, and where it lives: None for one that
     /// goes with the step.
     copies: Vec<(usize, Picked, Option<PathBuf>)>,
+    /// Secrets that are shown as somebody's: which mount, and as whose.
+    secrets: Vec<(usize, PathBuf, Owner)>,
+    /// Caches that one command has at a time, by their names in the store.
+    locked: BTreeSet<String>,
+    /// Turns at caches that no other command has meanwhile.
+    private: Vec<store::Turn>,
     /// Variables for the command.
     pub(crate) env: Vec<(String, String)>,
 }
 
 impl Mounts {
+    /// Waits until no other command has the caches that are locked; the turns at them.
+    /// All wait in the same order, so nobody waits for ever.
+    pub(crate) fn lock(&self, builder: &Builder<'_>) -> Result<Vec<store::Turn>> {
+        let turn = |name: &String| Ok(builder.engine().turn(name, builder.progress())?);
+        self.locked.iter().map(turn).collect()
+    }
+
     /// Makes the copies, below a directory of the step.
     pub(crate) fn prepare(&mut self, scratch: &Path) -> Result<()> {
+        for (index, path, owner) in &self.secrets {
+            let copy = scratch.join(format!("mount{index}"));
+            let failed = |source| BuildError::Write { path: copy.clone(), source };
+            std::fs::copy(path, &copy).map_err(failed)?;
+            let closed = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            std::fs::set_permissions(&copy, closed).map_err(failed)?;
+            show_as(&copy, *owner)?;
+            self.requests[*index].source = MountSource::File(copy);
+        }
         for (index, picked, place) in &self.copies {
             let copy = scratch.join(format!("mount{index}"));
             let to = match place {
@@ -82,6 +106,23 @@ impl Said<'_> {
         found.is_some_and(|(_, value)| value.as_deref() != Some("false"))
     }
 
+    /// What uid=, gid= and mode= say; None where they say nothing.
+    fn owner(&self, mode: u32) -> Result<Option<Owner>> {
+        let [uid, gid, bits] =
+            [self.option(&["uid"])?, self.option(&["gid"])?, self.option(&["mode"])?];
+        if uid.is_none() && gid.is_none() && bits.is_none() {
+            return Ok(None);
+        }
+        let number = |what, text: Option<String>, radix, default| match text {
+            None => Ok(default),
+            Some(value) => u32::from_str_radix(&value, radix)
+                .map_err(|_| BuildError::Value(Problem::Value { what, value })),
+        };
+        let mode = number("mode=", bits, 8, mode)? & 0o7777;
+        let (uid, gid) = (number("uid=", uid, 10, 0)?, number("gid=", gid, 10, 0)?);
+        Ok(Some(Owner { uid, gid, mode, device: None }))
+    }
+
     fn target(&self) -> Result<Option<PathBuf>> {
         let target = self.option(&["target", "dst", "destination"])?;
         Ok(target.map(|text| self.state.absolute(&text)))
@@ -121,15 +162,28 @@ impl Builder<'_> {
                 "cache" => {
                     let target = said.place()?;
                     let id = said.option(&["id"])?;
-                    let id = id.unwrap_or_else(|| target.display().to_string());
+                    let mut id = id.unwrap_or_else(|| target.display().to_string());
                     flags.read_only = said.set(&["ro", "readonly"]);
+                    match said.option(&["sharing"])?.as_deref() {
+                        Some("locked") => drop(all.locked.insert(format!("cache mount {id}"))),
+                        Some("private") => {
+                            let (own, turn) = self.private_cache(&id)?;
+                            all.private.push(turn);
+                            id = own;
+                        }
+                        _ => {}
+                    }
                     let path = self.cache_mount(&id);
+                    let new = !path.exists();
                     match said.option(&["from"])? {
                         Some(from) if !path.exists() => {
                             let from = self.picked(state, &said, Some(from), &target)?;
                             all.copies.push((all.requests.len(), from, Some(path.clone())));
                         }
                         _ => make(&path)?,
+                    }
+                    if let Some(owner) = said.owner(0o755)?.filter(|_| new && path.exists()) {
+                        show_as(&path, owner)?;
                     }
                     (MountSource::Directory(path), target)
                 }
@@ -139,7 +193,7 @@ impl Builder<'_> {
                     let inside = from.is_none();
                     let picked = self.picked(state, &said, from, &target)?;
                     picked.hash(hasher)?;
-                    let source = if flags.read_only && inside {
+                    let source = if flags.read_only && inside && !picked.partial {
                         engine::mount_source(&self.in_context(&said)?, &origin)?
                     } else {
                         all.copies.push((all.requests.len(), picked, None));
@@ -157,6 +211,11 @@ impl Builder<'_> {
                 }
                 "secret" => match self.secret(&said, &mut all.env)? {
                     Some((source, target)) => {
+                        if let (MountSource::File(path), Some(owner)) =
+                            (&source, said.owner(0o400)?)
+                        {
+                            all.secrets.push((all.requests.len(), path.clone(), owner));
+                        }
                         flags.read_only = true;
                         (source, target)
                     }
@@ -181,6 +240,19 @@ impl Builder<'_> {
             all.requests.push(MountRequest { source, target, flags, origin });
         }
         Ok(all)
+    }
+
+    /// The first of a name's private caches that nobody has: each command that runs
+    /// beside others has one, and the next ones find them again.
+    fn private_cache(&self, id: &str) -> Result<(String, store::Turn)> {
+        let mut number = 0_u32;
+        loop {
+            let own = format!("{id} private {number}");
+            if let Some(turn) = self.engine().turn_if_free(&format!("cache mount {own}"))? {
+                return Ok((own, turn));
+            }
+            number += 1;
+        }
     }
 
     /// A secret as a file or, with env=, as a variable; None for one that nobody
@@ -240,6 +312,17 @@ impl Builder<'_> {
         let top = self.context().canonicalize().map_err(gone)?;
         if path.starts_with(top) { Ok(path) } else { Err(BuildError::NoSource(inside.to_owned())) }
     }
+}
+
+/// Notes whose a file is, as the emulation of root shows it.
+fn show_as(path: &Path, owner: Owner) -> Result<()> {
+    let failed = |source| BuildError::Write { path: path.to_owned(), source };
+    let (value, flags) = (owner.to_string(), rustix::fs::XattrFlags::empty());
+    rustix::fs::setxattr(path, OVERRIDE_STAT, value.as_bytes(), flags)
+        .map_err(|errno| failed(errno.into()))?;
+    // Last, as it may close the file.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(owner.mode);
+    std::fs::set_permissions(path, mode).map_err(failed)
 }
 
 fn make(path: &Path) -> Result<()> {

@@ -1,14 +1,19 @@
 //! Stages that do not need each other, at the same time: each in a process of its
 //! own, which fills the cache; the build then goes through them and finds all.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Write};
+use std::sync::Arc;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitOptions, waitpid};
 use serde::{Deserialize, Serialize};
 use sys::process::{Fork, exit_now, fork};
+
+use engine::{Event, Progress, SharedProgress};
+use types::ByteSize;
 
 use crate::builder::{Builder, Watch};
 use crate::cache::Key;
@@ -26,33 +31,72 @@ struct Report {
     last_output: Vec<u8>,
 }
 
+/// The stages of a recipe, by their numbers.
+pub(crate) trait Stages {
+    /// The earlier stages that a stage cannot do without.
+    fn needs(&self, builder: &Builder<'_>, index: usize) -> Vec<usize>;
+    /// What a stage is called.
+    fn name(&self, builder: &Builder<'_>, index: usize) -> String;
+    /// Fetches the image that a stage begins with, if it begins with one.
+    fn fetch(&self, builder: &mut Builder<'_>, index: usize);
+    /// Builds a stage whose needs are built.
+    fn build(&self, builder: &mut Builder<'_>, index: usize) -> Result<State>;
+}
+
+/// Those of a Dockerfile.
+pub(crate) struct OfDockerfile;
+
+impl Stages for OfDockerfile {
+    fn needs(&self, builder: &Builder<'_>, index: usize) -> Vec<usize> {
+        builder.needs(index)
+    }
+
+    fn name(&self, builder: &Builder<'_>, index: usize) -> String {
+        builder.stage_name(index)
+    }
+
+    fn fetch(&self, builder: &mut Builder<'_>, index: usize) {
+        // What fails is told by the stage.
+        let _ = builder.begins_with(index);
+    }
+
+    fn build(&self, builder: &mut Builder<'_>, index: usize) -> Result<State> {
+        builder.stage(index)
+    }
+}
+
 impl Builder<'_> {
-    /// Builds a stage and all that it needs, as many at once as there are
-    /// processors.
-    pub(crate) fn stages(&mut self, target: usize) -> Result<State> {
-        let mut needed = BTreeSet::new();
-        let mut todo = vec![target];
+    /// Builds these stages and all that they need, as many at once as there are
+    /// processors; the last one of them is what comes of it.
+    pub(crate) fn stages(&mut self, all: &dyn Stages, targets: &[usize]) -> Result<Option<State>> {
+        let mut needed = BTreeMap::new();
+        let mut todo = targets.to_vec();
         while let Some(index) = todo.pop() {
-            if needed.insert(index) {
-                todo.extend(self.needs(index));
+            if let Entry::Vacant(new) = needed.entry(index) {
+                todo.extend(new.insert(all.needs(self, index)).iter());
             }
         }
         let mut done: HashSet<usize> = HashSet::new();
-        while !done.contains(&target) {
-            let open = needed.iter().filter(|index| !done.contains(index));
+        let mut last = None;
+        while done.len() < needed.len() {
+            let open = needed.iter().filter(|(index, _)| !done.contains(index));
+            // Needs are earlier stages: the first that is open can be built.
             let ready: Vec<usize> = open
-                .filter(|index| self.needs(**index).iter().all(|need| done.contains(need)))
-                .copied()
+                .filter(|(_, needs)| needs.iter().all(|need| done.contains(need)))
+                .map(|(index, _)| *index)
                 .collect();
             if ready.len() > 1 {
-                self.together(&ready)?;
+                self.together(all, &ready)?;
             }
             for index in &ready {
-                self.stage(*index)?;
+                let state = all.build(self, *index)?;
+                if targets.last() == Some(index) {
+                    last = Some(state);
+                }
             }
             done.extend(ready);
         }
-        self.stage(target)
+        Ok(last)
     }
 
     /// The earlier stages that a stage names.
@@ -76,24 +120,17 @@ impl Builder<'_> {
         names.filter_map(|name| self.stage_index(&name, index)).collect()
     }
 
-    fn together(&mut self, ready: &[usize]) -> Result<()> {
+    fn together(&mut self, all: &dyn Stages, ready: &[usize]) -> Result<()> {
         for index in ready {
-            // One after the other, so that their progress is readable; what
-            // fails is told by the stage.
-            let from = self.file().stages[*index].from.clone();
-            let from = expand(&from, self.escape(), &|name| self.global(name));
-            if let Ok(from) = from
-                && self.stage_index(&from, *index).is_none()
-            {
-                let _ = self.image(&from);
-            }
+            // One after the other, so that their progress is readable.
+            all.fetch(self, *index);
         }
         let most = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let mut failure = None;
         for group in ready.chunks(most.max(2)) {
             let mut running = Vec::new();
             for index in group {
-                running.push((*index, self.start(*index)?));
+                running.push((*index, self.start(all, *index)?));
             }
             for (index, (child, pipe)) in running {
                 let mut bytes = Vec::new();
@@ -116,7 +153,11 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn start(&mut self, index: usize) -> Result<(rustix::process::Pid, std::os::fd::OwnedFd)> {
+    fn start(
+        &mut self,
+        all: &dyn Stages,
+        index: usize,
+    ) -> Result<(rustix::process::Pid, std::os::fd::OwnedFd)> {
         let (reader, writer) =
             pipe_with(PipeFlags::CLOEXEC).map_err(|e| BuildError::Fork(e.into()))?;
         match fork().map_err(BuildError::Fork)? {
@@ -125,7 +166,7 @@ impl Builder<'_> {
                 drop(reader);
                 // It ends with the build; else it ends by itself.
                 let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-                let report = self.alone(index);
+                let report = self.alone(all, index);
                 let bytes = serde_json::to_vec(&report).unwrap_or_default();
                 let written = File::from(writer).write_all(&bytes);
                 exit_now(i32::from(written.is_err()))
@@ -134,14 +175,15 @@ impl Builder<'_> {
     }
 
     /// In a process of its own: the stage, with its name before every line.
-    fn alone(&mut self, index: usize) -> Report {
-        let name = self.stage_name(index);
+    fn alone(&mut self, all: &dyn Stages, index: usize) -> Report {
+        let name = all.name(self, index);
         let (engine, options, file) = (self.engine(), self.options(), self.file());
-        let (progress, known) = (self.progress().clone(), self.known());
+        let progress = Arc::new(Named { name: name.clone(), inner: self.progress().clone() });
+        let known = self.known();
         let mut watch = Prefixed { name, rest: Vec::new(), inner: self.watch() };
         let built = Builder::new(engine, options, file, progress, &mut watch).map(|mut builder| {
             builder.know(known);
-            let built = builder.stage(index);
+            let built = all.build(&mut builder, index);
             Report {
                 made: builder.made().to_vec(),
                 failure: built.err().map(|error| Elsewhere::of(&error)),
@@ -154,6 +196,31 @@ impl Builder<'_> {
         });
         watch.flush();
         report
+    }
+}
+
+/// Progress of one among several, in lines: bars of several processes would be drawn
+/// over each other.
+struct Named {
+    name: String,
+    inner: SharedProgress,
+}
+
+impl Progress for Named {
+    fn event(&self, event: Event) {
+        let name = &self.name;
+        let note = |what: String| Event::Note(format!("[{name}] fetching {what}"));
+        self.inner.event(match event {
+            Event::Packages { count, size } => {
+                note(format!("{count} packages, {}", ByteSize(size)))
+            }
+            Event::Layers { layers, remote: true } => {
+                let size = layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
+                note(format!("{} layers, {}", layers.len(), ByteSize(size)))
+            }
+            Event::Notice(text) => Event::Notice(format!("[{name}] {text}")),
+            _ => return,
+        });
     }
 }
 

@@ -7,12 +7,15 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use engine::Engine;
 use image::{ConvertOptions, TreeSource};
-use plan::{Command, HomeChoice, Identity, Isolation, MountRequest, RootSource, RunRequest, Skip};
+use plan::{
+    Command, HomeChoice, Identity, Isolation, MountRequest, RootSource, RunRequest, Skip, SubIds,
+};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitOptions, waitpid};
 use sys::process::{Fork, exit_now, fork};
-use types::ImageConfig;
+use types::{ACL_NOTES, ImageConfig};
 
 use crate::builder::Builder;
 use crate::cache::Hasher;
@@ -22,6 +25,13 @@ use crate::state::State;
 
 /// How much of a command's output a failure shows again.
 const LAST_OUTPUT: usize = 8 << 10;
+
+/// Whether a variable names a proxy, which needs no ARG.
+pub(crate) fn is_proxy(name: &str) -> bool {
+    let known = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"];
+    let same_case = name == name.to_ascii_lowercase() || name == name.to_ascii_uppercase();
+    same_case && known.contains(&name.to_ascii_lowercase().as_str())
+}
 
 /// A RUN, with variables expanded.
 pub(crate) struct Run {
@@ -54,11 +64,14 @@ impl Builder<'_> {
         let mut mounts = self.mounts(state, said.mounts, &mut hasher)?;
         let key = hasher.key();
         self.layer(state, key, |builder, state, out| {
-            let scratch = Scratch::new(builder.scratch())?;
+            let scratch = Scratch::new(builder)?;
+            let turns = mounts.lock(builder)?;
             mounts.prepare(&scratch.dir)?;
             run.mounts = std::mem::take(&mut mounts.requests);
             run.env.append(&mut mounts.env);
+            run.env.extend(builder.proxies(&run.env));
             let code = builder.execute(state, &run, &scratch)?;
+            drop(turns);
             if code != 0 {
                 builder.offer_shell(state, &mut run, &scratch)?;
                 return Err(BuildError::Command { code });
@@ -68,6 +81,14 @@ impl Builder<'_> {
             }
             scratch.commit(out.create()?, &builder.convert_options())
         })
+    }
+
+    /// Proxies that were given for the build: every command has them, and no layer is
+    /// another one for them.
+    fn proxies(&self, env: &[(String, String)]) -> Vec<(String, String)> {
+        let given = self.options().args.iter().filter(|(name, _)| is_proxy(name));
+        let new = given.filter(|(name, _)| !env.iter().any(|(known, _)| known == *name));
+        new.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
     fn plan_run(&self, state: &State, said: &RunArguments<'_>) -> Result<Run> {
@@ -109,7 +130,7 @@ impl Builder<'_> {
         run.interactive = true;
         // The kernel does not mount a volatile overlay twice (overlayfs.rst).
         let work = scratch.overlay().join("work");
-        runtime::as_root(|| std::fs::remove_dir_all(&work).is_ok())?;
+        runtime::as_root(self.sub_ids(), || std::fs::remove_dir_all(&work).is_ok())?;
         let last = std::mem::take(&mut self.last_output);
         self.execute(state, run, scratch)?;
         self.last_output = last;
@@ -242,15 +263,19 @@ fn words(state: &State, said: &RunArguments<'_>) -> Vec<String> {
 /// Where a command writes: the upper directory of its overlay.
 pub(crate) struct Scratch {
     dir: PathBuf,
+    sub_ids: Option<SubIds>,
 }
 
 impl Scratch {
-    pub(crate) fn new(scratch: &Path) -> Result<Self> {
-        let dir = scratch.join(std::process::id().to_string());
-        let scratch = Self { dir };
+    pub(crate) fn new(builder: &Builder<'_>) -> Result<Self> {
+        let dir = builder.scratch().join(std::process::id().to_string());
+        let scratch = Self { dir, sub_ids: builder.sub_ids().cloned() };
         scratch.remove();
-        std::fs::create_dir_all(scratch.overlay())
-            .map_err(|source| BuildError::Write { path: scratch.dir.clone(), source })?;
+        let failed = |source| BuildError::Write { path: scratch.dir.clone(), source };
+        std::fs::create_dir_all(&scratch.dir).map_err(failed)?;
+        // A list that the host's directory passes on is none of the image's.
+        let _ = rustix::fs::removexattr(&scratch.dir, ACL_NOTES[1].0);
+        std::fs::create_dir_all(scratch.overlay()).map_err(failed)?;
         Ok(scratch)
     }
 
@@ -281,7 +306,7 @@ impl Scratch {
 
     /// Writes what has changed as a layer.
     pub(crate) fn commit(&self, file: File, options: &ConvertOptions) -> Result<()> {
-        commit(&self.upper(), file, options)
+        commit(&self.upper(), self.sub_ids.as_ref(), file, options)
     }
 
     /// Removes everything; what a command closed even to itself is opened.
@@ -290,7 +315,7 @@ impl Scratch {
             return;
         }
         // What stays is removed by the next build.
-        let _ = runtime::as_root(|| {
+        let _ = runtime::as_root(self.sub_ids.as_ref(), || {
             let _ = std::fs::remove_dir_all(&self.dir);
             true
         });
@@ -304,9 +329,15 @@ impl Drop for Scratch {
 }
 
 /// Writes an upper directory as a layer, past all permission bits.
-pub(crate) fn commit(upper: &Path, file: File, options: &ConvertOptions) -> Result<()> {
-    let done = runtime::as_root(|| {
-        let copied = image::copy(TreeSource::Upper(upper), file, options, &[]);
+pub(crate) fn commit(
+    upper: &Path,
+    sub_ids: Option<&SubIds>,
+    file: File,
+    options: &ConvertOptions,
+) -> Result<()> {
+    let done = runtime::as_root(sub_ids, || {
+        let source = TreeSource::Upper { path: upper, owned: sub_ids.is_some() };
+        let copied = image::copy(source, file, options, &[]);
         if let Err(error) = &copied {
             tell(error);
         }
@@ -316,12 +347,17 @@ pub(crate) fn commit(upper: &Path, file: File, options: &ConvertOptions) -> Resu
 }
 
 /// Removes what builds that were killed have left.
-pub(crate) fn clean(scratch: &Path) {
+pub(crate) fn clean(engine: &Engine, scratch: &Path) {
     let Ok(list) = std::fs::read_dir(scratch) else { return };
     for entry in list.flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            drop(Scratch { dir: entry.path() });
+        if pid.is_some_and(|pid| !store::process_lives(pid)) {
+            let mut left = Scratch { dir: entry.path(), sub_ids: None };
+            left.remove();
+            if left.dir.exists() {
+                // Some of it belongs to subordinate ids, if the caller has any.
+                left.sub_ids = engine.sub_ids().ok().flatten();
+            }
         }
     }
 }

@@ -35,6 +35,22 @@ pub(crate) struct State {
     pub(crate) missed: bool,
 }
 
+/// Variables that texts are expanded with.
+pub(crate) struct Variables {
+    env: Vec<(String, String)>,
+    args: BTreeMap<String, String>,
+}
+
+impl Variables {
+    /// The value of one: the image's, else the build's.
+    pub(crate) fn lookup(&self, name: &str) -> Option<String> {
+        let env = self.env.iter().find(|(known, _)| known == name);
+        let found = env.map(|(_, value)| value).or_else(|| self.args.get(name)).cloned();
+        // What commands are looked for in where the image says nothing.
+        found.or_else(|| (name == "PATH").then(|| plan::DEFAULT_PATH.to_owned()))
+    }
+}
+
 /// A value as a map: whatever else a base's configuration has there is none.
 fn object(value: &mut Value) -> &mut Map<String, Value> {
     if !value.is_object() {
@@ -82,8 +98,12 @@ impl State {
 
     /// The value of a variable: the image's, else the build's.
     pub(crate) fn lookup(&self, name: &str) -> Option<String> {
-        let env = self.env().into_iter().find(|(known, _)| known == name);
-        env.map(|(_, value)| value).or_else(|| self.args.get(name).cloned())
+        self.variables().lookup(name)
+    }
+
+    /// Its variables as they are now.
+    pub(crate) fn variables(&self) -> Variables {
+        Variables { env: self.env(), args: self.args.clone() }
     }
 
     pub(crate) fn workdir(&self) -> PathBuf {
@@ -210,6 +230,8 @@ mod tests {
         state.set_env("PATH", "/usr/bin");
         assert_eq!(state.lookup("A").as_deref(), Some("env"));
         assert_eq!(state.config["config"]["Env"], json!(["PATH=/usr/bin", "A=env"]));
+        state.process().remove("Env");
+        assert_eq!(state.lookup("PATH").as_deref(), Some(plan::DEFAULT_PATH));
     }
 
     #[test]

@@ -95,6 +95,7 @@ impl Progress for Bars {
             }
             Event::Finishing => state.say("completing the image".to_owned()),
             Event::Done => state.clear(),
+            Event::Note(text) => state.multi.suspend(|| report::note(&text)),
             Event::Notice(text) => state.multi.suspend(|| report::warning(&text)),
             _ => {}
         }
@@ -140,6 +141,7 @@ impl Progress for Lines {
             Event::Packages { count, size } => {
                 report::note(&format!("fetching {count} packages, {}", ByteSize(size)));
             }
+            Event::Note(text) => report::note(&text),
             Event::LayerDone { layer } => {
                 if let Some(layer) = state.layers.get(layer) {
                     report::note(&format!("{}: {}", name(layer), ByteSize(layer.size)));

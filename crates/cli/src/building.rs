@@ -23,7 +23,12 @@ pub fn run(engine: &Engine, globals: &Globals, args: &BuildArgs) -> Result<(), C
     if let Some(path) = &args.sandbox {
         outputs.push(Destination::parse(&format!("dir:{}", path.display()))?);
     }
-    let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
+    let epoch = match (args.timestamp, std::env::var("SOURCE_DATE_EPOCH")) {
+        (None, Ok(text)) if !text.is_empty() => Some(text.parse::<u32>().map_err(|_| {
+            wrong(format!("SOURCE_DATE_EPOCH cannot be {text:?}: it is seconds since 1970"))
+        })?),
+        (given, _) => given,
+    };
     let keep = tempfile::tempdir()
         .map_err(|source| BuildError::Write { path: std::env::temp_dir(), source })?;
     let context = std::path::absolute(&args.context)
@@ -47,7 +52,7 @@ pub fn run(engine: &Engine, globals: &Globals, args: &BuildArgs) -> Result<(), C
         no_test: args.no_test,
         // clap has checked the word.
         root_emulation: args.root_emulation.parse().unwrap_or_default(),
-        epoch: args.timestamp.or(epoch),
+        epoch,
     };
     let quiet = globals.quiet || args.progress == "quiet";
     let mut watch = Steps { quiet, json: args.progress == "json" };
@@ -152,8 +157,7 @@ fn recipe(args: &BuildArgs) -> Result<(PathBuf, String), CliError> {
     let path = match &args.file {
         Some(path) if path == Path::new("-") => {
             let path = PathBuf::from("standard input");
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map_err(unread(&path))?;
+            let text = bounded(std::io::stdin()).map_err(unread(&path))?;
             return Ok((path, text));
         }
         Some(path) => path.clone(),
@@ -164,8 +168,20 @@ fn recipe(args: &BuildArgs) -> Result<(PathBuf, String), CliError> {
             there.clone()
         }
     };
-    let text = std::fs::read_to_string(&path).map_err(unread(&path))?;
+    let text = std::fs::File::open(&path).and_then(bounded).map_err(unread(&path))?;
     Ok((path, text))
+}
+
+/// A recipe's text, where it is not endless.
+fn bounded(from: impl Read) -> std::io::Result<String> {
+    /// In bytes.
+    const LARGEST: u64 = 64 << 20;
+    let mut text = String::new();
+    if from.take(LARGEST + 1).read_to_string(&mut text)? as u64 > LARGEST {
+        let reason = format!("it has more than {LARGEST} bytes");
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, reason));
+    }
+    Ok(text)
 }
 
 fn variables(args: &BuildArgs) -> Result<BTreeMap<String, String>, CliError> {

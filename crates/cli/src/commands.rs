@@ -8,18 +8,20 @@ use serde::Serialize;
 use store::{PruneOptions, unix_now};
 use types::{ImageRef, Platform};
 
+use crate::agent::Again;
 use crate::args::{
     CdiCommand, Cli, Command, ConfigCommand, ConvertArgs, DoctorArgs, Globals, HistoryArgs,
-    ImagesArgs, InspectArgs, LoginArgs, LogoutArgs, MpiCommand, PruneArgs, PullArgs, PushArgs,
-    RemoveArgs, TagArgs,
+    ImagesArgs, LoginArgs, LogoutArgs, MpiCommand, PruneArgs, PullArgs, PushArgs, RemoveArgs,
+    TagArgs,
 };
 use crate::error::CliError;
 use crate::{
-    bars, building, listing, manual, output, prompt, report, run, sif_file, site, slurm, text,
+    bars, building, inspect, instance, listing, manual, output, prompt, report, run, sif_file,
+    site, slurm, text,
 };
 
 /// Does it; the exit code.
-pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
+pub fn dispatch(cli: Cli, again: &Again) -> Result<i32, CliError> {
     let Cli { globals, command } = cli;
     // These work whatever the configuration says.
     match &command {
@@ -37,16 +39,19 @@ pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
         // A wrong configuration is what it is for.
         return config_check(file.as_deref(), *user, *json);
     }
-    if let Command::Site(args) = &command {
-        return site::run(&args.command).map(|()| 0);
+    if let Command::Site(args) = &command
+        && site::run(&args.command)?
+    {
+        return Ok(0);
     }
     let config = Config::load(&command.overrides(&globals)).map_err(engine::Error::from)?;
     let engine = Engine::new(config);
     match command {
-        Command::Run(args) => return run::run(&engine, &globals, &args),
-        Command::Exec(args) => return run::exec(&engine, &globals, &args),
-        Command::Shell(args) => return run::shell(&engine, &globals, &args),
-        Command::Test(args) => return run::test(&engine, &globals, &args),
+        Command::Run(args) => return run::run(&engine, &globals, &args, again),
+        Command::Exec(args) => return run::exec(&engine, &globals, &args, again),
+        Command::Shell(args) => return run::shell(&engine, &globals, &args, again),
+        Command::Test(args) => return run::test(&engine, &globals, &args, again),
+        Command::Instance(args) => return instance::run(&engine, &globals, args.command),
         Command::Build(args) => building::run(&engine, &globals, &args)?,
         Command::Commit(args) => building::commit(&engine, &globals, &args)?,
         Command::Save(args) => building::save(&engine, &globals, &args)?,
@@ -62,7 +67,8 @@ pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
         Command::Doctor(args) => return doctor(&engine, &args),
         Command::Pull(args) => pull(&engine, &globals, &args)?,
         Command::Images(args) => images(&engine, &globals, &args)?,
-        Command::Inspect(args) => inspect(&engine, &args)?,
+        Command::Inspect(args) => inspect::inspect(&engine, &args)?,
+        Command::RunHelp(args) => inspect::run_help(&engine, &args)?,
         Command::Rm(args) => remove(&engine, &globals, &args)?,
         Command::Prune(args) => prune(&engine, &globals, &args)?,
         Command::Login(args) => login(&engine, &globals, &args)?,
@@ -72,10 +78,8 @@ pub fn dispatch(cli: Cli) -> Result<i32, CliError> {
             let values = engine.config().show();
             if json { output::json(&values)? } else { output::print(&listing::config(&values))? }
         }
-        Command::Site(_)
-        | Command::Version { .. }
-        | Command::Completions { .. }
-        | Command::Man { .. } => {}
+        Command::Site(args) => site::install(&engine, &globals, &args.command)?,
+        Command::Version { .. } | Command::Completions { .. } | Command::Man { .. } => {}
     }
     Ok(0)
 }
@@ -109,26 +113,35 @@ fn pull(engine: &Engine, globals: &Globals, args: &PullArgs) -> Result<(), CliEr
     let mut lines = Vec::new();
     for image in images.map_err(engine::Error::from)? {
         let progress = bars::progress(globals);
-        let pulled = engine.pull(&image, &progress)?;
+        let line = if let ImageRef::File(file) = &image {
+            // Kept as it is: nothing is converted.
+            let fetched = engine.fetch_file(file, &progress)?;
+            let (digest, path) = (fetched.digest.to_string(), fetched.path.display().to_string());
+            let (reference, size) = (file.to_string(), fetched.size);
+            Line { reference, digest, path, size, converted: false }
+        } else {
+            let pulled = engine.pull(&image, &progress)?;
+            Line {
+                reference: pulled.reference,
+                digest: pulled.image.id.to_string(),
+                path: pulled.image.path.display().to_string(),
+                size: pulled.image.record.size,
+                converted: pulled.converted,
+            }
+        };
         drop(progress);
-        lines.push(Line {
-            reference: pulled.reference,
-            digest: pulled.image.id.to_string(),
-            path: pulled.image.path.display().to_string(),
-            size: pulled.image.record.size,
-            converted: pulled.converted,
-        });
-        if let (false, Some(line)) = (args.json, lines.last()) {
+        lines.push(line);
+        if let (false, Some(line)) = (args.which.json, lines.last()) {
             output::print(&format!("{}\n", line.digest))?;
         }
     }
-    if args.json { output::json(&lines) } else { Ok(()) }
+    if args.which.json { output::json(&lines) } else { Ok(()) }
 }
 
 fn convert(engine: &Engine, globals: &Globals, args: &ConvertArgs) -> Result<(), CliError> {
     let to = Destination::parse(&args.destination)?;
     let options = ExportOptions { force: args.force, deterministic: args.deterministic };
-    export(engine, globals, (&args.image, &to), options, args.json)
+    export(engine, globals, (&args.image, &to), options, args.which.json)
 }
 
 /// Sends an image to a registry, under its own name or another.
@@ -136,7 +149,7 @@ fn push(engine: &Engine, globals: &Globals, args: &PushArgs) -> Result<(), CliEr
     let name = args.destination.as_ref().unwrap_or(&args.image);
     let name = name.strip_prefix("docker://").unwrap_or(name);
     let to = Destination::Registry(name.parse().map_err(engine::Error::from)?);
-    export(engine, globals, (&args.image, &to), ExportOptions::default(), args.json)
+    export(engine, globals, (&args.image, &to), ExportOptions::default(), args.which.json)
 }
 
 fn tag(engine: &Engine, globals: &Globals, args: &TagArgs) -> Result<(), CliError> {
@@ -192,35 +205,17 @@ fn images(engine: &Engine, globals: &Globals, args: &ImagesArgs) -> Result<(), C
     output::print(&listing::images(&entries, args.no_trunc, unix_now()))
 }
 
-fn inspect(engine: &Engine, args: &InspectArgs) -> Result<(), CliError> {
-    let found = args.images.iter().map(|name| engine.inspect(name));
-    let found = found.collect::<Result<Vec<_>, _>>()?;
-    if args.json {
-        return output::json(&found);
-    }
-    if let Some(show) = args.show {
-        let none = std::collections::BTreeMap::new();
-        for one in &found {
-            let scripts = one.texts().map_or(&none, |texts| &texts.scripts);
-            output::print(scripts.get(show.key()).map_or("", String::as_str))?;
-        }
-        return Ok(());
-    }
-    let texts: Vec<String> = found.iter().map(|one| listing::inspected(one, unix_now())).collect();
-    output::print(&texts.join("\n"))
-}
-
 fn remove(engine: &Engine, globals: &Globals, args: &RemoveArgs) -> Result<(), CliError> {
-    let platform = args.platform.as_deref().map(str::parse::<Platform>).transpose()?;
+    let platform = args.which.platform.as_deref().map(str::parse::<Platform>).transpose()?;
     let mut all = Vec::new();
     for name in &args.images {
         let removed = engine.remove(name, platform.as_ref(), args.force)?;
-        if !args.json && !globals.quiet {
+        if !args.which.json && !globals.quiet {
             output::print(&listing::removed(&removed))?;
         }
         all.push(removed);
     }
-    if args.json { output::json(&all) } else { Ok(()) }
+    if args.which.json { output::json(&all) } else { Ok(()) }
 }
 
 fn prune(engine: &Engine, globals: &Globals, args: &PruneArgs) -> Result<(), CliError> {
@@ -238,6 +233,16 @@ fn prune(engine: &Engine, globals: &Globals, args: &PruneArgs) -> Result<(), Cli
 }
 
 fn login(engine: &Engine, globals: &Globals, args: &LoginArgs) -> Result<(), CliError> {
+    if args.registry.starts_with("library://") {
+        let token = if args.password_stdin {
+            prompt::standard_input("password")?
+        } else {
+            prompt::ask("Token", "password", true)?
+        };
+        let place = engine.keep_token(&args.registry, &token)?;
+        let text = format!("kept the token for {} in {place}, unchecked\n", args.registry);
+        return say(globals, &text);
+    }
     let username = match &args.username {
         Some(name) => name.clone(),
         None => prompt::ask("User name", "user name", false)?,
@@ -279,6 +284,12 @@ fn cdi(engine: &Engine, globals: &Globals, command: CdiCommand) -> Result<i32, C
         }
         CdiCommand::Validate { files } => {
             let checked = engine.check_cdi(&files)?;
+            if checked.is_empty() {
+                let dirs =
+                    engine.config().cdi_dirs.value.iter().map(|dir| dir.display().to_string());
+                let dirs: Vec<String> = dirs.collect();
+                say(globals, &format!("there is no CDI spec in {}\n", dirs.join(", ")))?;
+            }
             output::print(&listing::cdi_checked(&checked, globals.quiet))?;
             // Two good specs may still be in each other's way.
             let clashes = if files.is_empty() { engine.cdi().conflicts } else { Vec::new() };

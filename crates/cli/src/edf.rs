@@ -49,6 +49,7 @@ fn add(args: &ContainerArgs, words: &[OsString], edf: Edf) -> Result<Described, 
     let chosen = args.read_only
         || args.writable
         || args.writable_tmpfs
+        || args.compat
         || args.overlay.iter().any(|overlay| !overlay.ends_with(":ro"));
     let args = ContainerArgs {
         bind: [edf.mounts, args.bind.clone()].concat(),

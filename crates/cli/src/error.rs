@@ -33,6 +33,31 @@ pub enum CliError {
         /// Why.
         source: io::Error,
     },
+    /// What a remote shell was told to start.
+    #[error("the word after mpi-proxy is damaged: sampan itself writes it, for --mpi=container")]
+    Packed,
+    /// The start of a launcher's proxy.
+    #[error("cannot execute {program:?}, which a launcher on another node asks for")]
+    Proxy {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A module of an image.
+    #[error(transparent)]
+    Module(#[from] crate::module::ModuleError),
+    /// A container that runs.
+    #[error("the container cannot be entered")]
+    Join(#[source] runtime::JoinError),
+    /// A command in a container that runs.
+    #[error("cannot execute {path:?} in the container")]
+    JoinExec {
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A page of the manual.
     #[error("cannot write {path:?}")]
     Page {
@@ -69,9 +94,29 @@ pub enum CliError {
     /// An age that is none.
     #[error("--older-than {0:?} is no age: expected a number with s, m, h, d or w, for example 7d")]
     Age(String),
+    /// A signal that is none.
+    #[error("--signal {0:?} is no signal: expected a name, for example SIGUSR1, or a number")]
+    Signal(String),
+    /// A pattern that is none.
+    #[error("{text:?} is no pattern for names")]
+    Pattern {
+        /// What was typed.
+        text: String,
+        /// What is wrong with it.
+        source: globset::Error,
+    },
+    /// Names that no instance has.
+    #[error("no instance of this node is named {0:?}")]
+    NoInstance(String),
     /// A platform that is none.
     #[error(transparent)]
     Platform(#[from] types::PlatformError),
+    /// An app that an image lacks.
+    #[error("the image has no app {0:?}")]
+    NoApp(String),
+    /// A help text that an image lacks.
+    #[error("{0} has no help of its own")]
+    NoHelp(String),
     /// JSON that cannot be made.
     #[error("cannot print JSON")]
     Json(#[from] serde_json::Error),
@@ -85,6 +130,11 @@ impl CliError {
             Self::Recipe(error) => return error.hint(),
             Self::Lower(LowerError::Mount(_)) => "sampan run --help explains --bind and --mount",
             Self::NoTerminal(_) => "give --username and --password-stdin",
+            Self::NoApp(_) => "sampan inspect --list-apps IMAGE names its apps",
+            Self::NoInstance(_) => "sampan instance list shows those that run",
+            Self::Lower(LowerError::Running(_)) => {
+                "give it to sampan instance start, or start another container"
+            }
             Self::NoCommand(_) => "sampan --help lists the commands",
             _ => return None,
         };
@@ -102,12 +152,22 @@ impl CliError {
             | Self::NoTerminal(_)
             | Self::Empty(_)
             | Self::Age(_)
+            | Self::Signal(_)
+            | Self::Pattern { .. }
             | Self::Platform(_) => exit::USAGE,
+            Self::NoInstance(_) => exit::NOT_FOUND,
             Self::Template { .. }
             | Self::Output(_)
             | Self::Task { .. }
             | Self::Page { .. }
             | Self::Prompt { .. }
+            | Self::Packed
+            | Self::Join(_)
+            | Self::JoinExec { .. }
+            | Self::Module(_)
+            | Self::Proxy { .. }
+            | Self::NoApp(_)
+            | Self::NoHelp(_)
             | Self::Json(_) => exit::FAILURE,
         }
     }
@@ -116,6 +176,8 @@ impl CliError {
     pub fn container_exit_code(&self) -> i32 {
         match self {
             Self::Engine(error) => error.container_exit_code(),
+            Self::JoinExec { source, .. } if source.kind() == io::ErrorKind::NotFound => 127,
+            Self::JoinExec { .. } => 126,
             _ => exit::ENGINE,
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use comfy_table::{Table, presets};
-use engine::{CdiDevice, Check, Checked, Inspected, Shown, Status};
+use engine::{CdiDevice, Check, Checked, Inspected, Instance, Shown, Stats, Status};
 use store::{ImageEntry, PruneReport, PrunedKind, Removed};
 use types::ByteSize;
 
@@ -41,6 +41,40 @@ pub fn images(entries: &[ImageEntry], whole: bool, now: u64) -> String {
     table(&["IMAGE", "DIGEST", "PLATFORM", "SIZE", "PULLED", "STORE"], rows)
 }
 
+/// Instances, those of other nodes last.
+pub fn instances(all: &[Instance], logs: bool, now: u64) -> String {
+    let row = |one: &Instance| {
+        let node = if one.here { "here".to_owned() } else { one.node.clone() };
+        let mut row = vec![one.name.clone(), one.pid.to_string(), node];
+        match logs {
+            true => row.extend([&one.out, &one.err].map(|path| path.display().to_string())),
+            false => row.extend([age(one.started_at, now), one.image.clone()]),
+        }
+        row
+    };
+    let header: &[&str] = match logs {
+        true => &["INSTANCE NAME", "PID", "NODE", "OUTPUT", "ERRORS"],
+        false => &["INSTANCE NAME", "PID", "NODE", "STARTED", "IMAGE"],
+    };
+    table(header, all.iter().map(row).collect())
+}
+
+/// What an instance uses.
+pub fn stats(name: &str, stats: &Stats) -> String {
+    let size = |bytes: u64| ByteSize(bytes).to_string();
+    let share = stats.memory as f64 / stats.memory_limit.max(1) as f64 * 100.0;
+    let row = vec![
+        name.to_owned(),
+        format!("{:.2}%", stats.cpu_percent),
+        format!("{} / {}", size(stats.memory), size(stats.memory_limit)),
+        format!("{share:.2}%"),
+        format!("{} / {}", size(stats.block_read), size(stats.block_written)),
+        stats.threads.to_string(),
+    ];
+    let header = ["INSTANCE NAME", "CPU USAGE", "MEM USAGE / LIMIT", "MEM %", "BLOCK I/O", "PIDS"];
+    table(&header, vec![row])
+}
+
 /// What is known about an image.
 pub fn inspected(found: &Inspected, now: u64) -> String {
     let mut out = String::new();
@@ -63,15 +97,18 @@ pub fn inspected(found: &Inspected, now: u64) -> String {
                 line("Layers", &layers.to_string());
             }
         }
-        Inspected::Stored(entry) => stored(entry, now, &mut line),
+        Inspected::Stored { entry, .. } => stored(entry, now, &mut line),
     }
-    if let Some(texts) = found.texts() {
+    let texts = found.texts();
+    // Those of a stored image are in its configuration.
+    if found.config().is_none() {
         for (name, value) in &texts.labels {
             line("Label", &format!("{name}={value}"));
         }
-        let names: Vec<&str> = texts.scripts.keys().copied().collect();
-        line("Scripts", &names.join(", "));
     }
+    line("Scripts", &texts.names().join(", "));
+    let apps: Vec<&str> = texts.apps.keys().map(String::as_str).collect();
+    line("Apps", &apps.join(", "));
     out
 }
 
@@ -141,6 +178,7 @@ pub fn pruned(report: &PruneReport, dry_run: bool) -> String {
             PrunedKind::Image => "image",
             PrunedKind::Reference => "name",
             PrunedKind::Blob => "blob",
+            PrunedKind::Profile => "start profile",
         };
         let _ = writeln!(out, "{kind} {} ({})", thing.name, ByteSize(thing.bytes));
     }

@@ -55,6 +55,18 @@ pub enum LowerError {
     /// A host name that is none.
     #[error("--hostname {0:?} is not a host name: expected 1 to 64 bytes without spaces")]
     Hostname(String),
+    /// A flag that makes a container, for one that runs.
+    #[error("{0} says what a container is to be, and an instance is one already")]
+    Running(&'static str),
+    /// An instance in place of an image.
+    #[error("{0:?} is an instance: expected an image")]
+    Instance(String),
+    /// An instance without a name.
+    #[error("there is no name: expected sampan instance start [OPTIONS] {{IMAGE|--edf NAME}} NAME")]
+    NoInstanceName,
+    /// An instance's name that is not UTF-8.
+    #[error("the instance's name {0:?} is not UTF-8")]
+    InstanceName(OsString),
     /// An image's name that is not UTF-8.
     #[error("the image's name {0:?} is not UTF-8")]
     ImageName(OsString),
@@ -115,6 +127,7 @@ pub fn request(
         workdir,
         home: home(args)?,
         hostname: args.hostname.as_deref().map(hostname).transpose()?,
+        name_servers: args.dns.clone(),
         skip,
         scripts: resolved.scripts,
         app: args.app.clone(),
@@ -125,6 +138,43 @@ pub fn request(
             .collect::<Result<_, _>>()?,
         ..base
     })
+}
+
+/// The first flag that a container which runs cannot follow.
+pub fn of_start(args: &ContainerArgs) -> Option<&'static str> {
+    let given = [
+        (args.user.is_some(), "--user"),
+        (args.root_emulation.is_some(), "--root-emulation"),
+        (args.contain, "--contain"),
+        (args.containall, "--containall"),
+        (args.isolate, "--isolate"),
+        (args.pid, "--pid"),
+        (args.ipc, "--ipc"),
+        (args.uts, "--uts"),
+        (args.net.is_some(), "--net"),
+        (args.hostname.is_some(), "--hostname"),
+        (args.writable_tmpfs, "--writable-tmpfs"),
+        (args.writable, "--writable"),
+        (!args.overlay.is_empty(), "--overlay"),
+        (!args.bind.is_empty(), "--bind"),
+        (!args.mount.is_empty(), "--mount"),
+        (!args.tmpfs.is_empty(), "--tmpfs"),
+        (args.home.is_some(), "--home"),
+        (args.no_home, "--no-home"),
+        (!args.no_mount.is_empty(), "--no-mount"),
+        (!args.device.is_empty(), "--device"),
+        (args.gpu.is_some(), "--gpu"),
+        (args.nv, "--nv"),
+        (args.rocm, "--rocm"),
+        (args.mpi.is_some(), "--mpi"),
+        (args.mpi_policy.is_some(), "--mpi-policy"),
+        (args.fabric.is_some(), "--fabric"),
+        (!args.annotation.is_empty(), "--annotation"),
+        (args.platform.is_some(), "--platform"),
+        (args.dry_run.is_some(), "--dry-run"),
+        (args.explain, "--explain"),
+    ];
+    given.iter().find(|(given, _)| *given).map(|(_, flag)| *flag)
 }
 
 /// The devices that flags ask for; none is looked for.
@@ -157,7 +207,7 @@ fn identity(args: &ContainerArgs) -> Result<Identity, LowerError> {
 fn isolation(args: &ContainerArgs) -> Isolation {
     let base = if args.isolate {
         Isolation::isolate()
-    } else if args.containall {
+    } else if args.containall || args.compat {
         Isolation::contain_all()
     } else if args.contain {
         Isolation::contain()
@@ -180,7 +230,7 @@ fn isolation(args: &ContainerArgs) -> Isolation {
 fn writable(args: &ContainerArgs) -> Writable {
     if args.writable {
         Writable::InPlace
-    } else if args.writable_tmpfs {
+    } else if args.writable_tmpfs || args.compat {
         Writable::Tmpfs
     } else {
         Writable::No

@@ -10,15 +10,19 @@
 //! does not need: no thread, no terminal library, one subcommand's options.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod args;
 mod bars;
 mod building;
 mod commands;
 mod edf;
 mod error;
+mod inspect;
+mod instance;
 mod listing;
 mod lower;
 mod manual;
+mod module;
 mod output;
 mod privilege;
 mod prompt;
@@ -39,21 +43,26 @@ fn main() -> ExitCode {
         report::plain(reason, Some("chmod u-s,g-s the file: sampan needs no privilege"));
         return code(exit::ENGINE);
     }
-    let words = match slurm::expand(std::env::args_os().collect()) {
-        Ok(words) => words,
+    let words: Vec<_> = std::env::args_os().collect();
+    if let Some(status) = agent::called(&words) {
+        return code(status);
+    }
+    let expanded = slurm::expand(words).and_then(agent::expand);
+    let again = match expanded {
+        Ok(again) => again,
         Err(error) => {
             report::error(&error, None);
             return code(exit::ENGINE);
         }
     };
-    let container = words.get(1).is_some_and(|w| w == "run" || w == "exec" || w == "shell");
-    let cli = match args::parse(words) {
+    let container = again.words.get(1).is_some_and(|w| w == "run" || w == "exec" || w == "shell");
+    let cli = match args::parse(again.words.clone()) {
         Ok(cli) => cli,
         Err(error) => return usage(&error, container),
     };
     trace::install(&cli.globals);
     let container = cli.command.runs_container();
-    match commands::dispatch(cli) {
+    match commands::dispatch(cli, &again) {
         Ok(status) => code(status),
         Err(error) => {
             report::error(&error, error.hint().as_deref());

@@ -8,20 +8,33 @@ use crate::args;
 use crate::error::CliError;
 use crate::output;
 
-/// The page of a command, or of the whole.
+/// The page of a command, or of the whole. A command of a command is written with a
+/// hyphen: `instance-start`.
 pub fn page(command: Option<&str>) -> Result<String, CliError> {
-    let mut whole = args::full().disable_help_subcommand(true);
-    whole.build();
-    let Some(name) = command else { return render(whole) };
-    let found = whole.get_subcommands().find(|sub| sub.get_name() == name);
-    match found {
-        Some(sub) => render(titled(sub)),
-        None => Err(CliError::NoCommand(name.to_owned())),
+    let title = command.map_or("sampan".to_owned(), |name| format!("sampan-{name}"));
+    match all().into_iter().find(|page| page.get_name() == title) {
+        Some(page) => render(page),
+        None => Err(CliError::NoCommand(command.unwrap_or_default().to_owned())),
     }
 }
 
-fn titled(sub: &clap::Command) -> clap::Command {
-    sub.clone().name(format!("sampan-{}", sub.get_name())).version(env!("CARGO_PKG_VERSION"))
+/// Every command that is shown, by the names of their pages.
+fn all() -> Vec<clap::Command> {
+    let mut whole = args::full().disable_help_subcommand(true);
+    whole.build();
+    let mut pages = vec![whole];
+    let mut next = 0;
+    while let Some(page) = pages.get(next) {
+        let titled = |sub: &clap::Command| {
+            let title = format!("{}-{}", page.get_name(), sub.get_name());
+            sub.clone().name(title).version(env!("CARGO_PKG_VERSION"))
+        };
+        let subs: Vec<_> =
+            page.get_subcommands().filter(|sub| !sub.is_hide_set()).map(titled).collect();
+        pages.extend(subs);
+        next += 1;
+    }
+    pages
 }
 
 fn render(command: clap::Command) -> Result<String, CliError> {
@@ -32,18 +45,17 @@ fn render(command: clap::Command) -> Result<String, CliError> {
 
 /// Writes every page into a directory.
 pub fn write_all(dir: &Path) -> Result<(), CliError> {
-    let mut whole = args::full().disable_help_subcommand(true);
-    whole.build();
     let write = |name: &str, text: String| {
         let path = dir.join(format!("{name}.1"));
         std::fs::write(&path, text).map_err(|source| CliError::Page { path, source })
     };
     std::fs::create_dir_all(dir)
         .map_err(|source| CliError::Page { path: dir.to_owned(), source })?;
-    for sub in whole.get_subcommands() {
-        write(&format!("sampan-{}", sub.get_name()), render(titled(sub))?)?;
+    for page in all() {
+        let name = page.get_name().to_owned();
+        write(&name, render(page)?)?;
     }
-    write("sampan", render(whole.clone())?)
+    Ok(())
 }
 
 /// The completion script of a shell.
@@ -63,6 +75,8 @@ mod tests {
         write_all(dir.path()).unwrap();
         let run = std::fs::read_to_string(dir.path().join("sampan-run.1")).unwrap();
         assert!(run.contains(".TH sampan-run 1") && run.contains("writable\\-tmpfs"), "{run}");
+        let start = std::fs::read_to_string(dir.path().join("sampan-instance-start.1")).unwrap();
+        assert!(start.contains("pid\\-file") && page(Some("instance-start")).unwrap() == start);
         let whole = page(None).unwrap();
         assert!(whole.contains(".TH sampan 1") && whole.contains("no space or quota"));
         assert!(page(Some("pull")).unwrap().contains("compression"));

@@ -3,18 +3,24 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use engine::{Engine, Resolved};
-use plan::{Command, render_text};
+use engine::{Engine, INSTANCE, Resolved};
+use plan::{Command, Plan, Skip, render_text};
 use types::ImageRef;
 
-use crate::args::{DryRun, ExecArgs, Globals, RunArgs, ShellArgs, TestArgs};
+use crate::agent::Again;
+use crate::args::{ContainerArgs, DryRun, ExecArgs, Globals, RunArgs, ShellArgs, TestArgs};
 use crate::edf::{Described, describe};
 use crate::error::CliError;
 use crate::lower::LowerError;
 use crate::{bars, lower, output, report};
 
 /// Becomes the image's process.
-pub fn run(engine: &Engine, globals: &Globals, args: &RunArgs) -> Result<i32, CliError> {
+pub fn run(
+    engine: &Engine,
+    globals: &Globals,
+    args: &RunArgs,
+    again: &Again,
+) -> Result<i32, CliError> {
     let described = describe(&args.container, &args.words)?;
     let given = lower::entrypoint(args.entrypoint.as_ref());
     let without = described.entrypoint == Some(false) && !args.image_entrypoint;
@@ -27,29 +33,44 @@ pub fn run(engine: &Engine, globals: &Globals, args: &RunArgs) -> Result<i32, Cl
         None if without => Command::Run { entrypoint: Some(Vec::new()), args: words },
         entrypoint => Command::Run { entrypoint, args: words },
     };
-    start(engine, globals, described, command)
+    start(engine, globals, again, described, command)
 }
 
 /// Becomes a command.
-pub fn exec(engine: &Engine, globals: &Globals, args: &ExecArgs) -> Result<i32, CliError> {
+pub fn exec(
+    engine: &Engine,
+    globals: &Globals,
+    args: &ExecArgs,
+    again: &Again,
+) -> Result<i32, CliError> {
     let described = describe(&args.container, &args.words)?;
     if described.words.is_empty() {
         return Err(LowerError::NoCommand.into());
     }
-    start(engine, globals, described, |_, args| Command::Exec { args })
+    start(engine, globals, again, described, |_, args| Command::Exec { args })
 }
 
 /// Becomes the image's test.
-pub fn test(engine: &Engine, globals: &Globals, args: &TestArgs) -> Result<i32, CliError> {
+pub fn test(
+    engine: &Engine,
+    globals: &Globals,
+    args: &TestArgs,
+    again: &Again,
+) -> Result<i32, CliError> {
     let described = describe(&args.container, &args.words)?;
-    start(engine, globals, described, |_, args| Command::Test { args })
+    start(engine, globals, again, described, |_, args| Command::Test { args })
 }
 
 /// Becomes a shell.
-pub fn shell(engine: &Engine, globals: &Globals, args: &ShellArgs) -> Result<i32, CliError> {
+pub fn shell(
+    engine: &Engine,
+    globals: &Globals,
+    args: &ShellArgs,
+    again: &Again,
+) -> Result<i32, CliError> {
     let described = describe(&args.container, &args.words)?;
     let shell = args.shell.clone();
-    start(engine, globals, described, |_, args| Command::Shell { shell, args })
+    start(engine, globals, again, described, |_, args| Command::Shell { shell, args })
 }
 
 /// Finds an image. A name that a registry does not know may have meant a path.
@@ -68,24 +89,64 @@ pub fn resolve(engine: &Engine, globals: &Globals, name: &str) -> Result<Resolve
 fn start(
     engine: &Engine,
     globals: &Globals,
+    again: &Again,
     described: Described,
     command: impl FnOnce(&Resolved, Vec<OsString>) -> Command,
 ) -> Result<i32, CliError> {
     let Described { args, image, words, unset, .. } = described;
+    if image.starts_with(INSTANCE) {
+        return enter(engine, &image, &args, words, &unset, command);
+    }
     let resolved = resolve(engine, globals, &image)?;
     let skip = engine.config().no_mount.value;
     let devices = lower::devices(&args);
-    let request = lower::request(&args, &resolved, command(&resolved, words), skip)?;
+    let other_nodes = again.other_nodes(words.len());
+    let command = match again.proxy {
+        // Whatever the launcher itself was started by.
+        true => Command::Exec { args: words },
+        false => command(&resolved, words),
+    };
+    let mut request = lower::request(&args, &resolved, command, skip)?;
+    request.other_nodes = other_nodes;
+    request.dry_run = args.dry_run.is_some() || args.explain;
     let container = engine.prepare(request, &resolved, &devices, &unset)?;
+    if planned(globals, &args, container.plan())? {
+        return Ok(0);
+    }
+    Ok(container.launch()?)
+}
+
+/// Says what there is to say before a container starts; whether that was all that
+/// was asked for.
+pub fn planned(globals: &Globals, args: &ContainerArgs, plan: &Plan) -> Result<bool, CliError> {
     if !globals.quiet {
-        container.plan().warnings.iter().for_each(|text| report::warning(text));
+        plan.warnings.iter().for_each(|text| report::warning(text));
     }
     match (args.dry_run, args.explain) {
-        (Some(DryRun::Json), _) => output::json(container.plan())?,
-        (Some(DryRun::Text), _) | (None, true) => {
-            output::print(&render_text(container.plan(), args.explain))?;
-        }
-        (None, false) => return Ok(container.launch()?),
+        (Some(DryRun::Json), _) => output::json(plan)?,
+        (Some(DryRun::Text), _) | (None, true) => output::print(&render_text(plan, args.explain))?,
+        (None, false) => return Ok(false),
     }
-    Ok(0)
+    Ok(true)
+}
+
+/// Runs a command in an instance.
+fn enter(
+    engine: &Engine,
+    name: &str,
+    args: &ContainerArgs,
+    words: Vec<OsString>,
+    unset: &[String],
+    command: impl FnOnce(&Resolved, Vec<OsString>) -> Command,
+) -> Result<i32, CliError> {
+    let instance = engine.instance(name)?;
+    // Apptainer wants --fakeroot again; it is of the instance.
+    let flag = lower::of_start(args).or((args.root && !instance.is_root()).then_some("--root"));
+    if let Some(flag) = flag {
+        return Err(LowerError::Running(flag).into());
+    }
+    let resolved = instance.resolved();
+    let command = command(&resolved, words);
+    let request = lower::request(args, &resolved, command, Skip::default())?;
+    Ok(engine.exec_instance(&instance, request, unset)?)
 }

@@ -3,36 +3,53 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use engine::SiteFacts;
+use engine::{Engine, SiteFacts};
 
-use crate::args::{ModuleFormat, SiteCommand};
+use crate::args::{Globals, ModuleArgs, ModuleFormat, SiteCommand};
 use crate::error::CliError;
-use crate::output;
+use crate::{module, output};
 
-/// Does it.
-pub fn run(command: &SiteCommand) -> Result<(), CliError> {
+/// Does what needs no image; false where one is needed.
+pub fn run(command: &SiteCommand) -> Result<bool, CliError> {
     match command {
         SiteCommand::Init { output, force } => {
             let text = configuration(&SiteFacts::probe());
             match output {
-                Some(path) => write(path, &text, *force),
-                None => output::print(&text),
+                Some(path) => write(path, &text, *force)?,
+                None => output::print(&text)?,
             }
         }
-        SiteCommand::Module { image, command, format, description, template } => {
-            let own;
-            let template = match (template, format) {
-                (Some(path), _) => {
-                    own = std::fs::read_to_string(path)
-                        .map_err(|source| CliError::Template { path: path.clone(), source })?;
-                    own.as_str()
-                }
-                (None, ModuleFormat::Lua) => LUA,
-                (None, ModuleFormat::Tcl) => TCL,
-            };
-            output::print(&module(template, image, command, description))
-        }
+        SiteCommand::Module(args) => match (args.tree(), &args.image) {
+            (Some(tree), _) if args.remove => module::remove(&tree)?,
+            (Some(_), _) => return Ok(false),
+            (None, image) => print(args, image.as_deref().unwrap_or_default())?,
+        },
     }
+    Ok(true)
+}
+
+/// Does what needs an image.
+pub fn install(engine: &Engine, globals: &Globals, command: &SiteCommand) -> Result<(), CliError> {
+    let SiteCommand::Module(args) = command else { return Ok(()) };
+    match (args.tree(), &args.image) {
+        (Some(tree), Some(image)) => module::install(engine, globals, image, &tree),
+        _ => Ok(()),
+    }
+}
+
+/// Prints one modulefile.
+fn print(args: &ModuleArgs, image: &str) -> Result<(), CliError> {
+    let own;
+    let template = match (&args.template, args.format) {
+        (Some(path), _) => {
+            own = std::fs::read_to_string(path)
+                .map_err(|source| CliError::Template { path: path.clone(), source })?;
+            own.as_str()
+        }
+        (None, ModuleFormat::Lua) => LUA,
+        (None, ModuleFormat::Tcl) => TCL,
+    };
+    output::print(&fill(template, &module::lasting(image)?, &args.command, &args.description))
 }
 
 fn write(path: &Path, text: &str, force: bool) -> Result<(), CliError> {
@@ -60,7 +77,7 @@ set-function {command} {sampan exec {image} {command} "$@"}
 "#;
 
 /// Fills a template; a line with `{command}` stands once for each.
-fn module(template: &str, image: &str, commands: &[String], description: &str) -> String {
+fn fill(template: &str, image: &str, commands: &[String], description: &str) -> String {
     let path = Path::new(image);
     let name = path.file_stem().map_or_else(|| image.into(), |stem| stem.to_string_lossy());
     let mut out = String::new();
@@ -168,7 +185,7 @@ mod tests {
     fn modules_have_a_line_for_each_command() {
         let commands = ["solve".to_owned(), "mesh".to_owned()];
         for template in [LUA, TCL] {
-            let text = module(template, "/apps/solver.sqsh", &commands, "a solver");
+            let text = fill(template, "/apps/solver.sqsh", &commands, "a solver");
             assert_eq!(
                 text.matches("sampan exec /apps/solver.sqsh mesh").count(),
                 template.matches("sampan exec").count()

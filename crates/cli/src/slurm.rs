@@ -3,11 +3,16 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 
 use engine::Engine;
+use rustix::process::Pid;
 
 use crate::args::SlurmCommand;
 use crate::error::CliError;
+use crate::lower::LowerError;
 use crate::output;
 
 /// The word that stands for the words of a file.
@@ -43,8 +48,40 @@ pub fn run(engine: &Engine, command: SlurmCommand) -> Result<(), CliError> {
         SlurmCommand::State { job, name } => {
             output::print(&format!("{}\n", engine.named(&job, &name)?.display()))
         }
+        SlurmCommand::Join { pid, start, workdir, words } => {
+            Err(join(pid, start, workdir.as_deref(), &words))
+        }
         SlurmCommand::Forget { job, name } => Ok(engine.forget_named(&job, name.as_deref())?),
     }
+}
+
+/// Variables that belong to a task, not to its container.
+const OF_TASK: [&str; 7] = ["SLURM", "PMI", "OMPI_", "PRTE_", "SPANK_", "SAMPAN_", "TMPDIR"];
+
+/// Becomes a command in a container that runs, with the container's variables
+/// and this task's own; why not.
+fn join(pid: i32, start: u64, workdir: Option<&Path>, words: &[OsString]) -> CliError {
+    let cwd = workdir.map(Path::to_owned).or_else(|| std::env::current_dir().ok());
+    let entered = match Pid::from_raw(pid).ok_or(runtime::JoinError::Ended(pid)) {
+        Ok(pid) => runtime::join(pid, start),
+        Err(error) => Err(error),
+    };
+    let env = match entered {
+        Ok(env) => env,
+        Err(error) => return CliError::Join(error),
+    };
+    let of_task = |name: &OsString| {
+        let name = name.to_string_lossy();
+        OF_TASK.iter().any(|start| name.starts_with(start))
+    };
+    let [program, rest @ ..] = words else { return LowerError::NoCommand.into() };
+    let mut command = Command::new(program);
+    command.args(rest).envs(env.into_iter().filter(|(name, _)| !of_task(name)));
+    // As of the container's first process, a directory that is not there is passed over.
+    let there = cwd.filter(|dir| workdir.is_some() || dir.is_dir());
+    command.current_dir(there.as_deref().unwrap_or(Path::new("/")));
+    let path = program.into();
+    CliError::JoinExec { path, source: command.exec() }
 }
 
 #[cfg(test)]

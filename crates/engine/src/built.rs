@@ -8,7 +8,7 @@ use plan::ImagePart;
 use registry::Client;
 use serde::{Deserialize, Serialize};
 use squashfs::Compression;
-use store::{Begin, ImageId, ImageRecord, LayerRecord, StoredImage};
+use store::{Begin, ImageId, ImageRecord, LayerRecord, RemoveTarget, StoredImage};
 use types::{Digest, ImageConfig, ImageRef, RegistryRef};
 
 use crate::{Engine, Error, Resolved, Result, SharedProgress, unpack};
@@ -36,7 +36,7 @@ impl Provenance {
     pub(crate) fn reachable(&self) -> bool {
         match self.base.parse() {
             _ if self.base_layers == 0 => true,
-            Ok(ImageRef::Registry(_)) => true,
+            Ok(ImageRef::Registry(_) | ImageRef::File(_)) => true,
             Ok(
                 ImageRef::OciLayout { path, .. }
                 | ImageRef::OciArchive { path, .. }
@@ -72,6 +72,17 @@ pub struct Downloads {
 }
 
 impl Downloads {
+    /// As [`fetch`](Self::fetch); whether the address gives anything (404 says no).
+    ///
+    /// # Errors
+    /// When it cannot be fetched, or the writer fails.
+    pub fn fetch_if_there(&self, url: &str, to: &mut dyn Write) -> Result<bool> {
+        match self.fetch(url, to) {
+            Err(Error::Registry(registry::Error::NotFound { .. })) => Ok(false),
+            fetched => fetched.map(|()| true),
+        }
+    }
+
     /// Writes what an address gives; nothing is checked.
     ///
     /// # Errors
@@ -97,6 +108,31 @@ impl Engine {
         Ok(dir)
     }
 
+    /// Waits for the turn at something that builds share; it ends with the value.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn turn(&self, name: &str, progress: &SharedProgress) -> Result<store::Turn> {
+        let waiting = |state: store::WaitState| progress.event(crate::pull::waiting(&state));
+        match self.store()?.flight::<std::convert::Infallible>(name, &waiting, &|| Ok(None))? {
+            store::Flight::Yours(turn) => Ok(turn),
+            store::Flight::Found(never) => match never {},
+        }
+    }
+
+    /// The same without waiting; None while somebody else has it.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn turn_if_free(&self, name: &str) -> Result<Option<store::Turn>> {
+        let taken = std::cell::Cell::new(false);
+        let given_up = || Ok(taken.get().then_some(()));
+        Ok(match self.store()?.flight(name, &|_| taken.set(true), &given_up)? {
+            store::Flight::Yours(turn) => Some(turn),
+            store::Flight::Found(()) => None,
+        })
+    }
+
     /// Removes what builds have kept.
     pub(crate) fn clear_build_cache(&self) -> Result<()> {
         let dir = self.build_cache()?;
@@ -111,6 +147,15 @@ impl Engine {
     pub fn build_scratch(&self) -> Result<PathBuf> {
         let cache = unpack::own_directory(&unpack::cache(&self.config().scratch.value))?;
         unpack::own_directory(&cache.join("build"))
+    }
+
+    /// The caller's subordinate ids; None for real root, which needs none.
+    ///
+    /// # Errors
+    /// When it has none, or nobody may map them.
+    pub fn sub_ids(&self) -> Result<Option<plan::SubIds>> {
+        let facts = host::facts();
+        Ok(if facts.real_root { None } else { Some(host::subid::find(&facts)?) })
     }
 
     /// The configuration of an image as a document: what it was given, or what
@@ -175,6 +220,11 @@ impl Engine {
                     let reference = store::canonical_reference(&name);
                     let platform = &self.config().platform.value;
                     self.store()?.set_ref(&reference, platform, &pulled.image.id)?;
+                    // The archive was the way, and may be a temporary file. Somebody else
+                    // who loads it may be quicker.
+                    let platform = Some(platform.clone());
+                    let way = RemoveTarget::Reference { reference: pulled.reference, platform };
+                    let _ = self.store()?.remove(&way, false);
                     reference
                 }
                 _ => pulled.reference,

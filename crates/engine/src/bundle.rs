@@ -23,7 +23,8 @@ pub(crate) fn write(plan: &Plan, scratch: &Path) -> Result<PathBuf> {
     Ok(dir)
 }
 
-fn config(plan: &Plan) -> Value {
+/// The container's configuration, as far as a plan has it.
+pub(crate) fn config(plan: &Plan) -> Value {
     let text = |word: &std::ffi::OsString| word.to_string_lossy().into_owned();
     let args: Vec<String> = plan.process.argv.iter().map(text).collect();
     let env: Vec<String> =

@@ -1,28 +1,34 @@
 //! From a request to a running container.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use host::DirectoryTree;
 use host::hooks::Situation;
-use plan::{Contribution, MountSource, MountSpec, Plan, Rank, RootSource, RunRequest, SearchTree};
+use plan::{
+    Contribution, MountSource, MountSpec, Plan, Rank, RootEmulation, RootSource, RunRequest,
+    SearchTree, Stage,
+};
 use runtime::{ImageFile, Keeper, Share};
 use store::{ImageId, Lease, Store};
 
 use crate::{
-    Devices, Engine, Error, Origin, Resolved, Result, bundle, integrate, node_cache, policy, share,
-    unpack,
+    Devices, Engine, Error, Origin, Resolved, Result, bundle, integrate, node_cache, policy,
+    precreate, share, unpack,
 };
 
 /// A container, decided but not started.
 pub struct Container {
-    plan: Plan,
-    image: Option<ImageFile>,
-    keeper: Option<Box<dyn Keeper>>,
-    share: Option<Share>,
+    pub(crate) plan: Plan,
+    pub(crate) image: Option<ImageFile>,
+    pub(crate) keeper: Option<Box<dyn Keeper>>,
+    pub(crate) share: Option<Share>,
     /// The scratch directory, for what hooks are told.
-    bundles: PathBuf,
+    pub(crate) bundles: PathBuf,
+    /// What neither the image nor the user has set in the environment; None unsets.
+    pub(crate) added_env: Vec<(String, Option<String>)>,
 }
 
 /// What to mount of a path on the host: a directory, or anything else.
@@ -74,6 +80,9 @@ impl Engine {
         unset: &[String],
     ) -> Result<Container> {
         let mut facts = host::facts();
+        if request.root_emulation == RootEmulation::Subid && !facts.real_root {
+            facts.sub_ids = Some(host::subid::find(&facts)?);
+        }
         facts.env.retain(|(name, _)| !unset.iter().any(|one| name == one.as_str()));
         request.config.env.retain(|pair| {
             let name = pair.split('=').next().unwrap_or_default();
@@ -96,6 +105,9 @@ impl Engine {
         if let (RootSource::Squashfs { parts }, false) = (&request.root, facts.real_root)
             && let Some(reason) = no_fuse()
         {
+            if facts.sub_ids.is_some() {
+                return Err(Error::SubIdsWithoutFuse(reason));
+            }
             let key = resolved.stored.as_ref().map(|image| image.id.hex().to_owned());
             let scratch = &self.config().scratch.value;
             let dir = unpack::unpacked(parts, key, scratch)?;
@@ -106,7 +118,8 @@ impl Engine {
             request.root = RootSource::Directory { path: dir };
         }
         let ranks = wanted.is_some() && !host::launcher::detect(&facts.env).pmi.is_empty();
-        if ranks {
+        // An instance is none, whatever starts it.
+        if ranks && request.instance.is_none() {
             warnings.extend(integrate::join_ranks(&mut request));
         }
         let mut contributions = self.configured_binds(&mut warnings);
@@ -114,43 +127,57 @@ impl Engine {
             policy::check_binds(self.config(), &request)?;
             contributions.extend(policy::forced_binds(self.config(), &request, &mut warnings)?);
         }
-        let mut hooks = Vec::new();
-        let mut add = |tree: &dyn SearchTree| -> Result<Vec<Contribution>> {
-            if let Some(wanted) = wanted {
-                let added = self.integrate(&request, &facts, tree, wanted)?;
-                contributions.extend(added.contributions);
-                warnings.extend(added.warnings);
-                hooks = added.hooks;
-            }
-            Ok(std::mem::take(&mut contributions))
+        let (tree, image) = open_tree(&request.root)?;
+        let (mut hooks, mut remote) = (Vec::new(), None);
+        if let Some(wanted) = wanted {
+            let added = self.integrate(&request, &facts, &*tree, wanted)?;
+            contributions.extend(added.contributions);
+            warnings.extend(added.warnings);
+            (hooks, remote) = (added.hooks, added.remote);
+        }
+        let make = |more: Option<Contribution>| {
+            let all = contributions.iter().cloned().chain(more).collect();
+            plan::build(&request, &facts, &*tree, all)
         };
-        let (mut plan, image) = match &request.root {
-            RootSource::Directory { path } => {
-                let failed = |source| Error::OpenImage { path: path.clone(), source };
-                let tree = DirectoryTree::open(path).map_err(failed)?;
-                (plan::build(&request, &facts, &tree, add(&tree)?)?, None)
+        let mut plan = make(None)?;
+        if let (Some(ids), Some(image)) = (&plan.sub_ids, &image) {
+            let (users, groups) = ids.counts();
+            let (largest, count) = (image.largest_id()?, users.max(groups));
+            if u64::from(largest) >= count {
+                let name = resolved.name.clone();
+                return Err(Error::FewSubIds { name, largest, count });
             }
-            RootSource::Squashfs { parts } => {
-                let file = ImageFile::open(parts)?;
-                let tree = file.tree();
-                (plan::build(&request, &facts, &tree, add(&tree)?)?, Some(file))
-            }
-        };
-        plan.warnings.splice(0..0, warnings);
+        }
         if wanted.is_some() {
-            plan.hooks = hooks;
             let command = plan.process.argv.first().map(|word| word.to_string_lossy().into_owned());
-            plan.hooks.extend(self.site_hooks(&Situation {
+            hooks.extend(self.site_hooks(&Situation {
                 command: &command.unwrap_or_default(),
                 annotations: &plan.annotations,
                 has_bind_mounts: !request.mounts.is_empty(),
             })?);
         }
-        let keeper = match &resolved.stored {
-            // A copy on this node needs no lease in the store.
-            Some(stored) if stored.writable && image.is_some() && !copied => {
-                let store = self.store()?.clone();
-                let keeper = LeaseKeeper { store, image: stored.id.clone(), lease: None };
+        let changes = if request.dry_run { None } else { precreate::run(&hooks, &plan)? };
+        if let Some(changes) = changes {
+            if let Some(mounts) = changes.contribution() {
+                plan = make(Some(mounts))?;
+            }
+            changes.apply(&mut plan);
+        }
+        plan.warnings.splice(0..0, warnings);
+        (plan.hooks, plan.remote) = (hooks, remote);
+        let stored = resolved.stored.as_ref();
+        let keeper = match (&plan.rootfs.source, self.store()) {
+            (RootSource::Squashfs { parts }, Ok(store)) => {
+                // A copy on this node needs no lease in the store.
+                let leased = stored.filter(|stored| stored.writable && !copied);
+                let profiles = match (wanted, stored) {
+                    // Each step of a build starts once.
+                    (None, _) => None,
+                    (_, Some(stored)) => Some(stored.id.hex().to_owned()),
+                    (_, None) => Some(unpack::files_key(parts)?),
+                };
+                let (store, leased) = (store.clone(), leased.map(|stored| stored.id.clone()));
+                let keeper = ImageKeeper { store, leased, lease: None, profiles };
                 Some(Box::new(keeper) as Box<dyn Keeper>)
             }
             _ => None,
@@ -163,7 +190,12 @@ impl Engine {
         });
         let share = share.flatten();
         let bundles = self.config().scratch.value.clone();
-        Ok(Container { plan, image, keeper, share, bundles })
+        let text = |(name, value): &(OsString, Option<OsString>)| {
+            let text = |text: &OsString| text.to_string_lossy().into_owned();
+            (text(name), value.as_ref().map(text))
+        };
+        let added_env = contributions.iter().flat_map(|one| &one.env).map(text).collect();
+        Ok(Container { plan, image, keeper, share, bundles, added_env })
     }
 
     /// Does something with the tree of an image.
@@ -172,13 +204,7 @@ impl Engine {
         resolved: &Resolved,
         act: impl FnOnce(&dyn SearchTree) -> T,
     ) -> Result<T> {
-        match &resolved.root {
-            RootSource::Directory { path } => {
-                let failed = |source| Error::OpenImage { path: path.clone(), source };
-                Ok(act(&DirectoryTree::open(path).map_err(failed)?))
-            }
-            RootSource::Squashfs { parts } => Ok(act(&ImageFile::open(parts)?.tree())),
-        }
+        Ok(act(&*open_tree(&resolved.root)?.0))
     }
 
     /// The binds of the configuration. One that this host does not have is
@@ -205,6 +231,20 @@ impl Engine {
         }
         list
     }
+}
+
+/// The tree of an image, and the image where it is in files.
+fn open_tree(root: &RootSource) -> Result<(Box<dyn SearchTree>, Option<ImageFile>)> {
+    Ok(match root {
+        RootSource::Directory { path } => {
+            let failed = |source| Error::OpenImage { path: path.clone(), source };
+            (Box::new(DirectoryTree::open(path).map_err(failed)?), None)
+        }
+        RootSource::Squashfs { parts } => {
+            let file = ImageFile::open(parts)?;
+            (Box::new(file.tree()), Some(file))
+        }
+    })
 }
 
 /// Major and minor number of `/dev/fuse` (devices.txt of the kernel).
@@ -235,32 +275,37 @@ impl Container {
     /// # Errors
     /// The step that failed; the process is then to report and end.
     pub fn launch(self) -> Result<i32> {
-        let Self { plan, image, keeper, share, bundles } = self;
-        let bundle = match plan.hooks.is_empty() {
-            true => None,
-            false => Some(bundle::write(&plan, &bundles)?),
-        };
+        let Self { plan, image, keeper, share, bundles, added_env: _ } = self;
+        let told = plan.hooks.iter().any(|hook| hook.stage != Stage::Precreate);
+        let bundle = told.then(|| bundle::write(&plan, &bundles)).transpose()?;
         let (image, share) = (image.as_ref(), share.as_ref());
         Ok(runtime::launch(&plan, image, keeper, share, bundle.as_deref())?)
     }
 }
 
-/// Keeps an image from being removed while it is served. Lives in the server,
-/// which lives exactly as long as the container's last process.
-struct LeaseKeeper {
+/// Keeps an image from being removed while it is served, and what is noted about
+/// its starts. Lives in the server, which lives exactly as long as the
+/// container's last process.
+struct ImageKeeper {
     store: Store,
-    image: ImageId,
+    /// What could be removed meanwhile.
+    leased: Option<ImageId>,
     lease: Option<Lease>,
+    /// The image's name among the profiles, where they are wanted.
+    profiles: Option<String>,
 }
 
-impl Keeper for LeaseKeeper {
+impl Keeper for ImageKeeper {
     fn begin(&mut self) {
         // Without a lease the open file still serves a local file system; the
         // server has nobody to tell.
-        self.lease = self.store.lease(&self.image).ok();
+        self.lease = self.leased.as_ref().and_then(|image| self.store.lease(image).ok());
     }
 
     fn tick(&mut self) {
+        if self.leased.is_none() {
+            return;
+        }
         if self.lease.as_ref().is_none_or(|lease| lease.touch().is_err()) {
             self.begin();
         }
@@ -268,6 +313,16 @@ impl Keeper for LeaseKeeper {
 
     fn end(&mut self) {
         self.lease = None;
+    }
+
+    fn profile(&self, name: &str) -> Option<Vec<u8>> {
+        self.store.profile(self.profiles.as_ref()?, name)
+    }
+
+    fn keep_profile(&self, name: &str, bytes: &[u8]) {
+        // A store that cannot be written has starts as slow as before.
+        let image = self.profiles.as_ref();
+        let _ = image.map(|image| self.store.keep_profile(image, name, bytes));
     }
 }
 

@@ -53,6 +53,7 @@ impl Destination {
                 ImageRef::DockerArchive { path, name } => Self::DockerArchive(path, name),
                 ImageRef::Registry(name) => Self::Registry(name),
                 ImageRef::Path(path) => Self::Directory(path),
+                ImageRef::File(_) => return Err(Error::Destination { text: text.to_owned() }),
             });
         }
         let extension = Path::new(text).extension().and_then(|e| e.to_str()).unwrap_or_default();

@@ -59,6 +59,7 @@ pub(crate) fn doctor(config: &Config, registries: &[String]) -> Result<Vec<Check
     let caps = runtime::probe().map_err(Error::Probe)?;
     let mut checks = vec![Check::ok("kernel", format!("Linux {}", caps.release))];
     checks.extend(kernel(&caps, &sysctl));
+    checks.push(subordinate_ids());
     checks.extend(store(config));
     checks.push(scratch(&config.scratch.value));
     checks.extend(server_errors(&config.scratch.value));
@@ -120,6 +121,38 @@ fn kernel(caps: &KernelCaps, sysctl: Read<'_>) -> Vec<Check> {
         ),
     });
     checks
+}
+
+/// Subordinate ids, which one mode of building has and nobody needs.
+fn subordinate_ids() -> Check {
+    const NAME: &str = "subordinate ids";
+    const WHAT_FOR: &str = "for --root-emulation=subid alone";
+    let facts = host::facts();
+    let ids = match host::subid::find(&facts) {
+        _ if facts.real_root => return Check::ok(NAME, "not needed by root"),
+        Ok(ids) => ids,
+        // Nothing is amiss: the default does without.
+        Err(error) => {
+            return Check::with(NAME, Status::Ok, format!("{error}; {WHAT_FOR}"), error.hint());
+        }
+    };
+    let count = |ranges: &[plan::IdRange]| ranges.iter().map(|range| u64::from(range.count)).sum();
+    let (users, groups): (u64, u64) = (count(&ids.uids), count(&ids.gids));
+    // The first one is the caller's own.
+    let detail = format!("{} user and {} group ids, {WHAT_FOR}", users - 1, groups - 1);
+    let lacking: Vec<String> = [&ids.newuidmap, &ids.newgidmap]
+        .into_iter()
+        .filter_map(|helper| host::subid::lacks_privilege(helper))
+        .collect();
+    if lacking.is_empty() {
+        return Check::ok(NAME, detail);
+    }
+    Check::with(
+        NAME,
+        Status::Warn,
+        format!("{detail}, but {}", lacking.join(", and ")),
+        "as root: chmod u+s newuidmap newgidmap, or install the package again",
+    )
 }
 
 /// The setting that forbids user namespaces, and how to change it.

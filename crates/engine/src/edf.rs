@@ -29,6 +29,9 @@ use crate::config::Variables;
 /// Files that may stand one behind the other, with the first.
 const DEEPEST: usize = 10;
 
+/// Files that may be read for one.
+const MOST: usize = 100;
+
 /// More than any sane file, in bytes.
 const LONGEST: u64 = 1 << 20;
 
@@ -119,6 +122,12 @@ pub enum EdfError {
         /// The file.
         path: PathBuf,
     },
+    /// Each file may name many, and those many more.
+    #[error("{path:?} would be read after {MOST} others: name fewer files as base_environment")]
+    Many {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 fn show(paths: &[PathBuf]) -> String {
@@ -155,10 +164,32 @@ impl Edf {
     /// When a file is missing or malformed, or a variable is not set.
     pub fn load(name: &str, vars: Variables<'_>) -> Result<Self, EdfError> {
         let path = find(name, Path::new(""), vars)?;
-        let mut edf = Self::default();
-        File { path: path.clone(), text: String::new(), vars }.read_into(&mut edf, 1)?;
+        let (mut edf, mut left) = (Self::default(), MOST);
+        read_into(&mut edf, path.clone(), vars, 1, &mut left)?;
         Ok(Self { path, ..edf })
     }
+}
+
+/// Reads the text of a file, and the files that it adds to.
+pub(crate) fn parse(path: &Path, text: String, vars: Variables<'_>) -> Result<Edf, EdfError> {
+    let (mut edf, mut left) = (Edf::default(), MOST);
+    File { path: path.to_owned(), text, vars }.add_to(&mut edf, 1, &mut left)?;
+    Ok(edf)
+}
+
+fn read_into(
+    edf: &mut Edf,
+    path: PathBuf,
+    vars: Variables<'_>,
+    level: usize,
+    left: &mut usize,
+) -> Result<(), EdfError> {
+    if level > DEEPEST {
+        return Err(EdfError::Deep { path });
+    }
+    *left = left.checked_sub(1).ok_or_else(|| EdfError::Many { path: path.clone() })?;
+    let text = read(&path).map_err(|source| EdfError::Read { path: path.clone(), source })?;
+    File { path, text, vars }.add_to(edf, level, left)
 }
 
 /// The file of a name; a path is relative to `dir`.
@@ -192,12 +223,7 @@ struct File<'a> {
 type Value<'t> = Spanned<DeValue<'t>>;
 
 impl File<'_> {
-    fn read_into(&mut self, edf: &mut Edf, level: usize) -> Result<(), EdfError> {
-        if level > DEEPEST {
-            return Err(EdfError::Deep { path: self.path.clone() });
-        }
-        self.text = read(&self.path)
-            .map_err(|source| EdfError::Read { path: self.path.clone(), source })?;
+    fn add_to(&self, edf: &mut Edf, level: usize, left: &mut usize) -> Result<(), EdfError> {
         let document = DeTable::parse(&self.text).map_err(|e| EdfError::Syntax {
             path: self.path.clone(),
             line: self.line(e.span().map_or(0, |span| span.start)),
@@ -209,8 +235,7 @@ impl File<'_> {
             let dir = self.path.parent().unwrap_or(Path::new("")).to_owned();
             for name in self.base(value)? {
                 let path = find(&name, &dir, self.vars)?;
-                let mut base = File { path, text: String::new(), vars: self.vars };
-                base.read_into(edf, level + 1)?;
+                read_into(edf, path, self.vars, level + 1, left)?;
             }
         }
         for (name, value) in document {
@@ -462,6 +487,33 @@ port = 22
         assert!(load(&files).unwrap_err().to_string().contains("10 levels"));
         let circle = load(&[("a", "base_environment = 'b'"), ("b", "base_environment = 'a'")]);
         assert!(matches!(circle, Err(EdfError::Deep { .. })));
+    }
+
+    #[test]
+    fn files_without_an_end_are_refused() {
+        let bases = format!("base_environment = [{}]", "'b', ".repeat(MOST - 1));
+        let leaf = ("b", "image = 'b'");
+        assert!(load(&[("a", &bases), leaf]).is_ok());
+        let bases = format!("base_environment = [{}]", "'b', ".repeat(MOST));
+        let error = load(&[("a", &bases), leaf]).unwrap_err();
+        assert!(matches!(error, EdfError::Many { .. }), "{error}");
+        // Each level would name the next one again and again.
+        let names = ["a", "b", "c", "d", "e", "f"];
+        let texts: Vec<String> = names[1..]
+            .iter()
+            .map(|name| format!("base_environment = [{}]", format!("'{name}', ").repeat(99)))
+            .collect();
+        let mut files: Vec<_> = names.into_iter().zip(texts.iter().map(String::as_str)).collect();
+        files.push(("f", "image = 'f'"));
+        assert!(matches!(load(&files), Err(EdfError::Many { .. })));
+    }
+
+    #[test]
+    fn tables_without_an_end_are_refused() {
+        let nested = format!("annotations.{} = 'x'", vec!["a"; 100_000].join("."));
+        assert!(load(&[("e", &nested)]).is_err());
+        let nested = format!("annotations = {}", "{a = ".repeat(100_000));
+        assert!(load(&[("e", &nested)]).is_err());
     }
 
     #[test]

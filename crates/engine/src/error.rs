@@ -65,6 +65,28 @@ pub enum Error {
     /// The host's own root directory.
     #[error("cannot open the host's root directory")]
     HostRoot(#[source] io::Error),
+    /// Sampan's own program file.
+    #[error("cannot find sampan's own program file, which a container needs to reach other nodes")]
+    Program(#[source] io::Error),
+    /// PBS's list of the job's nodes.
+    #[error("cannot read {path:?}, the list of the job's nodes (PBS_NODEFILE)")]
+    NodeFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel's random numbers.
+    #[error("cannot get random numbers from the kernel")]
+    Random(#[source] io::Error),
+    /// A hook that changes the container wrongly.
+    #[error("the {hook} cannot be followed: {reason}")]
+    Precreate {
+        /// The hook, or several.
+        hook: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The directory that hooks are told of.
     #[error("cannot write {path:?}, which hooks read")]
     Bundle {
@@ -129,6 +151,44 @@ pub enum Error {
     #[error("{name} is not in the store")]
     UnknownImage {
         /// The image.
+        name: String,
+    },
+    /// Nobody says which library is meant.
+    #[error("no library is configured, which {name} needs")]
+    NoLibrary {
+        /// The image.
+        name: String,
+    },
+    /// A library's answer that makes no sense.
+    #[error("{url} is no answer of a library: {reason}")]
+    LibraryAnswer {
+        /// Its address.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file of the web is another one than its digest says.
+    #[error("{name} has the digest {found}, not {expected}")]
+    FileDigest {
+        /// The image.
+        name: String,
+        /// What somebody vouches for.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// A file of the web is no image.
+    #[error("{name} gives no image file")]
+    NoImageFile {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: Box<Error>,
+    },
+    /// A name of a registry that leads to no SIF file.
+    #[error("{name} is no SIF file of a registry")]
+    NoSifArtifact {
+        /// The name.
         name: String,
     },
     /// A directory or a squashfs file cannot be pulled.
@@ -214,8 +274,8 @@ pub enum Error {
     /// A SIF file that cannot be read.
     #[error(transparent)]
     SifFile(#[from] sif::Error),
-    /// A SIF file that cannot be run.
-    #[error("{path:?} cannot be run: {reason}")]
+    /// An image file that cannot be used.
+    #[error("{path:?} cannot be used: {reason}")]
     Sif {
         /// The file.
         path: PathBuf,
@@ -328,6 +388,91 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// An instance that is not there.
+    #[error("there is no instance {name:?} on this node")]
+    NoInstance {
+        /// The name.
+        name: String,
+    },
+    /// An instance that has the name.
+    #[error("there is an instance {name:?} already, process {pid}")]
+    InstanceExists {
+        /// The name.
+        name: String,
+        /// Its init.
+        pid: u32,
+    },
+    /// Another process that starts an instance of the name.
+    #[error("process {pid} is starting an instance {name:?}")]
+    InstanceStarts {
+        /// The name.
+        name: String,
+        /// The process.
+        pid: u32,
+    },
+    /// An instance that cannot be reached from here.
+    #[error("the instance {name:?} is on node {node:?}, in a PID namespace that is not this one")]
+    InstanceElsewhere {
+        /// The name.
+        name: String,
+        /// Its node.
+        node: String,
+    },
+    /// An instance that is there no more.
+    #[error("the instance {name:?} has ended")]
+    InstanceEnded {
+        /// The name.
+        name: String,
+    },
+    /// A command that was killed with its instance.
+    #[error("the instance {name:?} has ended, and the command in it was killed")]
+    InstanceKilled {
+        /// The name.
+        name: String,
+    },
+    /// An instance that does not end.
+    #[error(
+        "the instance {name:?} was killed and is still there, process {pid}: a process that \
+             entered it has not been waited for, or hangs in a file system"
+    )]
+    InstanceStays {
+        /// The name.
+        name: String,
+        /// Its init.
+        pid: u32,
+    },
+    /// An instance that cannot be signalled.
+    #[error("cannot signal the instance {name:?}")]
+    InstanceSignal {
+        /// The name.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The root directory of an instance.
+    #[error("cannot look at the files of the instance {name:?}")]
+    InstanceRoot {
+        /// The name.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file of an instance.
+    #[error("cannot use {path:?}, which an instance needs")]
+    InstanceFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// What is written down of an instance.
+    #[error("{path:?} is no record of an instance")]
+    InstanceRecord {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// An environment definition file.
     #[error(transparent)]
     Edf(#[from] crate::edf::EdfError),
@@ -352,6 +497,22 @@ pub enum Error {
         reason: String,
         /// Path in the container.
         path: PathBuf,
+    },
+    /// Subordinate ids.
+    #[error(transparent)]
+    SubIds(#[from] host::subid::SubIdError),
+    /// An image that is unpacked loses the owners that they are for.
+    #[error("--root-emulation=subid needs /dev/fuse, which cannot be used")]
+    SubIdsWithoutFuse(#[source] io::Error),
+    /// The image has owners that the container has no ids for.
+    #[error("{name} has files of user or group {largest}, and there are ids up to {} only", count - 1)]
+    FewSubIds {
+        /// What it is called.
+        name: String,
+        /// The largest id in it.
+        largest: u32,
+        /// How many ids there are, from 0 on.
+        count: u64,
     },
     /// No child process to try things in.
     #[error("cannot probe the kernel")]
@@ -435,13 +596,18 @@ impl Error {
             | Self::LibrariesInPlace
             | Self::Cdi(host::cdi::CdiError::Name(_))
             | Self::Device { .. }
+            | Self::NoLibrary { .. }
             | Self::NothingToPull { .. } => exit::USAGE,
             Self::Cdi(host::cdi::CdiError::Unknown { .. }) => exit::NOT_FOUND,
             Self::Registry(error) => registry_code(error),
             Self::Store(error) => store_code(error),
-            Self::Platform { .. } | Self::NotPulled { .. } | Self::UnknownImage { .. } => {
-                exit::NOT_FOUND
-            }
+            Self::InstanceExists { .. } | Self::InstanceStarts { .. } => exit::IN_USE,
+            Self::Platform { .. }
+            | Self::NotPulled { .. }
+            | Self::UnknownImage { .. }
+            | Self::NoInstance { .. }
+            | Self::InstanceEnded { .. }
+            | Self::InstanceElsewhere { .. } => exit::NOT_FOUND,
             Self::OpenImage { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 exit::NOT_FOUND
             }
@@ -450,6 +616,7 @@ impl Error {
             | Self::NestedIndex { .. }
             | Self::ImageConfig { .. }
             | Self::LargeConfig { .. }
+            | Self::FileDigest { .. }
             | Self::UnpackRead { .. } => exit::INTEGRITY,
             Self::ReadConfig { .. } | Self::Convert { .. } | Self::Archive { .. } => {
                 let from_registry =
@@ -473,6 +640,8 @@ impl Error {
     pub fn container_exit_code(&self) -> i32 {
         match self {
             Self::Runtime(error) => error.exit_code(),
+            // Its processes were killed with it.
+            Self::InstanceKilled { .. } => 137,
             _ => exit::ENGINE,
         }
     }
@@ -487,6 +656,17 @@ impl Error {
             Self::Plan(error) => error.hint().map(str::to_owned),
             Self::Runtime(error) => error.hint().map(str::to_owned),
             Self::Cdi(error) => error.hint().map(str::to_owned),
+            Self::SubIds(error) => Some(error.hint().to_owned()),
+            Self::SubIdsWithoutFuse(_) => Some(
+                "/dev/fuse should have mode 0666, as udev sets it; --root-emulation=consistent \
+                 does without"
+                    .to_owned(),
+            ),
+            Self::FewSubIds { .. } => Some(
+                "ask the administrator for larger ranges in /etc/subuid and /etc/subgid; \
+                 --root-emulation=consistent needs none"
+                    .to_owned(),
+            ),
             Self::DevicePlace { .. } => {
                 Some("give --contain, which makes a /dev of the container's own".to_owned())
             }
@@ -506,11 +686,32 @@ impl Error {
                 Some("copy it with cp -a, or convert it to a .sif or .sqfs file".to_owned())
             }
             Self::Sif { hint, .. } => Some((*hint).to_owned()),
+            Self::NoInstance { .. } => Some("sampan instance list shows those that run".to_owned()),
+            Self::InstanceExists { name, .. } => {
+                Some(format!("choose another name, or end it: sampan instance stop {name}"))
+            }
+            Self::InstanceStarts { .. } => Some("try again when it has started".to_owned()),
+            Self::InstanceElsewhere { node, .. } => {
+                Some(format!("work with it on {node}; its record is not touched here"))
+            }
+            Self::InstanceRecord { .. } => Some(
+                "remove the file: another version of sampan has written it, or it is damaged"
+                    .to_owned(),
+            ),
             Self::NoStore => Some("set SAMPAN_STORE to a directory of yours".to_owned()),
             Self::NotPulled { name, .. } => Some(format!("fetch it first: sampan pull {name}")),
             Self::UnknownImage { .. } | Self::Store(store::Error::NoReference { .. }) => {
                 Some("sampan images lists what is there".to_owned())
             }
+            Self::NoLibrary { .. } => Some(
+                "name one: library in the configuration, SAMPAN_LIBRARY or --library URL; or \
+                 write its host, library://HOST/ENTITY/COLLECTION/CONTAINER"
+                    .to_owned(),
+            ),
+            Self::NoSifArtifact { .. } => Some(
+                "images of layers are named docker://, in definition files Bootstrap: docker"
+                    .to_owned(),
+            ),
             Self::NothingToPull { path } => Some(format!("run it: sampan run {}", path.display())),
             Self::Platform { offered, .. } => {
                 offered.first().map(|one| format!("choose one of them: --platform {one}"))

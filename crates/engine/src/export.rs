@@ -11,7 +11,7 @@ use sif::{Arch, CreateOptions, FsKind, Kind, NewObject, PartKind, Partition};
 use squashfs::{Image, ReaderOptions};
 use types::{Digest, ImageConfig, ImageRef, Platform};
 
-use crate::{Destination, Engine, Error, Resolved, Result, SharedProgress, unpack};
+use crate::{Destination, Engine, Error, Metadata, Resolved, Result, SharedProgress, unpack};
 
 /// How an image is written.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,8 +57,13 @@ impl Fresh {
     }
 
     pub(crate) fn keep(self) -> Result<()> {
-        let failed = |source| Error::Export { path: self.path.clone(), source };
-        std::fs::rename(&self.temporary, &self.path).map_err(failed)
+        self.keep_as(&self.path)
+    }
+
+    /// Under a name that is known now only.
+    pub(crate) fn keep_as(&self, path: &Path) -> Result<()> {
+        let failed = |source| Error::Export { path: path.to_owned(), source };
+        std::fs::rename(&self.temporary, path).map_err(failed)
     }
 }
 
@@ -192,12 +197,21 @@ impl Engine {
             partition: None,
             digest: None,
         };
+        let failed = |source| Error::Export { path: path.to_owned(), source };
+        let mut data = File::open(&partition.temporary).map_err(failed)?;
+        // Where Apptainer looks first.
+        let about = metadata_of(&data, path)?;
+        if let Some(text) = &about.deffile {
+            sif.add(object(Kind::Definition, ""), &mut text.as_bytes())?;
+        }
+        if about != Metadata::default() {
+            let text = about.document().to_string();
+            sif.add(object(Kind::GenericJson, "inspect-metadata.json"), &mut text.as_bytes())?;
+        }
         if image.config != ImageConfig::default() {
             let text = serde_json::to_vec(&oci_config(&image.config)).unwrap_or_default();
             sif.add(object(Kind::GenericJson, "oci-config.json"), &mut &text[..])?;
         }
-        let failed = |source| Error::Export { path: path.to_owned(), source };
-        let mut data = File::open(&partition.temporary).map_err(failed)?;
         let system = Partition { fs: FsKind::Squashfs, part: PartKind::Primary, arch };
         let root = NewObject { partition: Some(system), ..object(Kind::Partition, "") };
         sif.add(root, &mut data)?;
@@ -205,6 +219,15 @@ impl Engine {
         make_executable(&fresh.temporary).map_err(failed)?;
         fresh.keep()
     }
+}
+
+/// What the image in a squashfs file says of itself.
+fn metadata_of(file: &File, path: &Path) -> Result<Metadata> {
+    let unread = |source| Error::UnpackRead { path: path.to_owned(), source };
+    let file =
+        file.try_clone().map_err(|source| Error::Export { path: path.to_owned(), source })?;
+    let image = Image::open(file, 0, ReaderOptions::default()).map_err(unread)?;
+    Ok(Metadata::read(&ImageTree::new(vec![image.into()])))
 }
 
 fn make_executable(path: &Path) -> std::io::Result<()> {
@@ -265,6 +288,22 @@ pub fn apptainer_scripts(config: &ImageConfig) -> Vec<(String, u16, String)> {
     scripts(config).into_iter().map(|extra| (extra.path.clone(), extra.mode, text(extra))).collect()
 }
 
+/// Where Apptainer binds libraries of the host.
+const HOST_LIBRARIES: &str = r#"#!/bin/sh
+if [ -d /.singularity.d/libs ]; then
+    export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}/.singularity.d/libs"
+fi
+"#;
+
+/// What APPTAINERENV_PATH and its kin become. Behind a script of this name
+/// Apptainer sets the variables of its `--env`.
+const SEARCH_PATH: &str = r#"#!/bin/sh
+PATH="${SING_USER_DEFINED_PREPEND_PATH:+$SING_USER_DEFINED_PREPEND_PATH:}$PATH"
+PATH="$PATH${SING_USER_DEFINED_APPEND_PATH:+:$SING_USER_DEFINED_APPEND_PATH}"
+export PATH="${SING_USER_DEFINED_PATH:-$PATH}"
+unset SING_USER_DEFINED_PREPEND_PATH SING_USER_DEFINED_APPEND_PATH SING_USER_DEFINED_PATH
+"#;
+
 fn scripts(config: &ImageConfig) -> Vec<Extra> {
     let extra = |path: &str, mode, text: String| Extra {
         path: format!("{}/{path}", SCRIPTS.trim_start_matches('/')),
@@ -296,6 +335,8 @@ fn scripts(config: &ImageConfig) -> Vec<Extra> {
     let labels = serde_json::to_string(&config.labels).unwrap_or_default();
     vec![
         extra("env/10-docker2singularity.sh", 0o755, env),
+        extra("env/99-base.sh", 0o755, HOST_LIBRARIES.to_owned()),
+        extra("env/99-runtimevars.sh", 0o755, SEARCH_PATH.to_owned()),
         extra("runscript", 0o755, run),
         extra("labels.json", 0o644, labels),
         extra("actions/exec", 0o755, action("")),

@@ -43,6 +43,8 @@ fn refused(path: &Path, reason: &'static str, hint: &'static str) -> Error {
 
 /// What Singularity 2 wrote before its images, to make them programs.
 const LAUNCHER: &[u8] = b"#!/usr/bin/env run-singularity\n";
+/// What squashfs 4.0 begins with.
+const SQUASHFS_MAGIC: &[u8] = b"hsqs";
 /// Where the magic number of ext2 and its successors is, and what it is.
 const EXT_MAGIC: (usize, [u8; 2]) = (1080, [0x53, 0xef]);
 
@@ -60,8 +62,16 @@ pub(crate) fn in_file(path: &Path) -> Result<Found> {
     }
     let start = if head.starts_with(LAUNCHER) { LAUNCHER.len() } else { 0 };
     let (at, magic) = EXT_MAGIC;
-    let is_ext = head.get(start + at..).is_some_and(|rest| rest.starts_with(&magic));
-    let form = if is_ext { Form::Ext("/") } else { Form::Squashfs };
+    let has =
+        |at: usize, magic: &[u8]| head.get(start + at..).is_some_and(|r| r.starts_with(magic));
+    let form = if has(0, SQUASHFS_MAGIC) {
+        Form::Squashfs
+    } else if has(at, &magic) {
+        Form::Ext("/")
+    } else {
+        let hint = "archives of images are named docker-archive:FILE or oci-archive:FILE";
+        return Err(refused(path, "it is neither a SIF file nor squashfs", hint));
+    };
     let part = Part { offset: start as u64, size: len.saturating_sub(start as u64), form };
     Ok(Found { parts: vec![part], config: ImageConfig::default(), scripts: true })
 }

@@ -1,25 +1,31 @@
 //! What is known about an image.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use host::DirectoryTree;
-use plan::{RootTree, SCRIPTS};
+use plan::ImagePart;
 use runtime::ImageTree;
 use serde::Serialize;
 use store::{ImageEntry, RefRecord};
 use types::{ImageConfig, ImageRef, Platform};
 
 use crate::resolve::find_id;
-use crate::{Engine, Error, Resolved, Result, Silent, unpack};
+use crate::{Engine, Error, Metadata, Resolved, Result, Silent, unpack};
 
 /// What is known about an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum Inspected {
     /// An image of the store.
-    Stored(Box<ImageEntry>),
+    Stored {
+        /// What the store knows of it.
+        #[serde(flatten)]
+        entry: Box<ImageEntry>,
+        /// What Apptainer's scripts in it say.
+        #[serde(flatten)]
+        texts: Metadata,
+    },
     /// A squashfs file.
     File {
         /// Its path.
@@ -34,7 +40,7 @@ pub enum Inspected {
         layers: usize,
         /// What Apptainer has put into it.
         #[serde(flatten)]
-        texts: Texts,
+        texts: Metadata,
     },
     /// A directory.
     Directory {
@@ -42,54 +48,8 @@ pub enum Inspected {
         path: PathBuf,
         /// What Apptainer has put into it.
         #[serde(flatten)]
-        texts: Texts,
+        texts: Metadata,
     },
-}
-
-/// What an image of Apptainer's form says of itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Texts {
-    /// Labels.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
-    /// Scripts and other texts by name: `definition`, `environment`, `help`,
-    /// `runscript`, `startscript`, `test`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub scripts: BTreeMap<&'static str, String>,
-}
-
-/// Where the texts are, below the scripts' directory.
-const TEXTS: [(&str, &str); 7] = [
-    ("definition", "Singularity"),
-    ("environment", "env/10-docker2singularity.sh"),
-    ("environment", "env/90-environment.sh"),
-    ("help", "runscript.help"),
-    ("runscript", "runscript"),
-    ("startscript", "startscript"),
-    ("test", "test"),
-];
-
-/// Longest text that is shown.
-const LONGEST_TEXT: usize = 1 << 20;
-
-impl Texts {
-    fn read(tree: &dyn RootTree) -> Self {
-        let mut texts = Self::default();
-        let read = |name: &str| {
-            // A text that cannot be read is not shown; running the image says why.
-            let (path, _) = plan::resolve(tree, &Path::new(SCRIPTS).join(name)).ok()?;
-            tree.read(&path, LONGEST_TEXT).ok()?
-        };
-        for (key, name) in TEXTS {
-            if let Some(bytes) = read(name) {
-                let text: &mut String = texts.scripts.entry(key).or_default();
-                text.push_str(&String::from_utf8_lossy(&bytes));
-            }
-        }
-        let labels = read("labels.json").unwrap_or_default();
-        texts.labels = serde_json::from_slice(&labels).unwrap_or_default();
-        texts
-    }
 }
 
 impl Inspected {
@@ -97,17 +57,18 @@ impl Inspected {
     #[must_use]
     pub fn config(&self) -> Option<&ImageConfig> {
         match self {
-            Self::Stored(entry) => Some(&entry.record.config),
+            Self::Stored { entry, .. } => Some(&entry.record.config),
             _ => None,
         }
     }
 
     /// What an image of Apptainer's form says of itself.
     #[must_use]
-    pub fn texts(&self) -> Option<&Texts> {
+    pub fn texts(&self) -> &Metadata {
         match self {
-            Self::Stored(_) => None,
-            Self::File { texts, .. } | Self::Directory { texts, .. } => Some(texts),
+            Self::Stored { texts, .. }
+            | Self::File { texts, .. }
+            | Self::Directory { texts, .. } => texts,
         }
     }
 
@@ -115,7 +76,7 @@ impl Inspected {
     #[must_use]
     pub fn references(&self) -> &[RefRecord] {
         match self {
-            Self::Stored(entry) => &entry.references,
+            Self::Stored { entry, .. } => &entry.references,
             _ => &[],
         }
     }
@@ -124,21 +85,28 @@ impl Inspected {
     #[must_use]
     pub fn platform(&self) -> Option<&Platform> {
         match self {
-            Self::Stored(entry) => Some(&entry.record.platform),
+            Self::Stored { entry, .. } => Some(&entry.record.platform),
             _ => None,
         }
     }
 }
 
 impl Engine {
-    /// What is known about an image, by name, digest or path. Asks no
-    /// registry.
+    /// What is known about an image, by name, digest or path, or about that of an
+    /// instance. Asks no registry.
     ///
     /// # Errors
     /// When it is not there, or cannot be read.
     pub fn inspect(&self, name: &str) -> Result<Inspected> {
+        if name.starts_with(crate::INSTANCE) {
+            let instance = self.instance(name)?;
+            return match instance.digest() {
+                Some(digest) => self.inspect(digest),
+                None => path(&instance.resolved()),
+            };
+        }
         let image: ImageRef = name.parse()?;
-        if let ImageRef::Path(_) = image {
+        if let ImageRef::Path(_) | ImageRef::File(_) = image {
             let silent: crate::SharedProgress = Arc::new(Silent);
             return path(&self.resolve(&image, &silent)?);
         }
@@ -151,7 +119,10 @@ impl Engine {
             None => None,
         };
         let unknown = || Error::UnknownImage { name: name.to_owned() };
-        Ok(Inspected::Stored(Box::new(entry.ok_or_else(unknown)?)))
+        let entry = Box::new(entry.ok_or_else(unknown)?);
+        let part = ImagePart { path: entry.path.clone(), offset: 0 };
+        let images = unpack::open(&[part])?.into_iter().map(Arc::new).collect();
+        Ok(Inspected::Stored { texts: Metadata::read(&ImageTree::new(images)), entry })
     }
 }
 
@@ -160,7 +131,7 @@ fn path(resolved: &Resolved) -> Result<Inspected> {
         plan::RootSource::Directory { path } => {
             let open = |source| Error::OpenImage { path: path.clone(), source };
             let tree = DirectoryTree::open(path).map_err(open)?;
-            Ok(Inspected::Directory { path: path.clone(), texts: Texts::read(&tree) })
+            Ok(Inspected::Directory { path: path.clone(), texts: Metadata::read(&tree) })
         }
         plan::RootSource::Squashfs { parts } => {
             let images: Vec<_> = unpack::open(parts)?.into_iter().map(Arc::new).collect();
@@ -171,7 +142,7 @@ fn path(resolved: &Resolved) -> Result<Inspected> {
                 inodes: blocks().map(|block| block.inodes).fold(0, u32::saturating_add),
                 block_size: blocks().map(|block| block.block_size).max().unwrap_or(0),
                 layers: images.len(),
-                texts: Texts::read(&ImageTree::new(images.clone())),
+                texts: Metadata::read(&ImageTree::new(images.clone())),
             })
         }
     }

@@ -2,9 +2,7 @@
 //! libraries.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use host::DirectoryTree;
 use host::companions::with_companions;
@@ -14,12 +12,16 @@ use host::inject::{Injection, Mounted, Wanted, inject};
 use host::libraries::{Libc, Libraries, Library};
 use host::mpi::{self, Policy};
 use plan::{
-    Contribution, FileSpec, HostFacts, MountFlags, MountSource, MountSpec, Rank, RootEmulation,
-    RunRequest, SearchTree, SkeletonKind, Writable,
+    Contribution, FileSpec, HostFacts, MountFlags, MountSource, MountSpec, OtherNodes, Rank,
+    Remote, RootSource, RunRequest, SearchTree, SkeletonKind, Writable,
 };
+use serde::Serialize;
 use types::ImageConfig;
 
-use crate::{Config, Devices, Engine, Error, Resolved, Result, devices, mount_source};
+use crate::kept::{Answer, Place};
+use crate::{
+    Config, Devices, Engine, Error, Resolved, Result, devices, mount_source, share, unpack,
+};
 
 /// Whose MPI a container uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,19 +38,7 @@ pub enum MpiMode {
     None,
 }
 
-impl FromStr for MpiMode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "host" => Ok(Self::Host),
-            "container" => Ok(Self::Container),
-            "none" => Ok(Self::None),
-            _ => Err(format!("{text:?} is none of auto, host, container and none")),
-        }
-    }
-}
+types::words!(MpiMode { "auto" => Auto, "host" => Host, "container" => Container, "none" => None });
 
 /// Whose network libraries a container uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,41 +50,14 @@ pub enum Fabric {
     Host,
 }
 
-impl FromStr for Fabric {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "none" => Ok(Self::None),
-            "host" => Ok(Self::Host),
-            _ => Err(format!("{text:?} is neither none nor host")),
-        }
-    }
-}
-
-impl fmt::Display for Fabric {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if *self == Self::Host { "host" } else { "none" })
-    }
-}
-
-impl fmt::Display for MpiMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Host => "host",
-            Self::Container => "container",
-            Self::None => "none",
-        })
-    }
-}
+types::words!(Fabric { "none" => None, "host" => Host });
 
 /// Leaves out the namespaces in which the ranks of a node could not reach each
 /// other's processes and memory; what to say about it.
 pub(crate) fn join_ranks(request: &mut RunRequest) -> Option<String> {
     let isolation = &mut request.isolation;
-    // Recorded ownership needs a PID namespace for its supervisor.
-    let apart = request.root_emulation == RootEmulation::Consistent;
+    // A supervisor needs a PID namespace.
+    let apart = request.root_emulation.supervised();
     if apart || !(isolation.pid || isolation.ipc) {
         return None;
     }
@@ -109,10 +72,39 @@ pub(crate) struct Added {
     pub(crate) contributions: Vec<Contribution>,
     /// Programs to run while the container is made.
     pub(crate) hooks: Vec<Hook>,
+    /// How a launcher inside reaches other nodes.
+    pub(crate) remote: Option<Remote>,
     pub(crate) warnings: Vec<String>,
 }
 
 impl Engine {
+    /// How a launcher of the image reaches the other nodes of the job.
+    fn remote(&self, request: &RunRequest, facts: &HostFacts) -> Result<Option<Remote>> {
+        let OtherNodes::By(again) = &request.other_nodes else { return Ok(None) };
+        // Without the host's network nobody is reached.
+        if request.isolation.no_net {
+            return Ok(None);
+        }
+        let hosts = match variable(&facts.env, "PBS_NODEFILE") {
+            Some(path) => {
+                let failed = |source| Error::NodeFile { path: path.into(), source };
+                let text = std::fs::read_to_string(path).map_err(failed)?;
+                text.split_whitespace().map(str::to_owned).collect()
+            }
+            None => self.config().mpi_hosts.value.clone(),
+        };
+        let program: Vec<String> =
+            self.config().mpi_shell.value.split_whitespace().map(str::to_owned).collect();
+        let Some(shell) = host::remote::find(&facts.env, &hosts, &program) else {
+            return Ok(None);
+        };
+        let mut random = [0; 16];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+            .map_err(|e| Error::Random(e.into()))?;
+        let socket = format!("sampan-{:032x}", u128::from_ne_bytes(random));
+        Ok(Some(Remote { shell, socket, again: again.clone() }))
+    }
+
     /// Works out what the host adds.
     pub(crate) fn integrate(
         &self,
@@ -125,7 +117,17 @@ impl Engine {
         let mode = self.config().mpi.value;
         match mode {
             MpiMode::None => {}
-            MpiMode::Container => added.contributions.push(host::launcher::without(&facts.env)),
+            MpiMode::Container => {
+                added.contributions.push(host::launcher::without(&facts.env));
+                added.remote = self.remote(request, facts)?;
+                if added.remote.is_some() || request.other_nodes == OtherNodes::Proxy {
+                    let sampan = std::env::current_exe().map_err(Error::Program)?;
+                    added.contributions.push(host::remote::agent(&sampan));
+                }
+                let remote = added.remote.iter();
+                let remote = remote.map(|remote| host::remote::contribution(&facts.env, remote));
+                added.contributions.extend(remote);
+            }
             MpiMode::Auto | MpiMode::Host => {
                 let contained = request.isolation.contain;
                 added.contributions = host::launcher::contribution(&facts.env, contained);
@@ -144,24 +146,55 @@ impl Engine {
             if request.writable == Writable::InPlace {
                 return Err(Error::LibrariesInPlace);
             }
-            self.libraries(request, facts, tree, &edits, &mut added)?;
+            let open = DirectoryTree::open(Path::new("/")).map_err(Error::HostRoot)?;
+            let find = |host: &dyn SearchTree| self.libraries(request, facts, tree, host, &edits);
+            let answer = match self.kept(request, facts, &edits) {
+                Some(place) => place.once(&open, find)?,
+                None => find(&open)?,
+            };
+            added.contributions.extend(answer.contributions);
+            added.warnings.extend(answer.warnings);
         }
         Ok(added)
     }
 
+    /// Where the answer of [`Engine::libraries`] is kept; None for an image whose
+    /// files may change.
+    fn kept(&self, request: &RunRequest, facts: &HostFacts, edits: &[Edits]) -> Option<Place> {
+        let RootSource::Squashfs { parts } = &request.root else { return None };
+        let config = self.config();
+        let node = rustix::system::uname();
+        let questions = Questions {
+            version: env!("CARGO_PKG_VERSION"),
+            node: node.nodename().to_bytes(),
+            image: &unpack::files_key(parts).ok()?,
+            mpi: (config.mpi.value == MpiMode::Host).then_some(config.mpi_policy.value),
+            mpi_path: &config.mpi_path.value,
+            fabric: config.fabric.value == Fabric::Host,
+            contained: request.isolation.contain,
+            library_path: library_path(request),
+            env: ["LD_LIBRARY_PATH", "PATH"].map(|name| variable(&facts.env, name)),
+            edits,
+        };
+        let dir = share::directory(config);
+        let dir = dir.inspect_err(|error| tracing::debug!("no answer is kept: {error}")).ok()?;
+        Place::new(&dir, &questions)
+    }
+
     /// The libraries of MPI and devices, which share one cache of the linker.
+    /// Whatever this depends on is a part of [`Questions`], or of `host`.
     fn libraries(
         &self,
         request: &RunRequest,
         facts: &HostFacts,
         tree: &dyn SearchTree,
+        host: &dyn SearchTree,
         edits: &[Edits],
-        added: &mut Added,
-    ) -> Result<()> {
+    ) -> Result<Answer> {
+        let mut added = Answer::default();
         let config = self.config();
         let library_path = library_path(request);
-        let open = DirectoryTree::open(Path::new("/")).map_err(Error::HostRoot)?;
-        let host = host_libraries(config, &open, &facts.env);
+        let host = host_libraries(config, host, &facts.env);
         let image = image_libraries(tree, library_path.as_deref());
         let mut injection = Injection::default();
         if config.mpi.value == MpiMode::Host {
@@ -177,7 +210,7 @@ impl Engine {
             added.contributions.push(beside);
         }
         if config.fabric.value == Fabric::Host {
-            self.fabric(request, &host, &image, &mut injection, added)?;
+            self.fabric(request, &host, &image, &mut injection, &mut added)?;
         }
         let mut mounted = Vec::new();
         let mut links = Contribution::new(Rank::Host, "names of mounted libraries");
@@ -209,8 +242,23 @@ impl Engine {
             injection.taken.len()
         );
         added.contributions.extend([links, all]);
-        Ok(())
+        Ok(added)
     }
+}
+
+/// What the answer about libraries depends on, beside the host's files.
+#[derive(Serialize)]
+struct Questions<'a> {
+    version: &'a str,
+    node: &'a [u8],
+    image: &'a str,
+    mpi: Option<Policy>,
+    mpi_path: &'a [PathBuf],
+    fabric: bool,
+    contained: bool,
+    library_path: Option<String>,
+    env: [Option<&'a str>; 2],
+    edits: &'a [Edits],
 }
 
 impl Engine {
@@ -222,7 +270,7 @@ impl Engine {
         host: &Libraries<'_>,
         image: &Libraries<'_>,
         injection: &mut Injection,
-        added: &mut Added,
+        added: &mut Answer,
     ) -> Result<()> {
         let mut wanted = host::fabric::wanted(host, image);
         // What an MPI of the host brings is there already, with its plugins.
@@ -291,15 +339,17 @@ fn image_library_path(config: &ImageConfig) -> Option<String> {
     config.env.iter().filter_map(pair).next_back()
 }
 
+fn variable<'a>(env: &'a [(OsString, OsString)], name: &str) -> Option<&'a str> {
+    env.iter().find(|(n, _)| n == name).and_then(|(_, value)| value.to_str())
+}
+
 fn host_libraries<'a>(
     config: &Config,
-    tree: &'a DirectoryTree,
+    tree: &'a dyn SearchTree,
     env: &[(OsString, OsString)],
 ) -> Libraries<'a> {
-    let get =
-        |name: &str| env.iter().find(|(n, _)| n == name).and_then(|(_, value)| value.to_str());
-    let configured = &config.mpi_path.value;
-    let search = mpi::host_search(tree, configured, get("LD_LIBRARY_PATH"), get("PATH"));
+    let (library_path, path) = (variable(env, "LD_LIBRARY_PATH"), variable(env, "PATH"));
+    let search = mpi::host_search(tree, &config.mpi_path.value, library_path, path);
     Libraries::new(tree, search)
 }
 

@@ -24,16 +24,23 @@ mod destination;
 mod devices;
 mod doctor;
 pub mod edf;
+mod elsewhere;
 mod error;
 mod export;
+#[doc(hidden)]
+pub mod fuzz;
 mod image_file;
 mod inspect;
+mod instance;
 mod integrate;
+mod kept;
 mod layers;
+mod metadata;
 mod named;
 mod node_cache;
 mod oci;
 mod policy;
+mod precreate;
 mod progress;
 mod pull;
 mod resolve;
@@ -56,16 +63,21 @@ pub use container::{Container, mount_source};
 pub use destination::Destination;
 pub use devices::{Cdi, Checked, Devices};
 pub use doctor::{Check, Status};
+pub use elsewhere::FetchedFile;
 pub use error::{Error, Result, exit};
 pub use export::{ExportOptions, Exported, apptainer_scripts};
 pub use host::cdi::Listed as CdiDevice;
 pub use host::gpu::Choice as GpuChoice;
 pub use inspect::Inspected;
+pub use instance::{
+    Instance, InstanceOptions, Naming, SCHEME as INSTANCE, Sampler, Stats, Stopped,
+};
 pub use integrate::{Fabric, MpiMode};
+pub use metadata::Metadata;
 pub use progress::{Event, LayerInfo, Progress, SharedProgress, Silent};
 pub use pull::Pulled;
 pub use resolve::Resolved;
-pub use site::SiteFacts;
+pub use site::{ImageCommand, SiteFacts};
 pub use unpack::open as open_parts;
 
 /// Does what is asked, by one configuration.
@@ -80,6 +92,14 @@ impl Engine {
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self { config, store: OnceCell::new() }
+    }
+
+    /// The same for images of another platform.
+    #[must_use]
+    pub fn with_platform(&self, platform: Platform) -> Self {
+        let mut config = self.config.clone();
+        config.platform.value = platform;
+        Self::new(config)
     }
 
     /// The configuration in force.
@@ -151,6 +171,7 @@ impl Engine {
         if options.all && !options.dry_run {
             unpack::clear(&self.config.scratch.value)?;
             self.clear_build_cache()?;
+            self.clear_files()?;
         }
         Ok(report)
     }
@@ -166,12 +187,21 @@ impl Engine {
         Ok(client.login(registry, &credentials)?.to_string())
     }
 
-    /// Forgets the credentials of a registry; says where they were kept.
+    /// Keeps the token of a library, `library://HOST[:PORT]`; says where. It is not
+    /// checked, as libraries have no address for that.
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    pub fn keep_token(&self, library: &str, token: &str) -> Result<String> {
+        Ok(self.client(None)?.keep_token(host_of(library), token)?.to_string())
+    }
+
+    /// Forgets the credentials of a registry or library; says where they were kept.
     ///
     /// # Errors
     /// When they cannot be removed.
     pub fn logout(&self, registry: &str) -> Result<Vec<String>> {
-        let removed = self.client(None)?.logout(registry)?;
+        let removed = self.client(None)?.logout(host_of(registry))?;
         Ok(removed.iter().map(ToString::to_string).collect())
     }
 
@@ -199,6 +229,11 @@ impl Engine {
         }
         Ok(Client::new(options)?)
     }
+}
+
+/// What credentials of a library are kept under, as a registry's are.
+fn host_of(name: &str) -> &str {
+    name.strip_prefix("library://").unwrap_or(name)
 }
 
 /// What of a notice is worth a person's time: not the first, short waits, and

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::{Engine, Error, Result, unpack};
 
 /// One component of a path, and no way out of it.
-fn component(text: &str) -> Result<&str> {
+pub(crate) fn component(text: &str) -> Result<&str> {
     let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     let good = !text.is_empty() && text.len() <= 64 && text.chars().all(word);
     if good && !matches!(text, "." | "..") {

@@ -77,7 +77,7 @@ impl Engine {
             let from = Some(&full);
             return self.put(&documents, &layers, to, (force, from), progress);
         }
-        if !matches!(source, ImageRef::Path(_) | ImageRef::Registry(_)) {
+        if !matches!(source, ImageRef::Path(_) | ImageRef::File(_) | ImageRef::Registry(_)) {
             let image = transport::open(source, &self.config().platform.value)?.image;
             let documents = Documents {
                 media_type: media_type(&image.manifest_bytes),

@@ -77,6 +77,14 @@ pub(crate) fn forced_binds(
 /// Refuses a registry that the site does not allow. A short name may mean
 /// several (registries.conf): none of them is asked unless all are allowed.
 pub(crate) fn check_registry(config: &Config, name: &RegistryRef) -> Result<()> {
+    if config.allowed_registries.value.is_empty() {
+        return Ok(());
+    }
+    check_names(config, store_references(&ImageRef::Registry(name.clone()), config)?)
+}
+
+/// Refuses names, each beginning with its host, that the site does not allow.
+pub(crate) fn check_names(config: &Config, all: Vec<String>) -> Result<()> {
     let allowed = &config.allowed_registries;
     if allowed.value.is_empty() {
         return Ok(());
@@ -86,7 +94,6 @@ pub(crate) fn check_registry(config: &Config, name: &RegistryRef) -> Result<()> 
         let mut entries = allowed.value.iter().map(|entry| entry.trim_end_matches('/'));
         entries.any(|entry| full.strip_prefix(entry).is_some_and(below))
     };
-    let all = store_references(&ImageRef::Registry(name.clone()), config)?;
     match all.into_iter().find(|full| !matches(full)) {
         Some(name) => {
             let (allowed, by) = (allowed.value.join(", "), allowed.origin.to_string());

@@ -57,6 +57,8 @@ pub enum Event {
     Finishing,
     /// The image is there.
     Done,
+    /// Something that goes on, as a line.
+    Note(String),
     /// A retry, another mirror, plain HTTP: something worth knowing.
     Notice(String),
 }

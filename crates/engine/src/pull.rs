@@ -53,6 +53,7 @@ impl Engine {
     pub fn pull(&self, image: &ImageRef, progress: &SharedProgress) -> Result<Pulled> {
         match image {
             ImageRef::Path(path) => Err(Error::NothingToPull { path: path.clone() }),
+            ImageRef::File(file) => Err(Error::NothingToPull { path: file.to_string().into() }),
             ImageRef::Registry(name) => self.pull_registry(name, progress),
             _ => self.pull_local(image, progress),
         }

@@ -44,7 +44,13 @@ impl Engine {
     pub fn resolve(&self, image: &ImageRef, progress: &SharedProgress) -> Result<Resolved> {
         let name = image.to_string();
         if let ImageRef::Path(path) = image {
+            // What runs may change its directory.
+            let name = std::path::absolute(path).map_or(name, |path| path.display().to_string());
             return local(name, path, &self.config().scratch.value);
+        }
+        if let ImageRef::File(file) = image {
+            let path = self.fetch_file(file, progress)?.path;
+            return local(name, &path, &self.config().scratch.value);
         }
         let policy = self.config().pull.value;
         if policy != PullPolicy::Always
@@ -162,7 +168,7 @@ pub(crate) fn store_references(image: &ImageRef, config: &Config) -> Result<Vec<
             all.extend(conf.qualify(name)?.iter().map(canonical_reference));
             Ok(all)
         }
-        ImageRef::Path(_) => Ok(Vec::new()),
+        ImageRef::Path(_) | ImageRef::File(_) => Ok(Vec::new()),
         _ => Ok(vec![transport::open(image, &config.platform.value)?.reference]),
     }
 }

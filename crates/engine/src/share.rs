@@ -4,12 +4,21 @@
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use plan::{Plan, RootEmulation, RootSource};
+use plan::{Plan, RootSource};
 use runtime::Share;
 
 use crate::{Config, Error, Result, unpack};
+
+/// The directory in which the user's containers on this node find each other.
+///
+/// # Errors
+/// When it is not the user's own, or cannot be made.
+pub(crate) fn directory(config: &Config) -> Result<PathBuf> {
+    let dir = unpack::own_directory(&unpack::cache(&config.scratch.value))?;
+    unpack::own_directory(&dir.join(unpack::RUN))
+}
 
 /// Where the container's equals are found.
 ///
@@ -21,13 +30,13 @@ pub(crate) fn share(config: &Config, plan: &Plan) -> Result<Share> {
         RootSource::Squashfs { parts } => unpack::files_key(parts)?,
         RootSource::Directory { path } => directory_key(path)?,
     };
-    let dir = unpack::own_directory(&unpack::cache(&config.scratch.value))?;
-    let dir = unpack::own_directory(&dir.join(unpack::RUN))?;
+    let dir = directory(config)?;
     let mut hash = DefaultHasher::new();
     // Another version may speak another language.
     env!("CARGO_PKG_VERSION").hash(&mut hash);
     // Its server shows what others hide.
-    (plan.root_emulation == RootEmulation::Consistent).hash(&mut hash);
+    plan.root_emulation.supervised().hash(&mut hash);
+    plan.sub_ids.hash(&mut hash);
     rustix::system::uname().nodename().to_bytes().hash(&mut hash);
     // A namespace can be joined from its parent only.
     std::fs::read_link("/proc/self/ns/user").ok().hash(&mut hash);

@@ -1,13 +1,15 @@
 //! What `site init` finds on a host.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use host::DirectoryTree;
 use host::gpu::Vendor;
 use host::libraries::Libraries;
 use host::mpi;
+use plan::{EntryKind, SearchTree, TreeError, resolve};
 
-use crate::devices;
+use crate::{Engine, Resolved, Result, devices};
 
 /// File systems that many nodes share, by their names in /proc/mounts.
 const SHARED: [&str; 10] =
@@ -89,6 +91,57 @@ fn disks(mounts: &str) -> (Vec<(PathBuf, String)>, Option<PathBuf>) {
         .into_iter()
         .find(|place| all.iter().any(|(path, kind)| path == place && is(&LOCAL, kind)));
     (shared.cloned().collect(), scratch)
+}
+
+/// A command on an image's PATH.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageCommand {
+    /// Its name.
+    pub name: String,
+    /// Whether it lies in a directory of the system, as every image has them.
+    pub system: bool,
+}
+
+/// The PATH of an image that names none.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Directories of the system.
+const SYSTEM: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+impl Engine {
+    /// The commands on an image's PATH, each once, in the order of names.
+    ///
+    /// # Errors
+    /// When the image cannot be read.
+    pub fn commands(&self, resolved: &Resolved) -> Result<Vec<ImageCommand>> {
+        let env = &resolved.config.env;
+        let path = env.iter().rev().find_map(|pair| pair.strip_prefix("PATH="));
+        let path = path.unwrap_or(DEFAULT_PATH).to_owned();
+        Ok(self
+            .with_tree(resolved, |tree| commands(tree, &path))?
+            .map_err(plan::PlanError::from)?)
+    }
+}
+
+fn commands(tree: &dyn SearchTree, path: &str) -> Result<Vec<ImageCommand>, TreeError> {
+    let mut found = BTreeMap::new();
+    for dir in path.split(':').filter(|dir| dir.starts_with('/')) {
+        let (real, _) = resolve(tree, Path::new(dir))?;
+        // /bin may be a link to /usr/bin, and an own directory lead to neither.
+        let system = SYSTEM.iter().any(|one| real == Path::new(one) || dir == *one);
+        for name in tree.names(&real)? {
+            let Ok(name) = name.into_string() else { continue };
+            let entry = match resolve(tree, &real.join(&name)) {
+                Ok((_, entry)) => entry,
+                // A link to itself is nobody's command.
+                Err(TreeError::Loop(_)) => continue,
+                Err(e) => return Err(e),
+            };
+            if entry.is_some_and(|e| e.kind == EntryKind::File && e.mode & 0o111 != 0) {
+                found.entry(name).or_insert(system);
+            }
+        }
+    }
+    Ok(found.into_iter().map(|(name, system)| ImageCommand { name, system }).collect())
 }
 
 #[cfg(test)]

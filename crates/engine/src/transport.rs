@@ -32,8 +32,8 @@ pub(crate) fn open(reference: &ImageRef, platform: &Platform) -> Result<Opened> 
             ("docker-archive", path, name, LocalImage::docker_archive(path, name.as_deref()))
         }
         ImageRef::Path(path) => return Err(Error::NotAnImage { path: path.clone() }),
-        ImageRef::Registry(name) => {
-            return Err(Error::NotAnImage { path: name.to_string().into() });
+        ImageRef::Registry(_) | ImageRef::File(_) => {
+            return Err(Error::NotAnImage { path: reference.to_string().into() });
         }
     };
     let image = image.map_err(failed)?;

@@ -130,6 +130,9 @@ pub(crate) const RUN: &str = "run";
 /// What named containers have written, beside unpacked images.
 pub(crate) const NAMED: &str = "named";
 
+/// The records and logs of instances, beside unpacked images.
+pub(crate) const INSTANCES: &str = "instances";
+
 /// Removes every unpacked image of this user.
 pub(crate) fn clear(scratch: &Path) -> Result<()> {
     let cache = cache(scratch);
@@ -140,7 +143,7 @@ pub(crate) fn clear(scratch: &Path) -> Result<()> {
     let clear = || -> io::Result<()> {
         for entry in std::fs::read_dir(&cache)? {
             let entry = entry?;
-            if entry.file_name() != RUN && entry.file_name() != NAMED {
+            if ![RUN, NAMED, INSTANCES].iter().any(|kept| entry.file_name() == *kept) {
                 remove(&entry.path())?;
             }
         }

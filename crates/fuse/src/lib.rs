@@ -14,6 +14,7 @@
 
 mod preload;
 mod protocol;
+mod record;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -23,10 +24,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::io::Errno;
 use squashfs::{DirEntry, EntryKind, Image, Inode, InodeKind, InodeRef, Piece};
-use types::{Device, OVERRIDE_STAT, Owner, SPECIAL_STAT};
+use types::{ACL_NOTES, Device, OVERRIDE_STAT, Owner, SPECIAL_STAT};
 
 pub use preload::Preload;
 use protocol::{Answer, Attr, MAJOR, MINOR, OUT_HEADER, Request, flag, op};
+pub use record::{Access, Asked, Recorder};
 
 /// How an image is served.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,9 +39,21 @@ pub struct ServerOptions {
     /// mounts: a namespace with one id can express no other. None shows the
     /// image's own.
     pub owner: Option<(u32, u32)>,
-    /// Whether the image's own owners are shown as the extended attribute
-    /// `user.containers.override_stat`.
-    pub noted: bool,
+    /// What is shown as the extended attribute `user.containers.override_stat`.
+    pub noted: Noted,
+}
+
+/// What is noted in an attribute, for processes that are shown something else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Noted {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Devices, which are shown as empty files, so that overlayfs can copy them
+    /// up without privilege.
+    Devices,
+    /// Devices, and the image's own owners.
+    Owners,
 }
 
 /// Why serving ended early.
@@ -64,7 +78,7 @@ const MOST_THREADS: usize = 16;
 const LISTINGS: usize = 8;
 
 /// Answers requests until the connection dies. `preload` holds files that the
-/// kernel is given once it knows their names. What cannot be read is EIO to
+/// kernel is given once it knows their names; `recorder` notes what is asked. What cannot be read is EIO to
 /// who asked, and a word to `report`.
 ///
 /// # Errors
@@ -74,6 +88,7 @@ pub fn serve(
     image: Arc<Image>,
     options: ServerOptions,
     preload: Preload,
+    recorder: Option<Arc<Recorder>>,
     report: Report,
 ) -> Result<(), Error> {
     let processors = || std::thread::available_parallelism().map_or(1, usize::from);
@@ -85,8 +100,10 @@ pub fn serve(
         owner: options.owner,
         noted: options.noted,
         attributes: OnceLock::new(),
+        lists: OnceLock::new(),
         most: options.threads.map_or_else(processors, usize::from).min(MOST_THREADS),
         preload,
+        recorder,
         report,
         threads: AtomicUsize::new(1),
         idle: AtomicUsize::new(0),
@@ -102,11 +119,13 @@ struct Server {
     report: Report,
     device: Arc<OwnedFd>,
     preload: Preload,
+    recorder: Option<Arc<Recorder>>,
     image: Arc<Image>,
     owner: Option<(u32, u32)>,
-    noted: bool,
+    noted: Noted,
     /// Whether the image has attributes that a container can use.
     attributes: OnceLock<bool>,
+    lists: OnceLock<bool>,
     most: usize,
     threads: AtomicUsize,
     idle: AtomicUsize,
@@ -168,8 +187,12 @@ impl Server {
                 Err(Errno::NOENT | Errno::INTR) => {}
                 Err(e) => (self.report)(&format!("an answer was refused: {e}")),
             }
-            if request.opcode == op::LOOKUP && errno == 0 {
-                self.preload.known(answer.node());
+            let found = if request.opcode == op::LOOKUP && errno == 0 { answer.node() } else { 0 };
+            if found != 0 {
+                self.preload.known(found);
+            }
+            if let (Some(recorder), 0) = (&self.recorder, errno) {
+                recorder.note(&request, found);
             }
         }
     }
@@ -190,7 +213,7 @@ impl Server {
 
     fn answer(&self, request: &Request<'_>, answer: &mut Answer) -> Reply {
         let result = match request.opcode {
-            op::INIT => Ok(init(request, answer)),
+            op::INIT => Ok(init(request, self.lists(), answer)),
             op::FORGET | op::BATCH_FORGET | op::INTERRUPT => Ok(Reply::Silence),
             op::LOOKUP => self.lookup(request, answer),
             op::GETATTR => self.getattr(request, answer),
@@ -233,7 +256,9 @@ impl Server {
     fn attr(&self, inode: &Inode) -> Attr {
         let (kind, rdev) = match inode.kind {
             // Nobody in the namespace could copy a device up.
-            _ if self.noted && device_of(inode).is_some() => (libc_mode::REGULAR, 0),
+            _ if self.noted != Noted::Nothing && device_of(inode).is_some() => {
+                (libc_mode::REGULAR, 0)
+            }
             InodeKind::Directory { .. } => (libc_mode::DIRECTORY, 0),
             InodeKind::File { .. } => (libc_mode::REGULAR, 0),
             InodeKind::Symlink { .. } => (libc_mode::SYMLINK, 0),
@@ -383,7 +408,31 @@ impl Server {
 
     /// Whether attributes are worth asking for.
     fn has_attributes(&self) -> bool {
-        self.noted || *self.attributes.get_or_init(|| useful_attributes(&self.image))
+        self.noted != Noted::Nothing
+            || *self.attributes.get_or_init(|| useful_attributes(&self.image))
+    }
+
+    /// Whether access control lists are the kernel's to know: the namespace has
+    /// the ids that they name.
+    fn lists(&self) -> bool {
+        *self.lists.get_or_init(|| {
+            let noted = |name: &Vec<u8>| ACL_NOTES.iter().any(|(_, note)| note.as_bytes() == name);
+            self.noted == Noted::Devices
+                && !matches!(self.image.xattr_names(MOST_LISTS), Ok(Some(names)) if !names.iter().any(noted))
+        })
+    }
+
+    /// What is noted of an inode; nothing of root's own files.
+    fn note(&self, inode: &Inode) -> Option<String> {
+        let device = device_of(inode);
+        let (uid, gid) = match self.noted {
+            Noted::Nothing => return None,
+            // Its owner is the one that it is shown with.
+            Noted::Devices => (0, 0),
+            Noted::Owners => (inode.uid, inode.gid),
+        };
+        let owner = Owner { uid, gid, mode: u32::from(inode.mode & 0o7777), device };
+        ((uid, gid) != (0, 0) || device.is_some()).then(|| owner.to_string())
     }
 
     fn getxattr(
@@ -399,8 +448,8 @@ impl Server {
             return Ok(Reply::Errno(Errno::NOSYS));
         }
         let inode = self.inode(request.node)?;
-        if self.noted && (name == NOTED || name == NOTED_SPECIAL) {
-            return Ok(match owner_of(&inode) {
+        if self.noted != Noted::Nothing && (name == NOTED || name == NOTED_SPECIAL) {
+            return Ok(match self.note(&inode) {
                 Some(value) => sized(answer, size, value.as_bytes()),
                 None => Reply::Errno(Errno::NODATA),
             });
@@ -417,6 +466,8 @@ impl Server {
                 Reply::Errno(Errno::NODATA)
             });
         }
+        let acl = ACL_NOTES.iter().find(|(acl, _)| self.lists() && acl.as_bytes() == name);
+        let name = acl.map_or(name, |(_, note)| note.as_bytes());
         let found = self.image.xattrs(&inode)?.into_iter().find(|(full, _)| full == name);
         Ok(match found {
             Some((_, value)) => sized(answer, size, &value),
@@ -432,7 +483,7 @@ impl Server {
         let Some(size) = request.u32(0) else { return Ok(Reply::Errno(Errno::INVAL)) };
         let inode = self.inode(request.node)?;
         let mut names = Vec::new();
-        if self.noted && takes_attributes(&inode) && owner_of(&inode).is_some() {
+        if takes_attributes(&inode) && self.note(&inode).is_some() {
             names.extend_from_slice(NOTED);
             names.push(0);
         }
@@ -441,7 +492,8 @@ impl Server {
         // name that cannot be read stops overlayfs from copying the file up.
         let readable = shown.into_iter().filter(|(name, _)| !name.starts_with(b"trusted."));
         for (name, _) in readable {
-            names.extend(name);
+            let acl = ACL_NOTES.iter().find(|(_, note)| self.lists() && note.as_bytes() == name);
+            names.extend(acl.map_or(&name[..], |(acl, _)| acl.as_bytes()));
             names.push(0);
         }
         Ok(sized(answer, size, &names))
@@ -457,7 +509,15 @@ const NOTED_SPECIAL: &[u8] = SPECIAL_STAT.as_bytes();
 /// Attributes that do nothing in a container: its image is mounted nosuid, so
 /// file capabilities give none; `trusted.` is for root of the host; the others
 /// are notes of tools.
-const INERT: [&[u8]; 3] = [b"security.capability", NOTED, b"user.rootlesscontainers"];
+const INERT: [&[u8]; 5] = [
+    b"security.capability",
+    NOTED,
+    b"user.rootlesscontainers",
+    ACL_NOTES[0].1.as_bytes(),
+    ACL_NOTES[1].1.as_bytes(),
+];
+/// More sets of attributes than this are not looked through for lists.
+const MOST_LISTS: u32 = 1 << 20;
 /// More sets of attributes than this are not looked through.
 const MOST_SETS: u32 = 512;
 
@@ -472,13 +532,6 @@ fn useful_attributes(image: &Image) -> bool {
     };
     // What cannot be read is told to who asks.
     !matches!(image.xattr_names(MOST_SETS), Ok(Some(names)) if names.iter().all(inert))
-}
-
-/// What is noted of an inode; nothing of root's own files.
-fn owner_of(inode: &Inode) -> Option<String> {
-    let Inode { uid, gid, mode, .. } = *inode;
-    let owner = Owner { uid, gid, mode: u32::from(mode & 0o7777), device: device_of(inode) };
-    ((uid, gid) != (0, 0) || owner.device.is_some()).then(|| owner.to_string())
 }
 
 /// The device that is shown as an empty file with a note, as `rootemu` makes
@@ -520,7 +573,7 @@ fn sized(answer: &mut Answer, room: u32, value: &[u8]) -> Reply {
 }
 
 /// `struct fuse_init_out`.
-fn init(request: &Request<'_>, answer: &mut Answer) -> Reply {
+fn init(request: &Request<'_>, lists: bool, answer: &mut Answer) -> Reply {
     let (Some(major), Some(readahead), Some(offered)) =
         (request.u32(0), request.u32(8), request.u32(12))
     else {
@@ -534,7 +587,8 @@ fn init(request: &Request<'_>, answer: &mut Answer) -> Reply {
         return Reply::Data;
     }
     answer.u32(readahead);
-    answer.u32(offered & flag::WANTED);
+    let wanted = if lists { flag::WANTED | flag::POSIX_ACL } else { flag::WANTED };
+    answer.u32(offered & wanted);
     // Requests in the background, and where the kernel calls it congested.
     answer.u16(64);
     answer.u16(48);

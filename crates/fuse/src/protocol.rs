@@ -46,10 +46,13 @@ pub(crate) mod flag {
     pub(crate) const READDIRPLUS_AUTO: u32 = 1 << 14;
     pub(crate) const NO_OPEN_SUPPORT: u32 = 1 << 17;
     pub(crate) const PARALLEL_DIROPS: u32 = 1 << 18;
+    /// Asked for only where it is needed: the kernel then asks for the lists of
+    /// every inode.
+    pub(crate) const POSIX_ACL: u32 = 1 << 20;
     pub(crate) const MAX_PAGES: u32 = 1 << 22;
     pub(crate) const CACHE_SYMLINKS: u32 = 1 << 23;
     pub(crate) const NO_OPENDIR_SUPPORT: u32 = 1 << 24;
-    /// All of them.
+    /// All of them but one.
     pub(crate) const WANTED: u32 = ASYNC_READ
         | EXPORT_SUPPORT
         | DO_READDIRPLUS
@@ -67,6 +70,8 @@ pub(crate) struct Request<'a> {
     pub(crate) opcode: u32,
     pub(crate) unique: u64,
     pub(crate) node: u64,
+    /// Who asks, as the connection numbers processes; 0 when it cannot tell.
+    pub(crate) pid: u32,
     pub(crate) body: &'a [u8],
 }
 
@@ -81,6 +86,7 @@ impl<'a> Request<'a> {
             opcode: u32_at(bytes, 4)?,
             unique: u64_at(bytes, 8)?,
             node: u64_at(bytes, 16)?,
+            pid: u32_at(bytes, 32)?,
             body: &bytes[IN_HEADER..],
         })
     }

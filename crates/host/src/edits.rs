@@ -18,7 +18,7 @@ pub struct HostLibrary {
 }
 
 /// What one integration wants.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Edits {
     /// Why, for `--explain`.
     pub reason: String,

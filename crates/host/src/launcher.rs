@@ -77,11 +77,11 @@ pub struct Launcher {
 
 type Env = [(OsString, OsString)];
 
-fn get<'a>(env: &'a Env, name: &str) -> Option<&'a OsStr> {
+pub(crate) fn get<'a>(env: &'a Env, name: &str) -> Option<&'a OsStr> {
     env.iter().find(|(n, value)| n == name && !value.is_empty()).map(|(_, value)| value.as_os_str())
 }
 
-fn number(env: &Env, names: &[&str]) -> Option<u32> {
+pub(crate) fn number(env: &Env, names: &[&str]) -> Option<u32> {
     names.iter().find_map(|name| get(env, name)?.to_str()?.parse().ok())
 }
 
@@ -159,16 +159,18 @@ pub fn contribution(env: &Env, contained: bool) -> Vec<Contribution> {
 }
 
 /// What keeps an outer launcher from a launcher inside, which would take itself
-/// for a rank.
+/// for a rank. Where there is none, parameters of MPI are the user's own.
 #[must_use]
 pub fn without(env: &Env) -> Contribution {
     let mut all = Contribution::new(Rank::Host, "--mpi=container: the launcher is the image's");
-    let wires = env.iter().filter(|(name, _)| begins(name, &WIRE) || begins(name, &LAUNCHERS));
+    let rank = !detect(env).pmi.is_empty();
+    let of_rank = |name: &OsStr| begins(name, &WIRE) || (rank && begins(name, &LAUNCHERS));
+    let wires = env.iter().filter(|(name, _)| of_rank(name));
     all.env = wires.map(|(name, _)| (name.clone(), None)).collect();
     all
 }
 
-fn begins(name: &OsStr, all: &[&str]) -> bool {
+pub(crate) fn begins(name: &OsStr, all: &[&str]) -> bool {
     name.to_str().is_some_and(|name| all.iter().any(|start| name.starts_with(start)))
 }
 
@@ -275,5 +277,6 @@ mod tests {
     fn an_inner_launcher_sees_no_outer_one() {
         let env = env(&[("PMI_FD", "3"), ("OMPI_X", "0"), ("SLURM_JOB_ID", "1"), ("HOME", "/h")]);
         assert_eq!(without(&env).env, [("PMI_FD".into(), None), ("OMPI_X".into(), None)]);
+        assert_eq!(without(&env[1..]).env, []);
     }
 }

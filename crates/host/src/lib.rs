@@ -19,7 +19,10 @@ pub mod launcher;
 pub mod ldcache;
 pub mod libraries;
 pub mod mpi;
+pub mod remote;
+pub mod subid;
 mod tree;
+pub mod watch;
 
 pub use tree::DirectoryTree;
 
@@ -54,6 +57,7 @@ pub fn facts() -> HostFacts {
         resolv_conf: small_file("/etc/resolv.conf"),
         hosts: small_file("/etc/hosts"),
         localtime: small_file("/etc/localtime"),
+        sub_ids: None,
         real_root: real_root(uid),
     }
 }

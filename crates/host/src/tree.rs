@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use plan::{Entry, EntryKind, RootTree, SearchTree, TreeError};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, openat, openat2, statat};
 
+use crate::watch::{Identity, Stamp};
+
 fn failed(path: &Path) -> impl Fn(std::io::Error) -> TreeError {
     move |source| TreeError::Read { path: path.to_owned(), source: source.into() }
 }
@@ -27,6 +29,20 @@ impl DirectoryTree {
     pub fn open(path: &Path) -> std::io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self { root: openat(CWD, path, flags, Mode::empty())? })
+    }
+
+    /// What is at a path, a symbolic link in its last word not followed. What
+    /// cannot be looked at counts as absent.
+    pub(crate) fn stamp(&self, path: &Path) -> Stamp {
+        let stat = statat(&self.root, relative(path), AtFlags::SYMLINK_NOFOLLOW).ok();
+        Stamp(stat.map(|stat| Identity {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            mode: stat.st_mode,
+            size: stat.st_size,
+            modified: (stat.st_mtime, stat.st_mtime_nsec),
+            changed: (stat.st_ctime, stat.st_ctime_nsec),
+        }))
     }
 }
 

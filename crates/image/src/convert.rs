@@ -7,6 +7,8 @@ use std::io;
 use squashfs::{Compression, Meta, Node, NodeId, NodeKind, Writer, WriterOptions};
 use tar::EntryType;
 
+use types::ACL_NOTES;
+
 use crate::error::ConvertError;
 use crate::merge::{Depth, Merge};
 use crate::sparse::Sparse;
@@ -462,6 +464,8 @@ fn extended(entry: &mut TarEntry<'_>) -> io::Result<Extended> {
                 b"mtime" => mtime = number().unwrap_or(mtime),
                 key => {
                     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                        let note = ACL_NOTES.iter().find(|(acl, _)| acl.as_bytes() == name);
+                        let name = note.map_or(name, |(_, note)| note.as_bytes());
                         xattrs.push((name.to_vec(), value.to_vec()));
                     } else if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
                         sparse.record(key, value)?;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ext::{FileSystem, Kind};
 use squashfs::{Image, Inode, InodeKind, Meta, Node, NodeId, NodeKind, Writer, WriterOptions};
 
-use types::{Device, OVERRIDE_STAT, Owner, SPECIAL_OWNERS, Special};
+use types::{ACL_NOTES, Device, OVERRIDE_STAT, Owner, SPECIAL_OWNERS, Special};
 
 use crate::merge::{Depth, Merge};
 use crate::{Conversion, ConvertOptions};
@@ -26,7 +26,13 @@ pub enum TreeSource<'a> {
     Directory(&'a Path),
     /// The upper directory of an overlay that was written to in a user
     /// namespace: a layer in the form of overlayfs.
-    Upper(&'a Path),
+    Upper {
+        /// The directory.
+        path: &'a Path,
+        /// Whether files have their own owners, as this process sees them, and
+        /// not only noted ones.
+        owned: bool,
+    },
     /// A file system of ext2, ext3 or ext4, from one of its directories on.
     /// Whiteouts stay what they are.
     Ext(&'a FileSystem, &'a str),
@@ -127,8 +133,9 @@ pub fn copy(
                 copier.image(image, depth as Depth)?;
             }
         }
-        TreeSource::Directory(path) => copier.directory(path, false)?,
-        TreeSource::Upper(path) => copier.directory(path, true)?,
+        TreeSource::Directory(path) => copier.directory(path, Form::Plain)?,
+        TreeSource::Upper { path, owned: false } => copier.directory(path, Form::Noted)?,
+        TreeSource::Upper { path, owned: true } => copier.directory(path, Form::Owned)?,
         TreeSource::Ext(fs, top) => copier.ext(fs, top)?,
     }
     for extra in extras {
@@ -252,17 +259,17 @@ impl Copier {
         })
     }
 
-    fn directory(&mut self, top: &Path, upper: bool) -> Result<(), CopyError> {
+    fn directory(&mut self, top: &Path, form: Form) -> Result<(), CopyError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| CopyError::Read { path, source }
         };
         let meta = std::fs::symlink_metadata(top).map_err(failed(top))?;
         let root = self.merge.tree.root();
-        let (mut own, _) = host_meta(top, &meta, upper);
+        let (mut own, _) = host_meta(top, &meta, form);
         own.mtime = own.mtime.min(self.latest);
         self.merge.tree.get_mut(root).meta = own;
-        let specials = if upper { special_owners(top) } else { HashMap::new() };
+        let specials = if form == Form::Plain { HashMap::new() } else { special_owners(top) };
         let mut links: HashMap<(u64, u64), NodeId> = HashMap::new();
         let mut todo = vec![(top.to_owned(), root)];
         while let Some((dir, id)) = todo.pop() {
@@ -282,7 +289,7 @@ impl Copier {
                     self.merge.tree.link(id, name.as_bytes(), *known);
                     continue;
                 }
-                let (mut own, noted) = host_meta(&path, &meta, upper);
+                let (mut own, noted) = host_meta(&path, &meta, form);
                 own.mtime = own.mtime.min(self.latest);
                 if !(specials.is_empty() || kind.is_dir() || kind.is_file())
                     && let Some(owner) = birth(&path).and_then(|birth| specials.get(&birth))
@@ -474,12 +481,24 @@ fn image_meta(image: &Image, inode: &Inode) -> Result<Meta, squashfs::Error> {
     })
 }
 
+/// What a directory of the host is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// A tree, whose owners and permission bits may be noted.
+    Plain,
+    /// An upper directory: permission bits are real, owners noted.
+    Noted,
+    /// One whose files also have owners.
+    Owned,
+}
+
 /// What a path of the host says of itself, and the device that it stands for.
 /// What belongs to the caller belongs to root in the image. In an upper
 /// directory the permission bits are real, and only owners are noted.
-fn host_meta(path: &Path, meta: &std::fs::Metadata, upper: bool) -> (Meta, Option<Device>) {
+fn host_meta(path: &Path, meta: &std::fs::Metadata, form: Form) -> (Meta, Option<Device>) {
+    let upper = form != Form::Plain;
     let mut xattrs = Vec::new();
-    let mut noted = None;
+    let (mut noted, mut real) = (None, Vec::new());
     for name in xattr_names(path) {
         let Some(value) = xattr(path, &name) else { continue };
         if name == OVERRIDE_STAT.as_bytes() {
@@ -488,10 +507,17 @@ fn host_meta(path: &Path, meta: &std::fs::Metadata, upper: bool) -> (Meta, Optio
             xattrs.push((b"trusted.overlay.opaque".to_vec(), value));
         } else if name == b"security.capability" {
             xattrs.push((name, capability(value)));
+        } else if let Some((_, note)) = ACL_NOTES.iter().find(|(acl, _)| acl.as_bytes() == name) {
+            // Of a tree of the host it names the host's users.
+            if upper && within(&value) {
+                real.push((note.as_bytes().to_vec(), value));
+            }
         } else if name.starts_with(b"user.") && !of_overlay(&name) {
             xattrs.push((name, value));
         }
     }
+    real.retain(|(name, _)| !xattrs.iter().any(|(noted, _)| noted == name));
+    xattrs.extend(real);
     xattrs.sort();
     let own = |id: u32, caller: u32| if id == caller { 0 } else { id };
     let bits = (meta.mode() & 0o7777) as u16;
@@ -502,7 +528,12 @@ fn host_meta(path: &Path, meta: &std::fs::Metadata, upper: bool) -> (Meta, Optio
         mode: u32::from(bits),
         device: None,
     });
-    let Owner { uid, gid, mode, device } = owner;
+    let Owner { mut uid, mut gid, mode, device } = owner;
+    if form == Form::Owned {
+        // What was noted is of a time without those ids.
+        let pick = |own: u32, noted: u32| if own == 0 { noted } else { own };
+        (uid, gid) = (pick(meta.uid(), uid), pick(meta.gid(), gid));
+    }
     let mode = if upper { bits } else { mode as u16 };
     (Meta { mode, uid, gid, mtime, xattrs }, device)
 }
@@ -533,6 +564,16 @@ fn capability(value: Vec<u8>) -> Vec<u8> {
         }
         _ => value,
     }
+}
+
+/// Whether a list of acl(5) names users and groups of this namespace alone: one that
+/// the host's directory has passed on names others, whose ids are shown as -1.
+fn within(list: &[u8]) -> bool {
+    // struct posix_acl_xattr_entry of linux/posix_acl_xattr.h.
+    const NAMED: [u16; 2] = [0x02, 0x08];
+    let entries = list.get(4..).unwrap_or_default().chunks_exact(8);
+    let tag = |entry: &[u8]| u16::from_le_bytes([entry[0], entry[1]]);
+    entries.into_iter().all(|entry| !NAMED.contains(&tag(entry)) || entry[4..] != [0xff; 4])
 }
 
 /// The names of extended attributes; none where there are none to be had.

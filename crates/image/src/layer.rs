@@ -13,7 +13,7 @@ use std::sync::Arc;
 use sha2::Digest as _;
 use squashfs::{Image, Inode, InodeKind};
 use tar::{EntryType, Header};
-use types::{Descriptor, Digest};
+use types::{ACL_NOTES, Descriptor, Digest};
 
 use crate::copy::{CopyError, FileReader};
 
@@ -256,7 +256,8 @@ impl<W: Write> Tar<'_, W> {
                 if crate::copy::of_overlay(&key) {
                     continue;
                 }
-                let key = String::from_utf8_lossy(&key).into_owned();
+                let acl = ACL_NOTES.iter().find(|(_, note)| note.as_bytes() == key);
+                let key = acl.map_or(String::from_utf8_lossy(&key), |(acl, _)| (*acl).into());
                 extend(&format!("SCHILY.xattr.{key}"), &value);
             }
         }

@@ -1,7 +1,10 @@
 //! From request and facts to the plan.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+
+use serde::Serialize;
 
 use crate::env::{EnvFacts, environment};
 use crate::files::Accounts;
@@ -9,10 +12,10 @@ use crate::mounts::{Home, defaults, dev_ops, home, proc_ops, protect_ops, sys_op
 use crate::process::{argv, find_shell, image_workdir, process};
 use crate::scripts::Scripts;
 use crate::{
-    Command, Contribution, Entry, EntryKind, FileSpec, HostFacts, IdMap, Identity, ImageMount,
-    MountFlags, MountSource, MountSpec, Namespaces, Op, Plan, PlanError, PlanOp, Rank,
-    RootEmulation, RootSource, RootTree, Rootfs, RunRequest, Skeleton, SkeletonKind, Upper,
-    Writable, merge, resolve,
+    Command, Contribution, Entry, EntryKind, EnvVar, FileSpec, HostFacts, IdMap, Identity,
+    ImageMount, MountFlags, MountSource, MountSpec, Namespaces, Op, Plan, PlanError, PlanOp,
+    Process, Rank, RootEmulation, RootSource, RootTree, Rootfs, RunRequest, Skeleton, SkeletonKind,
+    SubIds, Upper, Writable, merge, resolve,
 };
 
 /// Decides a container.
@@ -25,8 +28,7 @@ pub fn build(
     tree: &dyn RootTree,
     contributions: Vec<Contribution>,
 ) -> Result<Plan, PlanError> {
-    if request.root_emulation == RootEmulation::Consistent && !request.isolation.pid {
-        // Its supervisor has to outlive the command, and to see every process.
+    if request.root_emulation.supervised() && !request.isolation.pid {
         let mut with_pid = request.clone();
         with_pid.isolation.pid = true;
         return build(&with_pid, host, tree, contributions);
@@ -36,14 +38,7 @@ pub fn build(
     let image_home = accounts.home(ids.uid);
     let own_home = if is_caller && request.isolation.contain { None } else { image_home };
     let home = home(request, host, own_home.as_deref());
-    let shell = find_shell(tree)?;
-    let shell_path = shell.clone().unwrap_or_else(|| PathBuf::from("/bin/sh"));
-    let scripts = Scripts::find(request, tree)?;
-    let plain = || argv(request, shell.as_deref());
-    let argv = match &scripts {
-        Some(scripts) => scripts.argv(request, plain)?,
-        None => plain()?,
-    };
+    let words = Words::find(request, tree)?;
 
     let mut all = defaults(request, host, &home);
     all.extend(contributions);
@@ -51,7 +46,7 @@ pub fn build(
     let merged = merge(all)?;
 
     let mut layout = Layout::new(tree, request.writable == Writable::InPlace);
-    layout.system(request, host, &accounts, ids, &home, &shell_path, &merged.mounts)?;
+    layout.system(request, host, &accounts, ids, &home, &words.shell, &merged.mounts)?;
     for (spec, _, reason) in merged.mounts.values() {
         layout.mount(spec, reason)?;
     }
@@ -64,12 +59,15 @@ pub fn build(
     layout.ops.extend(namespace_ops(request));
     layout.ops.extend(protect_ops(request));
 
-    let image = scripts.map(|scripts| scripts.variables(request)).unwrap_or_default();
-    let facts = EnvFacts { home: &home.path, shell: &shell_path, image: &image };
-    let env = environment(request, host, &merged, &facts)?;
-    let process = process(request, host, argv, &home.path);
+    let env = environment(request, host, &merged, &words.facts(&home.path))?;
+    let process = process(request, host, words.argv, &home.path);
     // Real root needs none.
     let root_emulation = if host.real_root { RootEmulation::None } else { request.root_emulation };
+    let sub_ids = match root_emulation {
+        RootEmulation::Subid => Some(host.sub_ids.clone().ok_or(PlanError::NoSubIds)?),
+        _ => None,
+    };
+    layout.warnings.extend(sub_ids.as_ref().and_then(few_ids));
     let rootfs = rootfs(request, host, layout.skeleton.into_values().collect())?;
     Ok(Plan {
         rootfs,
@@ -81,14 +79,83 @@ pub fn build(
             net: request.isolation.no_net,
         },
         id_map: ids,
+        sub_ids,
         root_emulation,
         emulated_user: request.emulated_user,
         ops: layout.ops,
         env,
         process,
         hooks: Vec::new(),
+        remote: None,
         annotations: request.annotations.clone(),
         warnings: layout.warnings,
+    })
+}
+
+/// What runs in a container that is there already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Exec {
+    /// The process.
+    pub process: Process,
+    /// Its environment, in the order of names.
+    pub env: Vec<EnvVar>,
+}
+
+/// Decides what runs in a container that is there already: `tree` is the
+/// container's own, and so is `home`. `contributions` are those to the container's
+/// environment.
+///
+/// # Errors
+/// As [`build`].
+pub fn exec(
+    request: &RunRequest,
+    host: &HostFacts,
+    tree: &dyn RootTree,
+    home: &Path,
+    contributions: Vec<Contribution>,
+) -> Result<Exec, PlanError> {
+    let words = Words::find(request, tree)?;
+    let env = environment(request, host, &merge(contributions)?, &words.facts(home))?;
+    Ok(Exec { process: process(request, host, words.argv, home), env })
+}
+
+/// The words of the process, and what the image has to do with them.
+struct Words {
+    argv: Vec<OsString>,
+    /// The image's shell.
+    shell: PathBuf,
+    /// What the image's scripts are told.
+    variables: Vec<(&'static str, String)>,
+}
+
+impl Words {
+    fn find(request: &RunRequest, tree: &dyn RootTree) -> Result<Self, PlanError> {
+        let shell = find_shell(tree)?;
+        let scripts = Scripts::find(request, tree)?;
+        let plain = || argv(request, shell.as_deref());
+        let argv = match &scripts {
+            Some(scripts) => scripts.argv(request, plain)?,
+            None => plain()?,
+        };
+        let variables = scripts.map(|scripts| scripts.variables(request)).unwrap_or_default();
+        let shell = shell.unwrap_or_else(|| PathBuf::from("/bin/sh"));
+        Ok(Self { argv, shell, variables })
+    }
+
+    fn facts<'a>(&'a self, home: &'a Path) -> EnvFacts<'a> {
+        EnvFacts { home, shell: &self.shell, image: &self.variables }
+    }
+}
+
+/// Distributions count on ids up to that of nobody, 65534.
+fn few_ids(ids: &SubIds) -> Option<String> {
+    let (users, groups) = ids.counts();
+    let few = users.min(groups);
+    (few <= 65_534).then(|| {
+        format!(
+            "there are subordinate ids for {users} users and {groups} groups: packages that need \
+             ids from {few} on fail; ask the administrator for 65536 in /etc/subuid and /etc/subgid"
+        )
     })
 }
 
@@ -251,8 +318,13 @@ impl<'a> Layout<'a> {
             }
         }
         let network = !request.skip.network_files && !request.isolation.no_net;
+        let servers = &request.name_servers;
+        if !servers.is_empty() {
+            let lines: String = servers.iter().map(|at| format!("nameserver {at}\n")).collect();
+            self.file("/etc/resolv.conf", lines.into_bytes(), "--dns")?;
+        }
         let files = [
-            ("/etc/resolv.conf", &host.resolv_conf, network),
+            ("/etc/resolv.conf", &host.resolv_conf, network && servers.is_empty()),
             ("/etc/hosts", &host.hosts, network),
             (
                 "/etc/localtime",

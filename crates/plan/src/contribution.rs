@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{MountFlags, MountSource, PlanError, SkeletonKind};
 
 /// Who contributes. A higher rank wins over a lower one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Rank {
     /// The engine's own defaults.
     Default,
@@ -24,7 +26,7 @@ pub enum Rank {
 }
 
 /// A mount that is contributed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountSpec {
     /// What.
     pub source: MountSource,
@@ -37,7 +39,7 @@ pub struct MountSpec {
 }
 
 /// A file, link or directory that is contributed, in memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSpec {
     /// Path inside the container, absolute.
     pub path: PathBuf,
@@ -48,7 +50,7 @@ pub struct FileSpec {
 }
 
 /// What one party adds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contribution {
     /// Who.
     pub rank: Rank,

@@ -13,8 +13,7 @@ use std::path::Path;
 use crate::{EnvVar, HostFacts, Merged, PlanError, RunRequest};
 
 /// The search path of an image that names none, Docker's default.
-pub(crate) const DEFAULT_PATH: &str =
-    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Variables of the host that would break programs of another root file
 /// system.
@@ -33,6 +32,9 @@ const ALWAYS_FROM_HOST: [&str; 9] = [
     "NO_PROXY",
     "ALL_PROXY",
 ];
+
+/// What an instance's name is told as.
+const INSTANCE: [&str; 3] = ["SAMPAN_INSTANCE", "APPTAINER_INSTANCE", "SINGULARITY_INSTANCE"];
 
 /// What the environment depends on beside the request.
 pub(crate) struct EnvFacts<'a> {
@@ -77,6 +79,11 @@ pub(crate) fn environment(
     set(&mut vars, "SHELL".as_ref(), facts.shell.as_os_str(), "the image's shell");
     let name = request.image_name.as_str();
     set(&mut vars, "SAMPAN_IMAGE".as_ref(), name.as_ref(), "names the container's image");
+    if let Some(instance) = &request.instance {
+        for name in INSTANCE {
+            set(&mut vars, name.as_ref(), instance.as_ref(), "names the instance");
+        }
+    }
     for (name, value) in facts.image {
         set(&mut vars, name.as_ref(), value.as_ref(), "for the image's scripts");
     }

@@ -65,6 +65,9 @@ pub enum PlanError {
     /// A name with a NUL or `=`.
     #[error("{0:?} is not the name of an environment variable")]
     EnvName(String),
+    /// Subordinate ids are wanted and were not looked up.
+    #[error("a container with subordinate ids needs to know them")]
+    NoSubIds,
     /// The image could not be read.
     #[error(transparent)]
     Tree(#[from] TreeError),

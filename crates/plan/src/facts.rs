@@ -37,8 +37,44 @@ pub struct HostFacts {
     pub hosts: Option<Vec<u8>>,
     /// `/etc/localtime`, where there is one.
     pub localtime: Option<Vec<u8>>,
+    /// The caller's subordinate ids; looked up only for a container that is to have them.
+    pub sub_ids: Option<SubIds>,
     /// Real root: uid 0 of the initial user namespace with CAP_SYS_ADMIN.
     pub real_root: bool,
+}
+
+/// Ids of a container, and what they are on the host (user_namespaces(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct IdRange {
+    /// The first one inside.
+    pub inside: u32,
+    /// The first one on the host.
+    pub host: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// Many ids for a container: root is the caller, the others are subordinate
+/// ids of the caller (subuid(5), subgid(5)).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct SubIds {
+    /// Users, 0 first and without a gap.
+    pub uids: Vec<IdRange>,
+    /// Groups, likewise.
+    pub gids: Vec<IdRange>,
+    /// newuidmap(1), which maps the users.
+    pub newuidmap: PathBuf,
+    /// newgidmap(1), which maps the groups.
+    pub newgidmap: PathBuf,
+}
+
+impl SubIds {
+    /// How many users and how many groups there are, from 0 on.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        let sum = |ranges: &[IdRange]| ranges.iter().map(|range| u64::from(range.count)).sum();
+        (sum(&self.uids), sum(&self.gids))
+    }
 }
 
 /// What this kernel allows, as `doctor` prints it.

@@ -13,6 +13,10 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Stage {
+    /// Before anything is made: it may change what is (an extension of
+    /// podman-run(1), `--hooks-dir`).
+    #[serde(rename = "precreate")]
+    Precreate,
     /// After the namespaces are made; the specification's older name for
     /// [`Stage::CreateRuntime`].
     #[serde(rename = "prestart")]
@@ -36,6 +40,7 @@ impl Stage {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Precreate => "precreate",
             Self::Prestart => "prestart",
             Self::CreateRuntime => "createRuntime",
             Self::CreateContainer => "createContainer",
@@ -58,6 +63,7 @@ impl FromStr for Stage {
     type Err = StageError;
 
     fn from_str(text: &str) -> Result<Self, StageError> {
+        // Those of the specification: where the extension is known, its reader says so.
         let all = [
             Self::Prestart,
             Self::CreateRuntime,

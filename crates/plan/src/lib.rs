@@ -24,21 +24,24 @@ mod files;
 mod hook;
 mod mounts;
 mod process;
+mod remote;
 mod render;
 mod request;
 mod scripts;
 mod tree;
 
-pub use build::build;
+pub use build::{Exec, build, exec};
 pub use contribution::{Contribution, FileSpec, Merged, MountSpec, Rank, merge};
+pub use env::DEFAULT_PATH;
 pub use error::PlanError;
-pub use facts::{HostFacts, KernelCaps, NamedUser};
+pub use facts::{HostFacts, IdRange, KernelCaps, NamedUser, SubIds};
 pub use hook::{Hook, Stage, StageError};
 pub use mounts::{DeviceNode, MINIMAL_DEVICES};
+pub use remote::{Remote, RemoteShell};
 pub use render::render_text;
 pub use request::{
     Command, HomeChoice, Identity, ImagePart, Isolation, MountFlags, MountRequest, MountSource,
-    RootEmulation, RootSource, RunRequest, Skip, UserSpec, UserSpecError, Writable,
+    OtherNodes, RootEmulation, RootSource, RunRequest, Skip, UserSpec, UserSpecError, Writable,
 };
 pub use scripts::SCRIPTS;
 pub use tree::{Entry, EntryKind, RootTree, SearchTree, TreeError, resolve};
@@ -47,7 +50,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// How the image becomes a mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -92,7 +95,7 @@ pub struct Skeleton {
 }
 
 /// What a [`Skeleton`] entry is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SkeletonKind {
     /// A directory, often a mount point that the image lacks.
@@ -150,7 +153,7 @@ pub struct Namespaces {
 }
 
 /// Who the process is, inside and outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdMap {
     /// User id inside.
     pub uid: u32,
@@ -294,6 +297,8 @@ pub struct Plan {
     pub namespaces: Namespaces,
     /// The identity.
     pub id_map: IdMap,
+    /// The other ids that the container has, where it has any.
+    pub sub_ids: Option<SubIds>,
     /// How root is emulated.
     pub root_emulation: RootEmulation,
     /// Who root then seems to be: user and group.
@@ -306,10 +311,47 @@ pub struct Plan {
     pub process: Process,
     /// Programs to run on the way, in order within a stage.
     pub hooks: Vec<Hook>,
-    /// What they are told of the container.
+    /// How a launcher inside reaches other nodes.
+    pub remote: Option<Remote>,
+    /// What hooks are told of the container.
     pub annotations: BTreeMap<String, String>,
     /// What a person should know but need not stop for.
     pub warnings: Vec<String>,
+}
+
+/// What binds a process that enters the container later, beside its namespaces.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// The identity.
+    pub id_map: IdMap,
+    /// Whether there is a user namespace, which makes that identity.
+    pub user_namespace: bool,
+    /// Whether it has subordinate ids, and setuid programs with them.
+    pub sub_ids: bool,
+    /// How root is emulated.
+    pub root_emulation: RootEmulation,
+    /// The host's directory that takes writes, where there is one.
+    pub upper: Option<PathBuf>,
+    /// Whether capabilities are dropped.
+    pub drops_capabilities: bool,
+}
+
+impl Plan {
+    /// What binds those who enter later.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        Bounds {
+            id_map: self.id_map,
+            user_namespace: self.namespaces.user,
+            sub_ids: self.sub_ids.is_some(),
+            root_emulation: self.root_emulation,
+            upper: match &self.rootfs.upper {
+                Upper::Directory { path, .. } => Some(path.clone()),
+                Upper::None | Upper::Tmpfs => None,
+            },
+            drops_capabilities: self.ops.iter().any(|op| op.op == Op::DropCapabilities),
+        }
+    }
 }
 
 fn lossy<S: Serializer>(text: &OsString, s: S) -> Result<S::Ok, S::Error> {
@@ -320,6 +362,10 @@ fn lossy_list<S: Serializer>(list: &[OsString], s: S) -> Result<S::Ok, S::Error>
     s.collect_seq(list.iter().map(|t| t.to_string_lossy().into_owned()))
 }
 
+/// As text for people; a binary format has the bytes as they are.
 fn lossy_bytes<S: Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
-    s.serialize_str(&String::from_utf8_lossy(bytes))
+    match s.is_human_readable() {
+        true => s.serialize_str(&String::from_utf8_lossy(bytes)),
+        false => bytes.serialize(s),
+    }
 }

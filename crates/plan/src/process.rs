@@ -16,10 +16,12 @@ pub(crate) fn find_shell(tree: &dyn RootTree) -> Result<Option<PathBuf>, TreeErr
     Ok(None)
 }
 
+/// The words of an image without scripts. An instance of it runs nothing by itself.
 pub(crate) fn argv(request: &RunRequest, shell: Option<&Path>) -> Result<Vec<OsString>, PlanError> {
     let config = &request.config;
     let argv = match &request.command {
         Command::Exec { args } => args.clone(),
+        Command::Start { .. } => return Ok(Vec::new()),
         Command::Test { .. } => return Err(PlanError::NoTest),
         Command::Shell { shell: chosen, args } => {
             let shell = match (chosen, shell) {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::{ImageMount, MountFlags, Op, Plan, RootSource, SkeletonKind, Upper};
+use crate::{IdRange, ImageMount, MountFlags, Op, Plan, RootSource, SkeletonKind, Upper};
 
 /// The plan as text, one line a step; `reasons` adds why.
 #[must_use]
@@ -20,6 +20,13 @@ pub fn render_text(plan: &Plan, reasons: bool) -> String {
     let ids = plan.id_map;
     let who = format!("uid {} gid {} (host {} {})", ids.uid, ids.gid, ids.host_uid, ids.host_gid);
     line(0, &format!("identity: {who}"), "");
+    if let Some(ids) = &plan.sub_ids {
+        for (what, ranges) in [("users", &ids.uids), ("groups", &ids.gids)] {
+            let text = |r: &IdRange| format!("{}+{} (host {})", r.inside, r.count, r.host);
+            let all: Vec<String> = ranges.iter().map(text).collect();
+            line(2, &format!("{what} {}", all.join(", ")), "--root-emulation=subid");
+        }
+    }
     line(0, &format!("namespaces: {}", namespaces(plan)), "");
     line(0, "root file system:", "");
     for (text, reason) in rootfs(plan) {
@@ -45,6 +52,10 @@ pub fn render_text(plan: &Plan, reasons: bool) -> String {
     for hook in &plan.hooks {
         let (stage, path) = (hook.stage.name(), hook.path.display());
         line(2, &format!("{stage} {path}"), &hook.origin.display().to_string());
+    }
+    if let Some(remote) = &plan.remote {
+        let words: Vec<String> = remote.again.iter().map(|w| quote(&w.to_string_lossy())).collect();
+        line(0, &format!("other nodes: {} {} …", remote.shell, words.join(" ")), "--mpi=container");
     }
     for warning in &plan.warnings {
         line(0, &format!("warning: {warning}"), "");

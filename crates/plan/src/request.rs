@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use types::ImageConfig;
 
 /// Where the root file system comes from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum RootSource {
     /// A directory on the host.
@@ -35,7 +36,7 @@ impl RootSource {
 }
 
 /// A squashfs image in a file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImagePart {
     /// The file's path, absolute.
     pub path: PathBuf,
@@ -66,6 +67,11 @@ pub enum Command {
     /// These words, whatever the image says.
     Exec {
         /// At least one word.
+        args: Vec<OsString>,
+    },
+    /// The start script of an image that Apptainer made; without one, nothing.
+    Start {
+        /// Words for the script.
         args: Vec<OsString>,
     },
     /// The test script of an image that Apptainer made.
@@ -173,19 +179,31 @@ pub enum RootEmulation {
     Fast,
     /// They are recorded, and shown to who asks.
     Consistent,
+    /// The kernel does them, with subordinate ids; devices alone are recorded.
+    Subid,
 }
 
-impl FromStr for RootEmulation {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "none" => Ok(Self::None),
-            "fast" => Ok(Self::Fast),
-            "consistent" => Ok(Self::Consistent),
-            _ => Err(format!("{text:?} is none of consistent, fast and none")),
-        }
+impl RootEmulation {
+    /// Whether a process answers for the kernel, which then has to outlive the
+    /// command and to see every process.
+    #[must_use]
+    pub fn supervised(self) -> bool {
+        matches!(self, Self::Consistent | Self::Subid)
     }
+}
+
+types::words!(RootEmulation { "consistent" => Consistent, "fast" => Fast, "subid" => Subid, "none" => None });
+
+/// Whether a launcher of MPI inside may have processes started on other nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum OtherNodes {
+    /// Nobody knows how.
+    #[default]
+    None,
+    /// By this program and its words; the command follows.
+    By(Vec<OsString>),
+    /// This is what was started there, which looks for the means and uses none.
+    Proxy,
 }
 
 /// What takes writes to the root file system.
@@ -217,7 +235,7 @@ impl Default for MountFlags {
 }
 
 /// What is mounted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountSource {
     /// A directory of the host, absolute.
     Directory(PathBuf),
@@ -297,7 +315,7 @@ pub struct RunRequest {
     pub command: Command,
     /// Who.
     pub identity: Identity,
-    /// How root is emulated; the consistent way makes a PID namespace.
+    /// How root is emulated; the supervised ways make a PID namespace.
     pub root_emulation: RootEmulation,
     /// Who root then seems to be: user and group.
     pub emulated_user: Option<(u32, u32)>,
@@ -320,14 +338,22 @@ pub struct RunRequest {
     pub home: HomeChoice,
     /// The host name; implies a UTS namespace.
     pub hostname: Option<String>,
+    /// The servers that resolv.conf(5) names; the host's where there are none.
+    pub name_servers: Vec<IpAddr>,
     /// Default mounts to leave out.
     pub skip: Skip,
     /// Whether the scripts that Apptainer puts into an image are honoured.
     pub scripts: bool,
     /// The app of such an image.
     pub app: Option<String>,
+    /// The name of the instance that the container is, or is to be.
+    pub instance: Option<String>,
     /// What hooks are told of the container.
     pub annotations: BTreeMap<String, String>,
+    /// Whether nothing is run, not even hooks.
+    pub dry_run: bool,
+    /// How commands are started in containers like this one on other nodes.
+    pub other_nodes: OtherNodes,
 }
 
 impl RunRequest {
@@ -351,10 +377,14 @@ impl RunRequest {
             workdir: None,
             home: HomeChoice::Host,
             hostname: None,
+            name_servers: Vec::new(),
             skip: Skip::default(),
             scripts: false,
             app: None,
+            instance: None,
             annotations: BTreeMap::new(),
+            dry_run: false,
+            other_nodes: OtherNodes::None,
         }
     }
 }

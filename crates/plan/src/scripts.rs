@@ -32,6 +32,7 @@ pub(crate) struct Scripts {
     dir: PathBuf,
     app: Option<String>,
     runscript: bool,
+    startscript: bool,
     test: bool,
 }
 
@@ -64,8 +65,9 @@ impl Scripts {
             None => PathBuf::from(SCRIPTS),
         };
         let runscript = is_file(tree, &dir.join("runscript"))?;
+        let startscript = is_file(tree, &dir.join("startscript"))?;
         let test = is_file(tree, &dir.join("test"))?;
-        Ok(Some(Self { dir, app: request.app.clone(), runscript, test }))
+        Ok(Some(Self { dir, app: request.app.clone(), runscript, startscript, test }))
     }
 
     /// The script that is the command; None for another command.
@@ -78,14 +80,15 @@ impl Scripts {
             Command::Run { entrypoint: None, args } if self.runscript => {
                 Ok(Some(words("runscript", args)))
             }
+            Command::Start { args } if self.startscript => Ok(Some(words("startscript", args))),
             Command::Test { args } if self.test => Ok(Some(words("test", args))),
             Command::Test { .. } => Err(PlanError::NoTest),
             _ => Ok(None),
         }
     }
 
-    /// The words of the process. `plain` are those of an image without
-    /// scripts.
+    /// The words of the process, none where there is none. `plain` are those of an
+    /// image without scripts.
     pub(crate) fn argv(
         &self,
         request: &RunRequest,
@@ -95,6 +98,9 @@ impl Scripts {
             Some(words) => words,
             None => plain()?,
         };
+        if command.is_empty() {
+            return Ok(command);
+        }
         let mut argv: Vec<OsString> = ["/bin/sh", "-c", SOURCE, "sampan"].map(Into::into).to_vec();
         for (name, value) in &request.env {
             if is_identifier(name) {
@@ -175,6 +181,19 @@ mod tests {
         assert_eq!(words[3..], rest);
         let words = argv(&request(Command::Exec { args: vec![] })).unwrap();
         assert_eq!(words.last().map(String::as_str), Some("plain"));
+    }
+
+    #[test]
+    fn an_instance_starts_its_script_or_nothing() {
+        let start = request(Command::Start { args: vec!["x".into()] });
+        assert!(argv(&start).unwrap().ends_with(&["plain".into()]));
+        let with: Vec<&str> =
+            IMAGE.iter().copied().chain(["/.singularity.d/startscript="]).collect();
+        let scripts = Scripts::find(&start, &FakeTree::new(&with)).unwrap().unwrap();
+        let words = scripts.argv(&start, || panic!("the script is there")).unwrap();
+        assert!(words.ends_with(&["/.singularity.d/startscript".into(), "x".into()]));
+        let scripts = Scripts::find(&start, &FakeTree::new(&IMAGE)).unwrap().unwrap();
+        assert!(scripts.argv(&start, || Ok(Vec::new())).unwrap().is_empty());
     }
 
     #[test]

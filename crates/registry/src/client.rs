@@ -261,17 +261,65 @@ impl Client {
     /// # Errors
     /// Why there is no answer, or another one than 200.
     pub fn download(&self, url: &str) -> Result<impl Read + Send + use<>, Error> {
+        self.download_as(url, url, None)
+    }
+
+    /// The same from a library, with the token that its host has in the credential
+    /// files for `path`, if there is one (`Authorization: Bearer`, RFC 6750). The token
+    /// goes to no other host, and over plain HTTP to this machine alone.
+    ///
+    /// # Errors
+    /// Why there is no answer, or another one than 200; credentials that cannot be read.
+    pub fn download_from_library(
+        &self,
+        url: &str,
+        path: &str,
+    ) -> Result<impl Read + Send + use<>, Error> {
+        let uri: ureq::http::Uri = url.parse().map_err(|_| Error::Url { url: url.to_owned() })?;
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let confidential = uri.scheme_str() == Some("https")
+            || self.inner.options.insecure
+            || uri.host().is_some_and(is_loopback);
+        let found = match confidential {
+            true => self.inner.files.find(authority, path)?,
+            false => None,
+        };
+        let token = found.map(|found| match found {
+            Credentials::IdentityToken(token) => format!("Bearer {token}"),
+            Credentials::Password { password, .. } => format!("Bearer {password}"),
+        });
+        self.download_as(url, &format!("library://{authority}"), token.as_deref())
+    }
+
+    fn download_as(
+        &self,
+        url: &str,
+        place: &str,
+        authorization: Option<&str>,
+    ) -> Result<impl Read + Send + use<>, Error> {
         let answer = self.retrying(url, true, || {
-            let get = Get { url, insecure: self.inner.options.insecure, ..Get::default() };
+            let insecure = self.inner.options.insecure;
+            let get = Get { url, authorization, insecure, ..Get::default() };
             let answer = self.inner.http.get(get)?;
             if answer.status() == 200 {
                 return Ok(answer);
             }
             let stall = self.inner.options.stall_timeout;
-            let asked = Asked { what: url, registry: url, with_credentials: false, stall };
+            let with_credentials = authorization.is_some();
+            let asked = Asked { what: url, registry: place, with_credentials, stall };
             Err(status_error(answer, &asked))
         })?;
         Ok(answer.response.into_body().into_with_config().limit(u64::MAX).reader())
+    }
+
+    /// Keeps a library's token under its host, `host[:port][/path]`. It is not checked:
+    /// libraries have no address for that.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn keep_token(&self, library: &str, token: &str) -> Result<Stored, Error> {
+        let credentials = Credentials::IdentityToken(token.to_owned());
+        Ok(self.inner.files.store(library.trim_end_matches('/'), &credentials)?)
     }
 
     /// Checks credentials against a registry, then keeps them. `registry` may

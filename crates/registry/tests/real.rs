@@ -73,7 +73,7 @@ impl Registry {
                 .spawn()
                 .expect("docker-registry must be installed (Debian: docker-registry)");
             let begin = Instant::now();
-            while begin.elapsed() < Duration::from_secs(30) {
+            while begin.elapsed() < Duration::from_secs(300) {
                 if TcpStream::connect(&host).is_ok() {
                     return Self { child, host, directory };
                 }

@@ -25,12 +25,38 @@ pub(crate) enum Call {
     Fstatat,
     /// `(dirfd, path, flags, mask, statx)`.
     Statx,
-    /// `(path or fd, name, …)`.
+    /// `(path or fd, name, value, size, flags)`.
     Setxattr,
+    /// `(path or fd, name, value, size)`.
+    Getxattr,
+    /// `(path or fd, list, size)`.
+    Listxattr,
+    /// `(path or fd, name)`.
+    Removexattr,
+    /// `(dirfd, path, times, flags)`.
+    Utimensat,
+    /// Its requests would reach the kernel past any filter.
+    IoUring,
     /// `(path, flags, mode)`.
     Open,
     /// `(dirfd, path, flags, mode)`.
     Openat,
+    /// `(dirfd, path, how, size)`.
+    Openat2,
+    /// `(path, link)`.
+    Symlink,
+    /// `(path, dirfd, link)`.
+    Symlinkat,
+    /// `(socket, address, size)`.
+    Bind,
+    /// `(path, …)`: another name for a file, or another name beside it.
+    Rename,
+    /// `(dirfd, path, …)`.
+    Renameat,
+    /// `(path, mode)`.
+    Chmod,
+    /// `(dirfd, path, mode)`.
+    Fchmodat,
     /// Only noted: paths then begin elsewhere.
     Chroot,
     /// `(path, mode)`.
@@ -39,6 +65,8 @@ pub(crate) enum Call {
     Mkdir,
     /// `(dirfd, path, mode)`.
     Mkdirat,
+    /// Only noted, where it says that capabilities outlive setuid(2).
+    Prctl,
     Setuid,
     Setgid,
     Setreuid,
@@ -86,11 +114,32 @@ impl Call {
         )
     }
 
-    /// Which argument of open(2) and openat(2) holds the flags.
-    pub(crate) fn flags_argument(self) -> Option<u8> {
+    /// Whether its first arguments are ids.
+    pub(crate) fn takes_ids(self) -> bool {
+        use Call::*;
+        matches!(
+            self,
+            Setuid | Setgid | Setreuid | Setregid | Setresuid | Setresgid | Setfsuid | Setfsgid
+        )
+    }
+
+    /// Whether it shows a file, or says where paths begin: what has to be known
+    /// to show a recorded device.
+    pub(crate) fn of_devices(self) -> bool {
+        use Call::*;
+        matches!(self, Stat | Lstat | Fstat | Fstatat | Statx | Chroot)
+    }
+
+    /// Which argument holds flags that decide whether the call is looked at, and
+    /// which flags: those that make a file, which belongs to who made it, and that
+    /// which means a link itself, whose owner would stay behind when it is copied up.
+    pub(crate) fn deciding_flags(self) -> Option<(u8, u32)> {
+        /// O_CREAT and O_TMPFILE without O_DIRECTORY, the same on all that are answered.
+        const MAKING: u32 = 0o100 | 0o20_000_000;
         match self {
-            Self::Open => Some(1),
-            Self::Openat => Some(2),
+            Self::Open => Some((1, MAKING)),
+            Self::Openat => Some((2, MAKING)),
+            Self::Utimensat => Some((3, 0x100)),
             _ => None,
         }
     }
@@ -111,19 +160,30 @@ pub(crate) struct Table {
     pub(crate) arch: u32,
     /// Bits of a number that name no call: x32 marks its calls.
     pub(crate) mask: u32,
-    calls: &'static [&'static [(u32, Call)]],
+    /// Calls whose structures a supervisor knows, where this machine has them.
+    answered: &'static [&'static [(u32, Call)]],
+    /// The others.
+    others: &'static [&'static [(u32, Call)]],
 }
 
 impl Table {
-    /// Numbers, and what they mean.
-    pub(crate) fn calls(&self) -> impl Iterator<Item = (u32, Call)> {
-        self.calls.iter().flat_map(|list| list.iter().copied())
+    /// Numbers, what they mean, and whether a supervisor may answer.
+    pub(crate) fn calls(&self) -> impl Iterator<Item = (u32, Call, bool)> {
+        let here = self.arch == NATIVE || NATIVE == X86_64 && self.arch == I386;
+        let all = |lists: &'static [&'static [(u32, Call)]]| lists.iter().flat_map(|l| l.iter());
+        let answered = all(self.answered);
+        let others = all(self.others)
+            .filter(move |(number, _)| !all(self.answered).any(|(answered, _)| answered == number));
+        answered
+            .map(move |(number, call)| (*number, *call, here))
+            .chain(others.map(|(number, call)| (*number, *call, false)))
     }
 }
 
 use Call::*;
 
 pub(crate) const X86_64: u32 = 0xc000_003e;
+pub(crate) const I386: u32 = 0x4000_0003;
 
 const X86_64_CALLS: &[(u32, Call)] = &[
     (4, Stat),
@@ -140,6 +200,15 @@ const X86_64_CALLS: &[(u32, Call)] = &[
     (188, Setxattr),
     (189, Setxattr),
     (190, Setxattr),
+    (191, Getxattr),
+    (192, Getxattr),
+    (193, Getxattr),
+    (194, Listxattr),
+    (195, Listxattr),
+    (196, Listxattr),
+    (197, Removexattr),
+    (198, Removexattr),
+    (199, Removexattr),
     (102, Getuid),
     (104, Getgid),
     (107, Geteuid),
@@ -161,10 +230,29 @@ const X86_64_CALLS: &[(u32, Call)] = &[
     (2, Open),
     (257, Openat),
     (85, Creat),
+    (437, Openat2),
     (83, Mkdir),
     (258, Mkdirat),
+    (88, Symlink),
+    (266, Symlinkat),
+    (49, Bind),
+    (82, Rename),
+    (264, Renameat),
+    (316, Renameat),
+    (86, Rename),
+    (265, Renameat),
+    (90, Chmod),
+    (268, Fchmodat),
+    (452, Fchmodat),
     (161, Chroot),
     (155, Chroot),
+    (280, Utimensat),
+    (157, Prctl),
+    (463, Setxattr),
+    (464, Getxattr),
+    (465, Listxattr),
+    (466, Removexattr),
+    (425, IoUring),
 ];
 
 /// The first calls of this kind, where they are still there.
@@ -199,12 +287,77 @@ const LATER_CALLS: &[(u32, Call)] = &[
 ];
 
 const I386_CALLS: &[(u32, Call)] = &[
-    (170, Setresgid),
-    (182, Chown),
+    (195, Stat),
+    (196, Lstat),
+    (197, Fstat),
+    (300, Fstatat),
+    (383, Statx),
+    (298, Fchownat),
+    (297, Mknodat),
+    (226, Setxattr),
+    (227, Setxattr),
+    (228, Setxattr),
+    (229, Getxattr),
+    (230, Getxattr),
+    (231, Getxattr),
+    (232, Listxattr),
+    (233, Listxattr),
+    (234, Listxattr),
+    (235, Removexattr),
+    (236, Removexattr),
+    (237, Removexattr),
+    (199, Getuid),
+    (200, Getgid),
+    (201, Geteuid),
+    (202, Getegid),
+    (205, Getgroups),
+    (209, Getresuid),
+    (211, Getresgid),
     (185, Capset),
     (283, KexecLoad),
-    (297, Mknodat),
-    (298, Fchownat),
+    (5, Open),
+    (295, Openat),
+    (437, Openat2),
+    (8, Creat),
+    (39, Mkdir),
+    (296, Mkdirat),
+    (83, Symlink),
+    (304, Symlinkat),
+    (361, Bind),
+    (38, Rename),
+    (302, Renameat),
+    (353, Renameat),
+    (9, Rename),
+    (303, Renameat),
+    (15, Chmod),
+    (306, Fchmodat),
+    (452, Fchmodat),
+    (61, Chroot),
+    (217, Chroot),
+    (320, Utimensat),
+    (172, Prctl),
+    (412, Utimensat),
+    (463, Setxattr),
+    (464, Getxattr),
+    (465, Listxattr),
+    (466, Removexattr),
+    (425, IoUring),
+];
+
+/// More of the first ones, with ids of 16 bits like those of [`FIRST_CALLS`].
+const I386_FIRST_CALLS: &[(u32, Call)] = &[
+    (170, Setresgid),
+    (182, Chown),
+    (106, Stat),
+    (107, Lstat),
+    (108, Fstat),
+    (24, Getuid),
+    (47, Getgid),
+    (49, Geteuid),
+    (50, Getegid),
+    (80, Getgroups),
+    (165, Getresuid),
+    (171, Getresgid),
 ];
 
 /// Of arm64 and riscv64, which have the kernel's generic numbers.
@@ -218,6 +371,15 @@ const GENERIC_CALLS: &[(u32, Call)] = &[
     (5, Setxattr),
     (6, Setxattr),
     (7, Setxattr),
+    (8, Getxattr),
+    (9, Getxattr),
+    (10, Getxattr),
+    (11, Listxattr),
+    (12, Listxattr),
+    (13, Listxattr),
+    (14, Removexattr),
+    (15, Removexattr),
+    (16, Removexattr),
     (174, Getuid),
     (175, Geteuid),
     (176, Getgid),
@@ -237,9 +399,24 @@ const GENERIC_CALLS: &[(u32, Call)] = &[
     (91, Capset),
     (104, KexecLoad),
     (56, Openat),
+    (437, Openat2),
     (34, Mkdirat),
+    (36, Symlinkat),
+    (200, Bind),
+    (38, Renameat),
+    (276, Renameat),
+    (37, Renameat),
+    (53, Fchmodat),
+    (452, Fchmodat),
     (51, Chroot),
     (41, Chroot),
+    (88, Utimensat),
+    (167, Prctl),
+    (463, Setxattr),
+    (464, Getxattr),
+    (465, Listxattr),
+    (466, Removexattr),
+    (425, IoUring),
 ];
 
 /// 32-bit arm, on arm64 kernels.
@@ -266,38 +443,84 @@ const S390X_CALLS: &[(u32, Call)] =
 
 /// Every architecture that is known; calls of any other are refused.
 pub(crate) const TABLES: &[Table] = &[
-    Table { arch: X86_64, mask: 0x4000_0000, calls: &[X86_64_CALLS] },
-    Table { arch: 0x4000_0003, mask: 0, calls: &[FIRST_CALLS, LATER_CALLS, I386_CALLS] },
-    Table { arch: 0xc000_00b7, mask: 0, calls: &[GENERIC_CALLS] },
-    Table { arch: 0xc000_00f3, mask: 0, calls: &[GENERIC_CALLS] },
-    Table { arch: 0x4000_0028, mask: 0, calls: &[FIRST_CALLS, LATER_CALLS, ARM_CALLS] },
-    Table { arch: 0xc000_0015, mask: 0, calls: &[FIRST_CALLS, PPC64_CALLS] },
-    Table { arch: 0x8000_0016, mask: 0, calls: &[LATER_CALLS, S390X_CALLS] },
+    Table { arch: X86_64, mask: 0x4000_0000, answered: &[X86_64_CALLS], others: &[] },
+    Table {
+        arch: I386,
+        mask: 0,
+        answered: &[I386_CALLS, LATER_CALLS, FIRST_CALLS, I386_FIRST_CALLS],
+        others: &[],
+    },
+    Table { arch: 0xc000_00b7, mask: 0, answered: &[GENERIC_CALLS], others: &[] },
+    Table { arch: 0xc000_00f3, mask: 0, answered: &[], others: &[GENERIC_CALLS] },
+    Table {
+        arch: 0x4000_0028,
+        mask: 0,
+        answered: &[],
+        others: &[FIRST_CALLS, LATER_CALLS, ARM_CALLS],
+    },
+    Table { arch: 0xc000_0015, mask: 0, answered: &[], others: &[FIRST_CALLS, PPC64_CALLS] },
+    Table { arch: 0x8000_0016, mask: 0, answered: &[], others: &[LATER_CALLS, S390X_CALLS] },
 ];
 
 /// The one that this binary is for, whose structures it knows.
 pub(crate) const NATIVE: u32 = if cfg!(target_arch = "aarch64") { 0xc000_00b7 } else { X86_64 };
 
-/// What a number means on the native architecture.
-pub(crate) fn native(number: i32) -> Option<Call> {
-    let table = TABLES.iter().find(|table| table.arch == NATIVE)?;
+/// What a number means; None for what no supervisor answers.
+pub(crate) fn meaning(arch: u32, number: i32) -> Option<Call> {
+    let table = TABLES.iter().find(|table| table.arch == arch)?;
     let number = u32::try_from(number).ok()? & !table.mask;
-    table.calls().find(|(known, _)| *known == number).map(|(_, call)| call)
+    let mut calls = table.calls();
+    calls.find(|(known, _, answered)| *known == number && *answered).map(|(_, call, _)| call)
 }
 
-/// How a call of the setxattr(2) family names a file.
+/// Whether a call has ids of 16 bits.
+pub(crate) fn narrow(arch: u32, number: i32) -> bool {
+    let mut first = FIRST_CALLS.iter().chain(I386_FIRST_CALLS);
+    arch == I386 && first.any(|(known, _)| *known == number.cast_unsigned())
+}
+
+/// How a call of the xattr(7) family names a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lookup {
     Path,
     Link,
     Descriptor,
+    /// By directory, path and flags, the value behind another pointer (Linux 6.13).
+    At,
 }
 
-/// That of a native number.
-pub(crate) fn lookup(number: i32) -> Lookup {
-    match number {
-        189 | 6 => Lookup::Link,
-        190 | 7 => Lookup::Descriptor,
+/// That of a number: three for each of four calls, and one with all of it.
+pub(crate) fn lookup(arch: u32, number: i32) -> Lookup {
+    let (first, number) = match arch {
+        X86_64 => (188, number & !0x4000_0000),
+        I386 => (226, number),
+        _ => (5, number),
+    };
+    if number >= 463 {
+        return Lookup::At;
+    }
+    match (number - first) % 3 {
+        1 => Lookup::Link,
+        2 => Lookup::Descriptor,
         _ => Lookup::Path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_of_paths_links_and_descriptors() {
+        use Lookup::{At, Descriptor, Link, Path};
+        for (arch, first) in [(X86_64, 188), (X86_64, 188 | 0x4000_0000), (I386, 226), (0, 5)] {
+            for call in 0..4 {
+                let found = [0, 1, 2].map(|kind| lookup(arch, first + call * 3 + kind));
+                assert_eq!(found, [Path, Link, Descriptor], "{arch:x} {first}");
+            }
+        }
+        assert_eq!([X86_64, I386].map(|arch| lookup(arch, 464)), [At, At]);
+        assert!(narrow(I386, 182) && narrow(I386, 16) && !narrow(I386, 198));
+        assert!(!narrow(X86_64, 105) && !narrow(I386, 105));
     }
 }

@@ -3,7 +3,7 @@
 use sys::seccomp::Instruction;
 
 use crate::Mode;
-use crate::calls::{Call, NATIVE, TABLES, Table};
+use crate::calls::{Call, TABLES, Table};
 
 // linux/bpf_common.h.
 const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
@@ -25,8 +25,8 @@ const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
-/// O_CREAT of open(2), the same where root is emulated consistently.
-const CREATE: u32 = 0o100;
+/// PR_SET_KEEPCAPS of linux/prctl.h.
+const KEEP_CAPABILITIES: u32 = 8;
 /// File types of mknod(2).
 const TYPES: u32 = 0o170_000;
 const CHARACTER: u32 = 0o020_000;
@@ -66,9 +66,13 @@ fn calls(table: &Table, mode: Mode) -> Vec<Instruction> {
     if table.mask != 0 {
         block.push(step(AND, !table.mask));
     }
-    let consistent = mode == Mode::Consistent && table.arch == NATIVE;
-    for (number, call) in table.calls() {
-        let answer = answer(call, consistent);
+    for (number, call, answered) in table.calls() {
+        let mode = match mode {
+            Mode::Consistent if !answered => Mode::Fast,
+            Mode::Devices if !answered => Mode::None,
+            mode => mode,
+        };
+        let answer = answer(call, mode);
         if answer.is_empty() {
             continue;
         }
@@ -80,9 +84,17 @@ fn calls(table: &Table, mode: Mode) -> Vec<Instruction> {
 }
 
 /// What to do about a call; nothing for one that passes.
-fn answer(call: Call, consistent: bool) -> Vec<Instruction> {
+fn answer(call: Call, mode: Mode) -> Vec<Instruction> {
+    if mode == Mode::None {
+        return Vec::new();
+    }
+    let consistent = mode == Mode::Consistent;
     if let Some(index) = call.mode_argument() {
-        let verdict = if consistent { NOTIFY } else { SUCCESS };
+        if consistent {
+            // FIFOs and files are real, and belong to who makes them.
+            return vec![step(RETURN, NOTIFY)];
+        }
+        let verdict = if mode == Mode::Fast { SUCCESS } else { NOTIFY };
         return vec![
             step(LOAD, argument(index)),
             step(AND, TYPES),
@@ -93,19 +105,36 @@ fn answer(call: Call, consistent: bool) -> Vec<Instruction> {
             step(RETURN, ALLOW),
         ];
     }
-    if let Some(index) = call.flags_argument() {
+    if let Some((index, flags)) = call.deciding_flags() {
         if !consistent {
             return Vec::new();
         }
-        // Only what makes a file, which belongs to who made it.
         return vec![
             step(LOAD, argument(index)),
-            Instruction { code: ANY_BIT, jt: 0, jf: 1, k: CREATE },
+            Instruction { code: ANY_BIT, jt: 0, jf: 1, k: flags },
+            step(RETURN, NOTIFY),
+            step(RETURN, ALLOW),
+        ];
+    }
+    if call == Call::Prctl {
+        if !consistent {
+            return Vec::new();
+        }
+        return vec![
+            step(LOAD, argument(0)),
+            Instruction { code: EQUAL, jt: 0, jf: 1, k: KEEP_CAPABILITIES },
             step(RETURN, NOTIFY),
             step(RETURN, ALLOW),
         ];
     }
     match call {
+        // What it does is not recorded, and what it shows is not what was.
+        Call::IoUring if mode == Mode::Fast => Vec::new(),
+        Call::IoUring => vec![step(RETURN, NO_SUCH_CALL)],
+        _ if mode == Mode::Devices => match call.of_devices() {
+            true => vec![step(RETURN, NOTIFY)],
+            false => Vec::new(),
+        },
         Call::Capset | Call::KexecLoad => vec![step(RETURN, SUCCESS)],
         _ if consistent => vec![step(RETURN, NOTIFY)],
         _ if call.privileged() => vec![step(RETURN, SUCCESS)],
@@ -116,6 +145,7 @@ fn answer(call: Call, consistent: bool) -> Vec<Instruction> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::calls::{I386, NATIVE};
 
     /// Runs a program as the kernel does.
     fn run(program: &[Instruction], arch: u32, number: u32, args: [u32; 6]) -> u32 {
@@ -143,19 +173,28 @@ mod tests {
             let program = filter(mode);
             assert!(program.len() < 4096, "{}", program.len());
             for table in TABLES {
-                for (number, call) in table.calls() {
-                    let consistent = mode == Mode::Consistent && table.arch == NATIVE;
-                    let argument = if call.flags_argument().is_some() { CREATE } else { CHARACTER };
-                    let got = run(&program, table.arch, number, [argument | 0o600; 6]);
+                for (number, call, answered) in table.calls() {
+                    let consistent = mode == Mode::Consistent && answered;
+                    let argument = match call {
+                        Call::Prctl => KEEP_CAPABILITIES,
+                        _ => call.deciding_flags().map_or(CHARACTER, |(_, flags)| flags),
+                    };
+                    let got = run(
+                        &program,
+                        table.arch,
+                        number,
+                        [if call == Call::Prctl { argument } else { argument | 0o600 }; 6],
+                    );
                     let expected = match call {
                         Call::Capset | Call::KexecLoad => SUCCESS,
+                        Call::IoUring if consistent => NO_SUCH_CALL,
                         _ if consistent => NOTIFY,
                         _ if call.privileged() || call.mode_argument().is_some() => SUCCESS,
                         _ => ALLOW,
                     };
                     assert_eq!(got, expected, "{mode:?} {:#x} {number} {call:?}", table.arch);
                     if table.mask != 0 {
-                        let argument = if argument == CREATE { CREATE } else { BLOCK };
+                        let argument = if argument == CHARACTER { BLOCK } else { argument };
                         let marked = run(&program, table.arch, number | table.mask, [argument; 6]);
                         assert_eq!(marked, expected);
                     }
@@ -174,13 +213,34 @@ mod tests {
         assert_eq!(run(&program, NATIVE, 257, [0, 0, 0o2_000_001, 0, 0, 0]), ALLOW);
         assert_eq!(run(&program, NATIVE, 257, [0, 0, 0o1101, 0, 0, 0]), NOTIFY);
         assert_eq!(run(&filter(Mode::Fast), NATIVE, 257, [0, 0, 0o1101, 0, 0, 0]), ALLOW);
+        assert_eq!(run(&program, NATIVE, 157, [22, 0, 0, 0, 0, 0]), ALLOW);
+        // Times of a link itself.
+        assert_eq!(run(&program, NATIVE, 280, [0, 0, 0, 0x100, 0, 0]), NOTIFY);
+        assert_eq!(run(&program, NATIVE, 280, [0, 0, 0, 0x1000, 0, 0]), ALLOW);
+    }
+
+    #[test]
+    fn rings_are_where_nothing_is_recorded() {
+        let answers = [Mode::Consistent, Mode::Devices, Mode::Fast]
+            .map(|mode| run(&filter(mode), NATIVE, 425, [0; 6]));
+        assert_eq!(answers, [NO_SUCH_CALL, NO_SUCH_CALL, ALLOW]);
     }
 
     #[test]
     fn fifos_and_sockets_are_real() {
-        let program = filter(Mode::Consistent);
+        let [fast, devices] = [Mode::Fast, Mode::Devices].map(filter);
         for real in [0o010_644, 0o140_644, 0o100_644, 0o644] {
-            assert_eq!(run(&program, NATIVE, 259, [0, 0, real, 0, 0, 0]), ALLOW, "{real:o}");
+            for program in [&fast, &devices] {
+                assert_eq!(run(program, NATIVE, 259, [0, 0, real, 0, 0, 0]), ALLOW, "{real:o}");
+            }
         }
+        assert_eq!(run(&devices, NATIVE, 259, [0, 0, CHARACTER, 0, 0, 0]), NOTIFY);
+        assert_eq!(run(&devices, NATIVE, 260, [0; 6]), ALLOW);
+        assert_eq!(run(&devices, NATIVE, 262, [0; 6]), NOTIFY);
+        assert_eq!(run(&devices, I386, 300, [0; 6]), NOTIFY);
+        // chown(2) with ids of 16 bits, and with all bits.
+        let consistent = filter(Mode::Consistent);
+        assert_eq!(run(&consistent, I386, 182, [0; 6]), NOTIFY);
+        assert_eq!(run(&consistent, I386, 212, [0; 6]), NOTIFY);
     }
 }

@@ -35,6 +35,9 @@ pub(crate) struct Identity {
     pub(crate) group: Ids,
     /// None while nothing was set.
     pub(crate) groups: Option<Vec<u32>>,
+    /// The program whose capabilities outlive setuid(2): device and inode. setpriv(1)
+    /// becomes the user first and then the group. No other program has them.
+    keeps: Option<(u64, u64)>,
 }
 
 /// Which of the two kinds of ids.
@@ -56,9 +59,19 @@ impl Identity {
         self.user.effective == 0
     }
 
+    /// Whether it may have any group.
+    fn may(&self, which: Which) -> bool {
+        self.root() || which == Which::Group && self.keeps.is_some()
+    }
+
+    /// Whether everything that it makes is root's.
+    pub(crate) fn is_root(&self) -> bool {
+        (self.user.effective, self.group.effective) == (0, 0)
+    }
+
     /// setuid(2) and setgid(2).
     pub(crate) fn set(&mut self, which: Which, id: u32) -> Result<(), i32> {
-        let root = self.root();
+        let root = self.may(which);
         let ids = self.of(which);
         if root {
             *ids = Ids::all(id);
@@ -73,7 +86,7 @@ impl Identity {
     /// setreuid(2): the saved id follows when the real one is set, or the
     /// effective one to something else than the real one.
     pub(crate) fn set_two(&mut self, which: Which, real: u32, effective: u32) -> Result<(), i32> {
-        let root = self.root();
+        let root = self.may(which);
         let ids = self.of(which);
         let old = ids.real;
         if !(root || ids.has(real) && ids.has(effective)) {
@@ -93,7 +106,7 @@ impl Identity {
 
     /// setresuid(2).
     pub(crate) fn set_three(&mut self, which: Which, new: [u32; 3]) -> Result<(), i32> {
-        let root = self.root();
+        let root = self.may(which);
         let ids = self.of(which);
         if !root && !new.iter().all(|id| ids.has(*id)) {
             return Err(EPERM);
@@ -107,10 +120,12 @@ impl Identity {
     }
 
     /// setgroups(2).
-    pub(crate) fn set_groups(&mut self, groups: Vec<u32>) -> Result<(), i32> {
-        if !self.root() {
+    pub(crate) fn set_groups(&mut self, mut groups: Vec<u32>) -> Result<(), i32> {
+        if !self.may(Which::Group) {
             return Err(EPERM);
         }
+        // As the kernel keeps them.
+        groups.sort_unstable();
         self.groups = Some(groups);
         Ok(())
     }
@@ -165,6 +180,21 @@ impl Process {
     }
 }
 
+/// Device and inode of what a thread executes.
+fn program(pid: u32) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+    Some((meta.dev(), meta.ino()))
+}
+
+/// The process that a thread belongs to.
+///
+/// # Errors
+/// When it has gone.
+pub(crate) fn leader(pid: u32) -> io::Result<u32> {
+    Process::of(pid).map(|process| process.group)
+}
+
 impl Identities {
     /// Who a thread is.
     pub(crate) fn get(&mut self, pid: u32) -> Identity {
@@ -207,6 +237,16 @@ impl Identities {
         identity
     }
 
+    /// Notes whether its capabilities outlive setuid(2) (PR_SET_KEEPCAPS).
+    pub(crate) fn keep_capabilities(&mut self, pid: u32, keep: bool) {
+        let program = program(pid).filter(|_| keep);
+        // A caller that has gone needs none.
+        let _ = self.change(pid, |identity| {
+            identity.keeps = program;
+            Ok(())
+        });
+    }
+
     /// Changes who a thread is.
     pub(crate) fn change(
         &mut self,
@@ -215,6 +255,9 @@ impl Identities {
     ) -> Result<(), i32> {
         let mut identity = self.get(pid);
         let before = identity.clone();
+        if identity.keeps.is_some() && identity.keeps != program(pid) {
+            identity.keeps = None;
+        }
         change(&mut identity)?;
         if identity != before
             && let Ok(process) = Process::of(pid)
@@ -252,6 +295,29 @@ mod tests {
         assert_eq!(me.user, Ids::default());
         me.set_two(Which::User, 7, 8).unwrap();
         assert_eq!(me.user, Ids { real: 7, effective: 8, saved: 8 });
+    }
+
+    #[test]
+    fn capabilities_that_are_kept_are_good_for_groups() {
+        let mut all = Identities::default();
+        let me = std::process::id();
+        all.change(me, |id| id.set(Which::User, 42)).unwrap();
+        assert_eq!(all.change(me, |id| id.set(Which::Group, 43)), Err(EPERM));
+        let mut all = Identities::default();
+        all.keep_capabilities(me, true);
+        all.change(me, |id| id.set(Which::User, 42)).unwrap();
+        all.change(me, |id| id.set_three(Which::Group, [43; 3])).unwrap();
+        all.change(me, |id| id.set_groups(vec![4])).unwrap();
+        assert_eq!(all.change(me, |id| id.set(Which::User, 0)), Err(EPERM));
+        // Another program has none of them.
+        let mut child = std::process::Command::new("sleep").arg("10").spawn().unwrap();
+        while program(child.id()) == program(me) {
+            std::thread::yield_now();
+        }
+        assert_eq!(all.get(child.id()).group, Ids::all(43));
+        assert_eq!(all.change(child.id(), |id| id.set(Which::Group, 0)), Err(EPERM));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

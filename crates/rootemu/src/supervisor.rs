@@ -5,55 +5,65 @@
 //! reached through `/proc/PID`. It decides nothing about security: whoever
 //! changes a path between the look and the answer deceives himself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode as FsMode, OFlags, XattrFlags};
+use rustix::fs::{Mode as FsMode, XattrFlags};
+use rustix::thread::UnshareFlags;
 use sys::seccomp::{self, Answer, Notification, Stat, Statx};
 use types::{Device, OVERRIDE_STAT, Owner, SPECIAL_STAT};
 
-use crate::calls::{Call, Lookup, NATIVE, lookup, native};
+use crate::Mode;
+use crate::calls::{Call, I386, meaning, narrow};
 use crate::identity::{Identities, Which};
 use crate::specials::Specials;
 
 const KEEP: u32 = u32::MAX;
 const EMFILE: i32 = 24;
+/// fchmodat2, the same number everywhere.
+const FCHMODAT2: i32 = 452;
+/// DEFAULT_OVERFLOWUID of linux/highuid.h.
+const OVERFLOW: u16 = 65_534;
 /// AT_FDCWD, AT_SYMLINK_NOFOLLOW and AT_EMPTY_PATH of linux/fcntl.h.
-const AT_FDCWD: i32 = -100;
-const NOFOLLOW: u64 = 0x100;
+pub(crate) const AT_FDCWD: i32 = -100;
+pub(crate) const NOFOLLOW: u64 = 0x100;
 const EMPTY_PATH: u64 = 0x1000;
+/// XATTR_SIZE_MAX of linux/limits.h.
+const LONGEST_ATTRIBUTE: usize = 65_536;
 /// PATH_MAX of linux/limits.h.
 const LONGEST_PATH: usize = 4096;
 const PAGE: u64 = 4096;
 /// linux/stat.h.
 const STATX_TYPE: u32 = 1;
-/// NGROUPS_MAX of linux/limits.h.
 /// So many files without a record are remembered.
-const MOST_PLAIN: usize = 1 << 16;
+pub(crate) const MOST_PLAIN: usize = 1 << 16;
+/// NGROUPS_MAX of linux/limits.h.
 const MOST_GROUPS: u64 = 65_536;
 
-const TYPES: u32 = 0o170_000;
-const REGULAR: u32 = 0o100_000;
-const SYMLINK: u32 = 0o120_000;
-const DIRECTORY: u32 = 0o040_000;
-const BLOCK: u32 = 0o060_000;
-const CHARACTER: u32 = 0o020_000;
+pub(crate) const TYPES: u32 = 0o170_000;
+pub(crate) const REGULAR: u32 = 0o100_000;
+pub(crate) const SYMLINK: u32 = 0o120_000;
+pub(crate) const DIRECTORY: u32 = 0o040_000;
+pub(crate) const BLOCK: u32 = 0o060_000;
+pub(crate) const CHARACTER: u32 = 0o020_000;
 
 /// Answers until nobody is left who could ask. The caller has a umask of 0.
 /// `owners` keeps whose the links, FIFOs and sockets of an upper directory are
 /// ([`types::SPECIAL_OWNERS`]).
 ///
 /// # Errors
-/// When the listener cannot be read.
-pub fn supervise(listener: &OwnedFd, owners: Option<File>) -> io::Result<()> {
+/// When the listener cannot be read, or the thread gets no working directory of its own.
+pub fn supervise(listener: &OwnedFd, mode: Mode, owners: Option<File>) -> io::Result<()> {
     // Without it all is right, and slower.
     let _ = seccomp::set_sync_wake_up(listener);
+    // Its working directory and umask are its own.
+    sys::process::unshare(UnshareFlags::FS)?;
     let specials = Specials::new(owners);
-    let mut supervisor = Supervisor { specials, ..Supervisor::default() };
+    let mut supervisor = Supervisor { mode, specials, ..Supervisor::default() };
     loop {
         let Ok(call) = seccomp::receive(listener.as_fd()) else {
             // The caller was killed, this thread was interrupted, or (since Linux
@@ -89,7 +99,7 @@ pub fn supervise(listener: &OwnedFd, owners: Option<File>) -> io::Result<()> {
 }
 
 /// Why there is no answer of ours.
-enum Refusal {
+pub(crate) enum Refusal {
     /// The kernel's own answer is the right one.
     Pass,
     Errno(i32),
@@ -116,66 +126,50 @@ impl From<rustix::io::Errno> for Refusal {
     }
 }
 
-type Result<T> = std::result::Result<T, Refusal>;
+pub(crate) type Result<T> = std::result::Result<T, Refusal>;
 
 /// A file that a call is about.
+#[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) path: CString,
     pub(crate) follow: bool,
 }
 
 #[derive(Default)]
-struct Supervisor {
-    identities: Identities,
-    specials: Specials,
+pub(crate) struct Supervisor {
+    pub(crate) mode: Mode,
+    pub(crate) identities: Identities,
+    pub(crate) specials: Specials,
     /// Files without a record, and when each was last changed. To ask for the
     /// attribute of an image's file is a question to its server.
-    plain: HashMap<(u64, u64), (i64, i64)>,
+    pub(crate) plain: HashMap<(u64, u64), (i64, i64)>,
+    /// Directories without a default access control list.
+    pub(crate) listless: HashSet<(u64, u64)>,
     /// Whether somebody has changed a root directory.
     rooted: bool,
 }
 
 impl Supervisor {
-    /// The new file of a caller that is not root, which belongs to it; None for
-    /// everything else, which the kernel opens.
-    fn opened(&mut self, call: &Notification) -> Option<(OwnedFd, bool)> {
-        const TRUNCATE: u64 = 0o1101;
-        let [a, b, c, d, ..] = call.args;
-        let what = native(call.number).filter(|_| call.arch == NATIVE)?;
-        let (dirfd, place, flags, mode) = match what {
-            Call::Open => (AT_FDCWD, a, b, c),
-            Call::Openat => (a as i32, b, c, d),
-            Call::Creat => (AT_FDCWD, a, TRUNCATE, b),
-            _ => return None,
-        };
-        let flags = OFlags::from_bits_retain(flags as u32);
-        let owner = self.owner_of_new(call.pid).filter(|_| !flags.contains(OFlags::TMPFILE))?;
-        let target = self.target(call.pid, dirfd, place, 0).ok()?;
-        let bits = mode as u32 & 0o7777 & !umask(call.pid);
-        let wanted = flags | OFlags::EXCL | OFlags::CLOEXEC;
-        // A file that is there already is the kernel's business.
-        let file = rustix::fs::open(&target.path, wanted, FsMode::from_raw_mode(bits)).ok()?;
-        let value = Owner { mode: bits, ..owner }.to_string();
-        self.made();
-        // Where there are no attributes the file is root's.
-        let _ = rustix::fs::fsetxattr(&file, OVERRIDE_STAT, value.as_bytes(), XattrFlags::empty());
-        if !flags.contains(OFlags::EXCL) {
-            // The caller's own flags do not say so.
-            let plain = rustix::fs::fcntl_getfl(&file).ok()? - OFlags::EXCL;
-            let _ = rustix::fs::fcntl_setfl(&file, plain);
-        }
-        Some((file, flags.contains(OFlags::CLOEXEC)))
-    }
-
     /// What a path leads to.
-    fn target(&self, pid: u32, dirfd: i32, place: u64, flags: u64) -> Result<Target> {
-        let follow = flags & NOFOLLOW == 0;
-        let mut path = match string(pid, place) {
+    pub(crate) fn target(&self, pid: u32, dirfd: i32, place: u64, flags: u64) -> Result<Target> {
+        let path = match string(pid, place) {
             Ok(path) => path,
             // A null path with AT_EMPTY_PATH is an empty one since 6.11.
             Err(_) if flags & EMPTY_PATH != 0 && place == 0 => Vec::new(),
             Err(refusal) => return Err(refusal),
         };
+        self.path(pid, dirfd, path, flags)
+    }
+
+    /// The same of a path that is known.
+    pub(crate) fn path(
+        &self,
+        pid: u32,
+        dirfd: i32,
+        mut path: Vec<u8>,
+        flags: u64,
+    ) -> Result<Target> {
+        let follow = flags & NOFOLLOW == 0;
         if path.is_empty() {
             if flags & EMPTY_PATH == 0 {
                 return Err(Refusal::Errno(2));
@@ -205,64 +199,76 @@ impl Supervisor {
         Ok(Target { path: c_string(full)?, follow })
     }
 
-    /// Who a caller that is not root makes files for.
-    fn owner_of_new(&mut self, pid: u32) -> Option<Owner> {
-        let identity = self.identities.get(pid);
-        let (uid, gid) = (identity.user.effective, identity.group.effective);
-        ((uid, gid) != (0, 0)).then_some(Owner { uid, gid, mode: 0, device: None })
-    }
-
-    fn mkdir(&mut self, pid: u32, dirfd: i32, place: u64, mode: u64) -> Result<Answer> {
-        let owner = self.owner_of_new(pid).ok_or(Refusal::Pass)?;
-        let target = self.target(pid, dirfd, place, NOFOLLOW)?;
-        let bits = mode as u32 & 0o7777 & !umask(pid);
-        rustix::fs::mkdir(&target.path, FsMode::from_raw_mode(bits))?;
-        self.made();
-        target.record(Owner { mode: bits, ..owner })?;
-        Ok(Answer::Value(0))
-    }
-
-    /// A file with a record is new. It may have the number of one that was removed
-    /// a moment ago, too short for the clock to tell.
-    fn made(&mut self) {
-        self.plain.clear();
-    }
-
     fn answer(&mut self, call: &Notification) -> Result<Answer> {
-        let what = native(call.number).filter(|_| call.arch == NATIVE).ok_or(Refusal::Pass)?;
+        let what = meaning(call.arch, call.number).ok_or(Refusal::Pass)?;
         let [a, b, c, d, e, _] = call.args;
+        let wide = |id| if narrow(call.arch, call.number) { widened(id) } else { id };
         let pid = call.pid;
         match what {
-            Call::Chown => self.chown(&self.target(pid, AT_FDCWD, a, 0)?, b, c),
-            Call::Lchown => self.chown(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?, b, c),
-            Call::Fchown => self.chown(&descriptor(pid, a), b, c),
+            Call::Chown => self.chown(&self.target(pid, AT_FDCWD, a, 0)?, wide(b), wide(c)),
+            Call::Lchown => self.chown(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?, wide(b), wide(c)),
+            Call::Fchown => self.chown(&descriptor(pid, a), wide(b), wide(c)),
             Call::Fchownat => self.chown(&self.target(pid, a as i32, b, e)?, c, d),
             Call::Mknod => {
-                self.made();
-                mknod(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?, pid, b, c)
+                let target = self.target(pid, AT_FDCWD, a, NOFOLLOW)?;
+                self.mknod(pid, &target, b, c)
             }
             Call::Mknodat => {
-                self.made();
-                mknod(&self.target(pid, a as i32, b, NOFOLLOW)?, pid, c, d)
+                let target = self.target(pid, a as i32, b, NOFOLLOW)?;
+                self.mknod(pid, &target, c, d)
             }
-            Call::Stat => self.stat(&self.target(pid, AT_FDCWD, a, 0)?, pid, b),
-            Call::Lstat => self.stat(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?, pid, b),
-            Call::Fstat => self.stat(&descriptor(pid, a), pid, b),
-            Call::Fstatat => self.stat(&self.target(pid, a as i32, b, d)?, pid, c),
+            Call::Symlink => {
+                let target = self.target(pid, AT_FDCWD, b, NOFOLLOW)?;
+                self.symlink(pid, a, &target)
+            }
+            Call::Symlinkat => {
+                let target = self.target(pid, b as i32, c, NOFOLLOW)?;
+                self.symlink(pid, a, &target)
+            }
+            Call::Bind => self.bind(call),
+            Call::Rename => self.keep(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?),
+            Call::Renameat => self.keep(&self.target(pid, a as i32, b, NOFOLLOW)?),
+            Call::Chmod => self.keep(&self.target(pid, AT_FDCWD, a, 0)?),
+            // fchmodat(2) of before has no flags, what stands there means nothing.
+            Call::Fchmodat => {
+                let flags = if call.number & 0xfff == FCHMODAT2 { d } else { 0 };
+                self.keep(&self.target(pid, a as i32, b, flags)?)
+            }
+            Call::Utimensat => {
+                let target = self.target(pid, a as i32, b, d);
+                self.keep(&target.map_err(|_| Refusal::Pass)?)
+            }
+            Call::Stat => self.stat(&self.target(pid, AT_FDCWD, a, 0)?, call, b),
+            Call::Lstat => self.stat(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?, call, b),
+            Call::Fstat => self.stat(&descriptor(pid, a), call, b),
+            Call::Fstatat => self.stat(&self.target(pid, a as i32, b, d)?, call, c),
             Call::Statx => self.statx(&self.target(pid, a as i32, b, c)?, pid, d as u32, e),
             Call::Setxattr => self.setxattr(call),
+            Call::Getxattr => self.getxattr(call),
+            Call::Listxattr => self.listxattr(call),
+            Call::Removexattr => self.removexattr(call),
             Call::Chroot => {
                 self.rooted = true;
                 Err(Refusal::Pass)
             }
-            Call::Mkdir => self.mkdir(pid, AT_FDCWD, a, b),
-            Call::Mkdirat => self.mkdir(pid, a as i32, b, c),
+            Call::Prctl => {
+                self.identities.keep_capabilities(pid, b != 0);
+                Err(Refusal::Pass)
+            }
+            Call::Mkdir => {
+                let target = self.target(pid, AT_FDCWD, a, NOFOLLOW)?;
+                self.mkdir(pid, &target, b)
+            }
+            Call::Mkdirat => {
+                let target = self.target(pid, a as i32, b, NOFOLLOW)?;
+                self.mkdir(pid, &target, c)
+            }
             _ => self.identity(what, call),
         }
     }
 
     /// What is recorded of a file of this mode.
-    fn recorded(&self, target: &Target, mode: u32) -> Option<Owner> {
+    pub(crate) fn recorded(&self, target: &Target, mode: u32) -> Option<Owner> {
         match mode & TYPES {
             REGULAR | DIRECTORY => target.owner(OVERRIDE_STAT),
             _ => self.specials.get(target).or_else(|| target.owner(SPECIAL_STAT)),
@@ -271,6 +277,13 @@ impl Supervisor {
 
     /// The same for a file that shows this, remembered where there is nothing.
     fn owner(&mut self, target: &Target, stat: &Stat) -> Option<Owner> {
+        if self.mode == Mode::Devices {
+            // An empty file may stand for a device, whose owner is the file's.
+            let candidate = stat.mode() & TYPES == REGULAR && stat.size() == 0;
+            let noted = candidate.then(|| target.owner(OVERRIDE_STAT)).flatten();
+            let (uid, gid) = stat.owner();
+            return noted.filter(|o| o.device.is_some()).map(|o| Owner { uid, gid, ..o });
+        }
         let (file, changed) = stat.version();
         if self.plain.get(&file) == Some(&changed) {
             return None;
@@ -309,7 +322,7 @@ impl Supervisor {
             _ if plain => {}
             REGULAR | DIRECTORY => target.record(new)?,
             kind => {
-                if kind == SYMLINK && !target.follow && Specials::of_image(target) {
+                if (kind != SYMLINK || !target.follow) && Specials::of_image(target) {
                     target.renew()?;
                 }
                 self.specials.put(target, (new.uid, new.gid));
@@ -318,12 +331,18 @@ impl Supervisor {
         Ok(Answer::Value(0))
     }
 
-    fn stat(&mut self, target: &Target, pid: u32, place: u64) -> Result<Answer> {
+    fn stat(&mut self, target: &Target, call: &Notification, place: u64) -> Result<Answer> {
         let mut stat = target.stat().map_err(|_| Refusal::Pass)?;
         let owner = self.owner(target, &stat).ok_or(Refusal::Pass)?;
         let (mode, device) = shown(owner, stat.mode());
         stat.change(owner.uid, owner.gid, mode, device);
-        seccomp::write_memory(pid, place, stat.bytes())?;
+        match call.arch {
+            I386 if narrow(call.arch, call.number) => {
+                seccomp::write_memory(call.pid, place, &stat.i386_narrow())
+            }
+            I386 => seccomp::write_memory(call.pid, place, &stat.i386()),
+            _ => seccomp::write_memory(call.pid, place, stat.bytes()),
+        }?;
         Ok(Answer::Value(0))
     }
 
@@ -337,33 +356,13 @@ impl Supervisor {
         Ok(Answer::Value(0))
     }
 
-    /// An access control list that names ids which the namespace does not have is
-    /// taken for the permission bits that it amounts to; everything else is real.
-    fn setxattr(&self, call: &Notification) -> Result<Answer> {
-        let Notification { pid, number, args: [what, name, value, size, ..], .. } = *call;
-        let name = string(pid, name)?;
-        let access = name == b"system.posix_acl_access";
-        if !access && name != b"system.posix_acl_default" {
-            return Err(Refusal::Pass);
-        }
-        let mut list = vec![0; (size as usize).min(LONGEST_LIST)];
-        let got = seccomp::read_memory(pid, value, &mut list)?;
-        let Some(mode) = acl_mode(&list[..got]) else { return Err(Refusal::Pass) };
-        if access {
-            let target = match lookup(number) {
-                Lookup::Descriptor => descriptor(pid, what),
-                Lookup::Link => self.target(pid, AT_FDCWD, what, NOFOLLOW)?,
-                Lookup::Path => self.target(pid, AT_FDCWD, what, 0)?,
-            };
-            let bits = target.stat()?.mode() & 0o7000 | mode;
-            rustix::fs::chmod(&target.path, FsMode::from_raw_mode(bits))?;
-        }
-        Ok(Answer::Value(0))
-    }
-
     fn identity(&mut self, what: Call, call: &Notification) -> Result<Answer> {
         use Which::{Group, User};
-        let [a, b, c, ..] = call.args;
+        let narrow = narrow(call.arch, call.number);
+        let [a, b, c] = match call.args {
+            [a, b, c, ..] if narrow && what.takes_ids() => [a, b, c].map(widened),
+            [a, b, c, ..] => [a, b, c],
+        };
         let pid = call.pid;
         let three = [a as u32, b as u32, c as u32];
         let mut change =
@@ -381,13 +380,16 @@ impl Supervisor {
             Call::Setresuid => return change(&|id| id.set_three(User, three)),
             Call::Setresgid => return change(&|id| id.set_three(Group, three)),
             Call::Setgroups => {
-                let groups = groups(pid, a, b)?;
+                let groups = groups(pid, a, b, narrow)?;
                 return change(&|id| id.set_groups(groups.clone()));
             }
             _ => {}
         }
         let mut identity = self.identities.get(pid);
-        let value = |id: u32| Ok(Answer::Value(i64::from(id)));
+        let value = |id: u32| {
+            let id = if narrow { u32::from(narrowed(id)) } else { id };
+            Ok(Answer::Value(i64::from(id)))
+        };
         match what {
             Call::Getuid => value(identity.user.real),
             Call::Geteuid | Call::Setfsuid => value(identity.user.effective),
@@ -397,7 +399,7 @@ impl Supervisor {
                 let which = if what == Call::Getresuid { User } else { Group };
                 let ids = *identity.of(which);
                 for (place, id) in [(a, ids.real), (b, ids.effective), (c, ids.saved)] {
-                    seccomp::write_memory(pid, place, &id.to_ne_bytes())?;
+                    seccomp::write_memory(pid, place, &bytes(&[id], narrow))?;
                 }
                 Ok(Answer::Value(0))
             }
@@ -408,8 +410,7 @@ impl Supervisor {
                     return Err(Refusal::Errno(22));
                 }
                 if room > 0 {
-                    let bytes: Vec<u8> = groups.iter().flat_map(|id| id.to_ne_bytes()).collect();
-                    seccomp::write_memory(pid, b, &bytes)?;
+                    seccomp::write_memory(pid, b, &bytes(&groups, narrow))?;
                 }
                 Ok(Answer::Value(groups.len() as i64))
             }
@@ -418,21 +419,46 @@ impl Supervisor {
     }
 }
 
+/// An id of 16 bits as all others see it, and the other way round: what does not
+/// fit is the kernel's overflow id (linux/highuid.h).
+fn widened(id: u64) -> u64 {
+    match id as u16 {
+        u16::MAX => u64::from(KEEP),
+        id => u64::from(id),
+    }
+}
+
+fn narrowed(id: u32) -> u16 {
+    u16::try_from(id).unwrap_or(OVERFLOW)
+}
+
+/// Ids as a caller expects them.
+fn bytes(ids: &[u32], narrow: bool) -> Vec<u8> {
+    match narrow {
+        true => ids.iter().flat_map(|id| narrowed(*id).to_ne_bytes()).collect(),
+        false => ids.iter().flat_map(|id| id.to_ne_bytes()).collect(),
+    }
+}
+
 /// The list of setgroups(2).
-fn groups(pid: u32, count: u64, place: u64) -> Result<Vec<u32>> {
+fn groups(pid: u32, count: u64, place: u64, narrow: bool) -> Result<Vec<u32>> {
     if count > MOST_GROUPS {
         return Err(Refusal::Errno(22));
     }
-    let mut bytes = vec![0; count as usize * 4];
+    let size = if narrow { 2 } else { 4 };
+    let mut bytes = vec![0; count as usize * size];
     if !bytes.is_empty() && seccomp::read_memory(pid, place, &mut bytes)? < bytes.len() {
         return Err(Refusal::Errno(14));
     }
-    let number = |b: &[u8]| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]);
-    Ok(bytes.chunks_exact(4).map(number).collect())
+    let number = |b: &[u8]| match *b {
+        [a, b, c, d] => u32::from_ne_bytes([a, b, c, d]),
+        _ => widened(u64::from(u16::from_ne_bytes([b[0], b[1]]))) as u32,
+    };
+    Ok(bytes.chunks_exact(size).map(number).collect())
 }
 
 /// A string of the caller, page by page, as what lies behind it may not exist.
-fn string(pid: u32, mut place: u64) -> Result<Vec<u8>> {
+pub(crate) fn string(pid: u32, mut place: u64) -> Result<Vec<u8>> {
     if place == 0 {
         return Err(Refusal::Errno(14));
     }
@@ -454,89 +480,56 @@ fn string(pid: u32, mut place: u64) -> Result<Vec<u8>> {
     Err(Refusal::Errno(36))
 }
 
-fn c_string(bytes: Vec<u8>) -> Result<CString> {
+pub(crate) fn c_string(bytes: Vec<u8>) -> Result<CString> {
     CString::new(bytes).map_err(|_| Refusal::Errno(22))
 }
 
 /// What an open descriptor leads to.
-fn descriptor(pid: u32, fd: u64) -> Target {
+pub(crate) fn descriptor(pid: u32, fd: u64) -> Target {
     let path = CString::new(format!("/proc/{pid}/fd/{}", fd as i32)).unwrap_or_default();
     Target { path, follow: true }
 }
 
 /// Whether a process has changed its root directory.
-fn other_root(pid: u32) -> bool {
+pub(crate) fn other_root(pid: u32) -> bool {
     let link = rustix::fs::readlink(format!("/proc/{pid}/root"), Vec::with_capacity(64));
     link.is_ok_and(|root| root.as_bytes() != b"/")
 }
 
 impl Target {
     /// What an attribute says of it.
-    fn owner(&self, attribute: &str) -> Option<Owner> {
+    pub(crate) fn owner(&self, attribute: &str) -> Option<Owner> {
         let mut value = [0; 128];
         let read = if self.follow { rustix::fs::getxattr } else { rustix::fs::lgetxattr };
         let len = read(&self.path, attribute, &mut value[..]).ok()?;
         Owner::parse(&value[..len])
     }
 
-    fn record(&self, owner: Owner) -> Result<()> {
+    /// A whole attribute.
+    pub(crate) fn attribute(&self, name: &str) -> Option<Vec<u8>> {
+        let read = if self.follow { rustix::fs::getxattr } else { rustix::fs::lgetxattr };
+        let mut short = [0; 256];
+        match read(&self.path, name, &mut short[..]) {
+            Ok(len) => Some(short[..len].to_vec()),
+            Err(rustix::io::Errno::RANGE) => {
+                let mut value = vec![0; LONGEST_ATTRIBUTE];
+                let len = read(&self.path, name, &mut value[..]).ok()?;
+                value.truncate(len);
+                Some(value)
+            }
+            Err(_) => None,
+        }
+    }
+
+    pub(crate) fn record(&self, owner: Owner) -> Result<()> {
         let value = owner.to_string();
         let write = if self.follow { rustix::fs::setxattr } else { rustix::fs::lsetxattr };
         Ok(write(&self.path, OVERRIDE_STAT, value.as_bytes(), XattrFlags::empty())?)
     }
 
-    /// Makes a link of the image anew: what overlayfs copies up keeps the number
-    /// that it had, which says nothing of the upper directory's inode.
-    fn renew(&self) -> Result<()> {
-        use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT};
-        let to = rustix::fs::readlink(&self.path, Vec::new())?;
-        let stat = rustix::fs::lstat(&self.path)?;
-        let beside = c_string([self.path.as_bytes(), b".sampan-new"].concat())?;
-        rustix::fs::symlink(&to, &beside)?;
-        let times = Timestamps {
-            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-            last_modification: Timespec {
-                tv_sec: stat.st_mtime as _,
-                tv_nsec: stat.st_mtime_nsec as _,
-            },
-        };
-        let flags = AtFlags::SYMLINK_NOFOLLOW;
-        let done = rustix::fs::utimensat(CWD, &beside, &times, flags)
-            .and_then(|()| rustix::fs::rename(&beside, &self.path));
-        done.inspect_err(|_| {
-            // The one that is told of is the first failure.
-            let _ = rustix::fs::unlink(&beside);
-        })?;
-        Ok(())
-    }
-
-    fn stat(&self) -> Result<Stat> {
+    pub(crate) fn stat(&self) -> Result<Stat> {
         Ok(Stat::of(&self.path, self.follow)?)
     }
-}
-
-/// Devices only: an empty file in their place.
-fn mknod(target: &Target, pid: u32, mode: u64, device: u64) -> Result<Answer> {
-    let mode = mode as u32;
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let block = mode & TYPES == BLOCK;
-    if !block && (major, minor) == (0, 0) {
-        // A whiteout of overlayfs, which anybody may make.
-        return Err(Refusal::Pass);
-    }
-    let bits = mode & 0o7777 & !umask(pid);
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::open(&target.path, flags, FsMode::from_raw_mode(bits))?;
-    let device = Some(Device { block, major, minor });
-    let value = Owner { uid: 0, gid: 0, mode: bits, device }.to_string();
-    rustix::fs::fsetxattr(&file, OVERRIDE_STAT, value.as_bytes(), XattrFlags::empty())?;
-    Ok(Answer::Value(0))
-}
-
-fn umask(pid: u32) -> u32 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    line.and_then(|text| u32::from_str_radix(text.trim(), 8).ok()).unwrap_or(0o022)
 }
 
 /// What a file shows: type and permission bits, and the device's numbers.
@@ -547,56 +540,5 @@ fn shown(owner: Owner, mode: u32) -> (u32, Option<(u32, u32)>) {
             (kind | mode & 0o7777, Some((major, minor)))
         }
         None => (mode, None),
-    }
-}
-
-/// XATTR_SIZE_MAX of linux/limits.h.
-const LONGEST_LIST: usize = 65_536;
-
-/// The permission bits of a list (linux/posix_acl_xattr.h) that names users or
-/// groups; None for another one, which is the kernel's business.
-fn acl_mode(list: &[u8]) -> Option<u32> {
-    const HEAD: usize = 4;
-    const ENTRY: usize = 8;
-    let mut mode = 0;
-    let (mut names, mut mask) = (false, None);
-    for entry in list.get(HEAD..)?.chunks_exact(ENTRY) {
-        let tag = u16::from_le_bytes([entry[0], entry[1]]);
-        let bits = u32::from(u16::from_le_bytes([entry[2], entry[3]])) & 7;
-        match tag {
-            0x01 => mode |= bits << 6,
-            0x04 => mode |= bits << 3,
-            0x20 => mode |= bits,
-            0x10 => mask = Some(bits),
-            _ => names = true,
-        }
-    }
-    if let Some(mask) = mask {
-        // The group's bits show the mask (acl(5)).
-        mode = mode & 0o707 | mask << 3;
-    }
-    names.then_some(mode)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_with_names_amount_to_bits() {
-        let list = |entries: &[(u16, u16, u32)]| {
-            let mut bytes = 2_u32.to_le_bytes().to_vec();
-            for (tag, bits, id) in entries {
-                bytes.extend(tag.to_le_bytes());
-                bytes.extend(bits.to_le_bytes());
-                bytes.extend(id.to_le_bytes());
-            }
-            bytes
-        };
-        let plain = [(1, 6, 0), (4, 4, 0), (0x20, 0, 0)];
-        assert_eq!(acl_mode(&list(&plain)), None);
-        let named = [(1, 7, 0), (4, 5, 0), (8, 5, 4), (0x10, 5, 0), (0x20, 0, 0)];
-        assert_eq!(acl_mode(&list(&named)), Some(0o750));
-        assert_eq!(acl_mode(b""), None);
     }
 }

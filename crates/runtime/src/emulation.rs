@@ -3,8 +3,11 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
+use std::path::Path;
+
 use plan::{Plan, RootEmulation, Upper};
 use rootemu::Mode;
+use rustix::fs::FileType;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::{RuntimeError, pass};
@@ -27,19 +30,33 @@ pub(crate) struct Emulation {
 impl Emulation {
     /// Before the fork, and before the host's paths are gone.
     pub(crate) fn prepare(plan: &Plan) -> Result<Self, RuntimeError> {
-        let mode = match plan.root_emulation {
+        let upper = match &plan.rootfs.upper {
+            Upper::Directory { path, .. } => Some(path.as_path()),
+            Upper::None | Upper::Tmpfs => None,
+        };
+        Self::new(plan.root_emulation, upper, plan.emulated_user)
+    }
+
+    /// The same, without a plan. `upper` is the host's directory that takes writes.
+    pub(crate) fn new(
+        emulation: RootEmulation,
+        upper: Option<&Path>,
+        user: Option<(u32, u32)>,
+    ) -> Result<Self, RuntimeError> {
+        let mode = match emulation {
             RootEmulation::None => Mode::None,
             RootEmulation::Fast => Mode::Fast,
             RootEmulation::Consistent => Mode::Consistent,
+            RootEmulation::Subid => Mode::Devices,
         };
         let pair = || {
             let kind = SocketType::SEQPACKET;
             socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
                 .map_err(failed("socket"))
         };
-        let ends = (mode == Mode::Consistent).then(pair).transpose()?;
-        let owners = match &plan.rootfs.upper {
-            Upper::Directory { path, .. } if mode == Mode::Consistent => {
+        let ends = emulation.supervised().then(pair).transpose()?;
+        let owners = match upper {
+            Some(path) if mode == Mode::Consistent => {
                 let open = File::options()
                     .read(true)
                     .append(true)
@@ -49,7 +66,7 @@ impl Emulation {
             }
             _ => None,
         };
-        Ok(Self { mode, ends, owners, user: plan.emulated_user })
+        Ok(Self { mode, ends, owners, user })
     }
 
     /// In the process that becomes the application.
@@ -57,7 +74,9 @@ impl Emulation {
         if self.mode == Mode::None {
             return Ok(());
         }
-        rustix::thread::set_no_new_privs(true).map_err(failed("no_new_privs"))?;
+        if self.mode != Mode::Devices {
+            rustix::thread::set_no_new_privs(true).map_err(failed("no_new_privs"))?;
+        }
         let filter = rootemu::filter(self.mode);
         match self.ends {
             None => sys::seccomp::install(&filter).map_err(failed("filter")),
@@ -71,7 +90,18 @@ impl Emulation {
         use rustix::process::{Gid, Uid};
         use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        // The filter answers all three.
+        if self.mode == Mode::Devices {
+            // Whoever opens /dev/stdout opens the pipe anew. Others than pipes are the
+            // caller's terminal or files, and stay as they are.
+            for stream in [rustix::stdio::stdout(), rustix::stdio::stderr()] {
+                let pipe = rustix::fs::fstat(stream)
+                    .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+                if pipe {
+                    rustix::fs::fchown(stream, Some(uid), None).map_err(failed("output"))?;
+                }
+            }
+        }
+        // The filter, or the kernel, answers all three.
         set_thread_groups(&[gid])
             .and_then(|()| set_thread_res_gid(gid, gid, gid))
             .and_then(|()| set_thread_res_uid(uid, uid, uid))
@@ -87,7 +117,7 @@ impl Emulation {
         let (_, fds) = pass::receive(&theirs).map_err(failed("receive"))?;
         // Without a listener the other has failed, and says so.
         if let Some(listener) = fds.into_iter().next() {
-            std::thread::spawn(move || rootemu::supervise(&listener, self.owners));
+            std::thread::spawn(move || rootemu::supervise(&listener, self.mode, self.owners));
         }
         Ok(())
     }

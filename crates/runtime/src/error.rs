@@ -17,6 +17,14 @@ pub enum RuntimeError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The helper that reaches other nodes could not be started.
+    #[error("cannot start the helper that reaches other nodes: {step}")]
+    Remote {
+        /// What was being done.
+        step: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// The image server could not be started.
     #[error("cannot start the image server: {step}")]
     Server {
@@ -60,6 +68,9 @@ pub enum RuntimeError {
         /// Why.
         source: io::Error,
     },
+    /// A container that runs cannot be entered.
+    #[error("the container cannot be entered")]
+    Join(#[source] crate::JoinError),
     /// The namespaces were refused.
     #[error("cannot make the container's namespaces ({which})")]
     Unshare {
@@ -76,6 +87,9 @@ pub enum RuntimeError {
         /// Why.
         source: io::Error,
     },
+    /// Subordinate ids could not be mapped; what the helper said.
+    #[error("cannot map subordinate ids: {0}")]
+    SubIds(String),
     /// A step towards the root file system failed.
     #[error("cannot set up the root file system: {step}")]
     Root {
@@ -210,6 +224,11 @@ impl RuntimeError {
             }
             Self::Unshare { .. } | Self::IdMap { .. } => {
                 "this system restricts user namespaces: sampan doctor tells what to set"
+            }
+            Self::SubIds(_) => {
+                "ask the administrator to make newuidmap and newgidmap setuid root (or give them \
+                 the file capabilities cap_setuid and cap_setgid), and for ranges in /etc/subuid \
+                 and /etc/subgid; --root-emulation=consistent needs neither"
             }
             Self::Root { step, source } if step.contains("/dev/fuse") => match errno(source) {
                 Some(Errno::ACCESS) => "/dev/fuse should have mode 0666, as udev sets it",

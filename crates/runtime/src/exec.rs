@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use plan::Plan;
+use plan::{EnvVar, Plan, Process};
 use rustix::io::Errno;
 
 use crate::RuntimeError;
@@ -24,28 +24,34 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn prepare(plan: &Plan) -> Result<Self, RuntimeError> {
+        Self::new(&plan.process, &plan.env)
+    }
+
+    /// The same, without a plan.
+    pub(crate) fn new(process: &Process, env: &[EnvVar]) -> Result<Self, RuntimeError> {
         let text = |bytes: Vec<u8>| {
             CString::new(bytes)
                 .map_err(|e| RuntimeError::Nul(String::from_utf8_lossy(&e.into_vec()).into_owned()))
         };
-        let argv = plan.process.argv.iter().map(|w| text(w.as_bytes().to_vec()));
-        let pair = |var: &plan::EnvVar| {
+        let argv = process.argv.iter().map(|w| text(w.as_bytes().to_vec()));
+        let pair = |var: &EnvVar| {
             let mut bytes = var.name.clone().into_vec();
             bytes.push(b'=');
             bytes.extend_from_slice(var.value.as_bytes());
             text(bytes)
         };
-        let path = plan.env.iter().find(|var| var.name == "PATH");
+        let path = env.iter().find(|var| var.name == "PATH");
         let search = path.map(|var| var.value.as_bytes().to_vec()).unwrap_or_default();
         let dirs = search.split(|b| *b == b':');
         Ok(Self {
             dirs: dirs.map(|dir| if dir.is_empty() { b"." } else { dir }.to_vec()).collect(),
             argv: argv.collect::<Result<_, _>>()?,
-            env: plan.env.iter().map(pair).collect::<Result<_, _>>()?,
+            env: env.iter().map(pair).collect::<Result<_, _>>()?,
             search,
         })
     }
 
+    /// Nothing where there is no program.
     pub(crate) fn command(&self) -> &[u8] {
         self.argv.first().map(CString::as_bytes).unwrap_or_default()
     }
@@ -53,9 +59,20 @@ impl Program {
 
 /// Enters the working directory and executes the program.
 pub(crate) fn run(plan: &Plan, program: &Program) -> Result<Infallible, RuntimeError> {
-    change_directory(plan)?;
-    rustix::thread::set_no_new_privs(true)
-        .map_err(|e| crate::root::step("setting no_new_privs")(io::Error::from(e)))?;
+    become_it(&plan.process, plan.sub_ids.is_some(), program)
+}
+
+/// The same, without a plan. Setuid programs work only where there are `sub_ids`.
+pub(crate) fn become_it(
+    process: &Process,
+    sub_ids: bool,
+    program: &Program,
+) -> Result<Infallible, RuntimeError> {
+    change_directory(process)?;
+    if !sub_ids {
+        rustix::thread::set_no_new_privs(true)
+            .map_err(|e| crate::root::step("setting no_new_privs")(io::Error::from(e)))?;
+    }
     sys::signal::restore_defaults();
     let command = program.command();
     if command.contains(&b'/') {
@@ -84,9 +101,9 @@ pub(crate) fn run(plan: &Plan, program: &Program) -> Result<Infallible, RuntimeE
     }
 }
 
-fn change_directory(plan: &Plan) -> Result<(), RuntimeError> {
+fn change_directory(process: &Process) -> Result<(), RuntimeError> {
     let mut first = None;
-    for path in &plan.process.cwd {
+    for path in &process.cwd {
         match rustix::process::chdir(path) {
             Ok(()) => return Ok(()),
             Err(e) => first = first.or(Some((path.clone(), e))),

@@ -32,9 +32,10 @@ use crate::{RuntimeError, pass};
 /// The version of the specification that states are of.
 const OCI_VERSION: &str = "1.2.0";
 
-/// The helper's answers.
+/// The helper's answers, and what it is told; a closed connection reads as zero.
 const DONE: u64 = 1;
 const FAILED: u64 = 2;
+const STARTS: u64 = 3;
 
 /// The hooks of a container that is being made.
 pub(crate) struct Hooks {
@@ -92,7 +93,9 @@ impl Hooks {
             bundle: bundle.map(Path::to_owned).unwrap_or_default(),
             annotations: plan.annotations.clone(),
         };
-        let mut hooks = Self { all: plan.hooks.clone(), context, helper: None };
+        // Those that come before the container have run.
+        let all = plan.hooks.iter().filter(|hook| hook.stage != Stage::Precreate);
+        let mut hooks = Self { all: all.cloned().collect(), context, helper: None };
         if hooks.all.is_empty() {
             return Ok(hooks);
         }
@@ -140,20 +143,19 @@ impl Hooks {
             Ok(()) => pass::send(socket, DONE, &[])?,
             Err(error) => {
                 let mut text = File::from(memfd_create("hook", MemfdFlags::CLOEXEC)?);
-                text.write_all(error.to_string().as_bytes())?;
+                text.write_all(told(&error).as_bytes())?;
                 pass::send(socket, FAILED, &[text.as_fd()])?;
             }
         }
-        // The other end is closed when the process becomes the application.
-        let (_, rest) = pass::receive(socket)?;
-        drop(rest);
-        let alive = |fd: &OwnedFd| {
-            let mut fds = [PollFd::new(fd, PollFlags::IN)];
-            let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-            poll(&mut fds, Some(&now)).is_ok_and(|count| count == 0)
-        };
-        if alive(&process) {
-            // The application has started; nothing can be undone.
+        // The other end is closed when the process becomes the application, or
+        // could not.
+        let (mut started, mut said) = (false, pass::receive(socket)?.0);
+        while said != 0 {
+            started = said == STARTS;
+            said = pass::receive(socket)?.0;
+        }
+        if started {
+            // It may have ended by now. Nothing can be undone.
             let _ = self.context.run(all, &[Stage::Poststart], Status::Running, Some(pid));
         }
         let mut fds = [PollFd::new(&process, PollFlags::IN)];
@@ -189,17 +191,37 @@ impl Hooks {
 
     /// Runs what comes just before the process.
     pub(crate) fn starting(&self) -> Result<(), RuntimeError> {
-        self.here(Stage::StartContainer, Status::Created)
+        self.here(Stage::StartContainer, Status::Created)?;
+        self.say(STARTS)
+    }
+
+    /// Takes that back: there is no such process.
+    pub(crate) fn not_started(&self) {
+        // The error that counts is another.
+        let _ = self.say(FAILED);
+    }
+
+    fn say(&self, what: u64) -> Result<(), RuntimeError> {
+        let Some(helper) = &self.helper else { return Ok(()) };
+        pass::send(helper, what, &[]).map_err(failed("telling the helper"))
     }
 
     fn here(&self, stage: Stage, status: Status) -> Result<(), RuntimeError> {
         let pid = Some(getpid().as_raw_pid().unsigned_abs());
         let done = self.context.run(&self.all, &[stage], status, pid);
-        done.map_err(|error| RuntimeError::Hook(error.to_string()))
+        done.map_err(|error| RuntimeError::Hook(told(&error)))
     }
 }
 
 /// The process of a pidfd, in this process's PID namespace.
+/// An error with its cause, as text: another process reports it.
+fn told(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
 fn pid_of(process: &OwnedFd) -> io::Result<u32> {
     let path = format!("/proc/self/fdinfo/{}", process.as_raw_fd());
     let text = std::fs::read_to_string(path)?;

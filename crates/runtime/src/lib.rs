@@ -13,7 +13,8 @@
 //! code, umask, affinity, open descriptors and the terminal are right by
 //! construction, and since the process has one thread and has not forked,
 //! every step reports its own error as an ordinary value. A PID namespace adds
-//! one init process, and a waiting parent, in [`supervise`](self).
+//! one init process, and a waiting parent, in [`supervise`](self); that of an
+//! [`instance`] stays when the caller goes.
 //!
 //! The image server is forked first, while nothing is open and no thread
 //! exists. It stays in the host's namespaces, so it does not keep the
@@ -25,15 +26,22 @@
 mod emulation;
 mod error;
 mod exec;
+#[doc(hidden)]
+pub mod fuzz;
 mod hooks;
+pub mod instance;
+mod join;
 mod lookahead;
 mod namespace;
 mod ops;
 mod pass;
 mod probe;
+mod profile;
+pub mod remote;
 mod root;
 mod server;
 mod share;
+mod subid;
 mod supervise;
 mod tree;
 mod user;
@@ -46,6 +54,7 @@ use plan::{ImageMount, Plan};
 use share::Way;
 
 pub use error::{ExecError, RuntimeError};
+pub use join::{Container, JoinError, join};
 pub use probe::probe;
 pub use server::{ImageFile, Keeper, MOST_PARTS};
 pub use share::{LOG, Share};
@@ -71,19 +80,42 @@ pub fn launch(
     share: Option<&Share>,
     bundle: Option<&Path>,
 ) -> Result<i32, RuntimeError> {
-    let mut program = exec::Program::prepare(plan)?;
-    let hooks = hooks::Hooks::start(plan, bundle)?;
-    let served = match (plan.rootfs.mount, image) {
-        (ImageMount::Fuse, None) => return Err(RuntimeError::NoImage),
-        (ImageMount::KernelSquashfs, _) => Served::default(),
-        (ImageMount::Fuse, image) => find(plan, image, keeper, share, &mut program)?,
-        (ImageMount::Bind, _) => find(plan, None, keeper, share, &mut program)?,
-    };
+    let Ready { program, hooks, served } = Ready::new(plan, image, keeper, share, bundle)?;
     if plan.namespaces.pid {
         return supervise::run(plan, served, hooks, &program);
     }
     namespace::enter(plan, &served)?;
     match enter(plan, served, &hooks, &program)? {}
+}
+
+/// What is there before the namespaces are.
+struct Ready {
+    program: exec::Program,
+    hooks: hooks::Hooks,
+    served: Served,
+}
+
+impl Ready {
+    fn new(
+        plan: &Plan,
+        image: Option<&ImageFile>,
+        keeper: Option<Box<dyn Keeper>>,
+        share: Option<&Share>,
+        bundle: Option<&Path>,
+    ) -> Result<Self, RuntimeError> {
+        let mut program = exec::Program::prepare(plan)?;
+        let hooks = hooks::Hooks::start(plan, bundle)?;
+        if let Some(remote) = &plan.remote {
+            remote::start(remote)?;
+        }
+        let served = match (plan.rootfs.mount, image) {
+            (ImageMount::Fuse, None) => return Err(RuntimeError::NoImage),
+            (ImageMount::KernelSquashfs, _) => Served::default(),
+            (ImageMount::Fuse, image) => find(plan, image, keeper, share, &mut program)?,
+            (ImageMount::Bind, _) => find(plan, None, keeper, share, &mut program)?,
+        };
+        Ok(Self { program, hooks, served })
+    }
 }
 
 /// Who serves the image, and whose user namespace it is.
@@ -130,5 +162,5 @@ fn enter(
     root::enter(plan, served, hooks)?;
     hooks.starting()?;
     emulation::Emulation::prepare(plan)?.install()?;
-    exec::run(plan, program)
+    exec::run(plan, program).inspect_err(|_| hooks.not_started())
 }

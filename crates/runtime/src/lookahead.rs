@@ -44,6 +44,9 @@ impl Lookahead {
     pub(crate) fn new(plan: &Plan, image: &ImageFile, program: &mut Program) -> Self {
         let tree = image.tree();
         let mut ahead = Self::default();
+        if program.command().is_empty() {
+            return ahead;
+        }
         let command = PathBuf::from(OsStr::from_bytes(program.command()));
         let path = if program.command().contains(&b'/') {
             command

@@ -4,10 +4,11 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 
-use plan::{IdMap, Namespaces, Plan};
+use plan::{IdMap, Namespaces, Plan, SubIds};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
+use crate::subid::Mapper;
 use crate::{RuntimeError, Served};
 
 /// Leaves the host's namespaces for the container's. Afterwards the process
@@ -15,7 +16,7 @@ use crate::{RuntimeError, Served};
 /// namespace is that of the server that is joined.
 pub(crate) fn enter(plan: &Plan, served: &Served) -> Result<(), RuntimeError> {
     let Some(joined) = &served.joined else {
-        return enter_with(plan.namespaces, plan.id_map);
+        return enter_with(plan.namespaces, plan.id_map, plan.sub_ids.as_ref());
     };
     let user = Some(LinkNameSpaceType::User);
     move_into_link_name_space(joined.user_namespace.as_fd(), user)
@@ -24,9 +25,16 @@ pub(crate) fn enter(plan: &Plan, served: &Served) -> Result<(), RuntimeError> {
 }
 
 /// The same, without a plan.
-pub(crate) fn enter_with(n: Namespaces, ids: IdMap) -> Result<(), RuntimeError> {
+pub(crate) fn enter_with(
+    n: Namespaces,
+    ids: IdMap,
+    sub_ids: Option<&SubIds>,
+) -> Result<(), RuntimeError> {
+    let mapper = sub_ids.filter(|_| n.user).map(Mapper::start).transpose()?;
     leave(n)?;
-    if n.user {
+    if let Some(mapper) = mapper {
+        mapper.map()
+    } else if n.user {
         // A mount namespace made together with a user namespace receives the
         // host's mounts as slaves already.
         map_ids(ids)
@@ -69,9 +77,8 @@ fn write(file: &'static str, text: &str) -> Result<(), RuntimeError> {
 }
 
 /// Real root that is to be another user inside changes its ids for good.
-pub(crate) fn take_identity(plan: &Plan) -> Result<(), RuntimeError> {
-    let ids = plan.id_map;
-    if plan.namespaces.user || (ids.uid == ids.host_uid && ids.gid == ids.host_gid) {
+pub(crate) fn take_identity(user_namespace: bool, ids: IdMap) -> Result<(), RuntimeError> {
+    if user_namespace || (ids.uid == ids.host_uid && ids.gid == ids.host_gid) {
         return Ok(());
     }
     use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};

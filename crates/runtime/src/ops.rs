@@ -117,7 +117,7 @@ pub(crate) fn finish(plan: &Plan) -> Result<(), RuntimeError> {
 
 /// Docker's default set: what is not in it leaves the bounding set, so no
 /// execve(2) brings it back.
-fn drop_capabilities() -> io::Result<()> {
+pub(crate) fn drop_capabilities() -> io::Result<()> {
     /// chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap,
     /// net_bind_service, net_raw, sys_chroot, mknod, audit_write, setfcap
     /// (linux/capability.h).

@@ -56,7 +56,7 @@ fn attempts() -> [io::Result<()>; 5] {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let ids = IdMap { uid, gid, host_uid: uid, host_gid: gid };
     let namespaces = Namespaces { user: true, ..Namespaces::default() };
-    let entered = namespace::enter_with(namespaces, ids).map_err(|e| {
+    let entered = namespace::enter_with(namespaces, ids, None).map_err(|e| {
         let reason = std::error::Error::source(&e).map(ToString::to_string);
         io::Error::other(reason.unwrap_or_else(|| e.to_string()))
     });

@@ -21,7 +21,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use plan::{IdMap, ImageMount, Plan, RootSource, Rootfs, Skeleton, SkeletonKind, Upper};
+use plan::{ImageMount, Plan, RootSource, Rootfs, Skeleton, SkeletonKind, Upper};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, chmodat, fchmod, mkdirat, openat};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -61,12 +61,12 @@ pub(crate) fn enter(plan: &Plan, served: Served, hooks: &Hooks) -> Result<(), Ru
     hooks.created()?;
     pivot(&root)?;
     ops::finish(plan)?;
-    namespace::take_identity(plan)
+    namespace::take_identity(plan.namespaces.user, plan.id_map)
 }
 
 /// A root file system of the container's own.
 fn made(plan: &Plan, mut served: Served, additions: Option<u64>) -> Result<OwnedFd, RuntimeError> {
-    let mut images = images(&plan.rootfs, plan.id_map, &mut served)?;
+    let mut images = images(plan, &mut served)?;
     let server = served.server.as_ref();
     let ahead = server.map_or(&[][..], |server| &server.ahead);
     if let (false, [image]) = (plan.rootfs.overlay(), &images[..]) {
@@ -79,7 +79,7 @@ fn made(plan: &Plan, mut served: Served, additions: Option<u64>) -> Result<Owned
         // By now the server is up; the overlay asks it next in any case.
         lookahead::touch(image, ahead);
     }
-    let root = stage.overlay(&plan.rootfs)?;
+    let root = stage.overlay(plan)?;
     if let (Some(server), Some(additions)) = (server, additions) {
         server.offer(additions, &root);
     }
@@ -88,7 +88,8 @@ fn made(plan: &Plan, mut served: Served, additions: Option<u64>) -> Result<Owned
 }
 
 /// The images as detached mounts, bottom first.
-fn images(root: &Rootfs, ids: IdMap, served: &mut Served) -> Result<Vec<OwnedFd>, RuntimeError> {
+fn images(plan: &Plan, served: &mut Served) -> Result<Vec<OwnedFd>, RuntimeError> {
+    let root = &plan.rootfs;
     match (&root.source, root.mount) {
         (RootSource::Directory { path }, _) => {
             if let Some(server) = &mut served.server {
@@ -107,7 +108,7 @@ fn images(root: &Rootfs, ids: IdMap, served: &mut Served) -> Result<Vec<OwnedFd>
             parts.iter().map(|part| kernel(&part.path, part.offset)).collect()
         }
         (RootSource::Squashfs { parts }, _) => match (&mut served.server, &served.joined) {
-            (Some(server), _) => connected(ids, server, parts.len()),
+            (Some(server), _) => connected(plan, server, parts.len()),
             (None, Some(joined)) => joined.mounts().map_err(step("cloning the mount of the image")),
             (None, None) => Err(RuntimeError::NoImage),
         },
@@ -115,8 +116,8 @@ fn images(root: &Rootfs, ids: IdMap, served: &mut Served) -> Result<Vec<OwnedFd>
 }
 
 /// Mounts what the image server serves.
-fn connected(ids: IdMap, server: &mut Server, count: usize) -> Result<Vec<OwnedFd>, RuntimeError> {
-    let both: Vec<_> = (0..count).map(|_| connection(ids)).collect::<Result<_, _>>()?;
+fn connected(plan: &Plan, server: &mut Server, count: usize) -> Result<Vec<OwnedFd>, RuntimeError> {
+    let both: Vec<_> = (0..count).map(|_| connection(plan)).collect::<Result<_, _>>()?;
     let (devices, mounts): (Vec<_>, Vec<_>) = both.into_iter().unzip();
     server.connect(&devices, &mounts)?;
     Ok(mounts)
@@ -124,7 +125,8 @@ fn connected(ids: IdMap, server: &mut Server, count: usize) -> Result<Vec<OwnedF
 
 /// A connection and its mount. The connection has to be opened in the user
 /// namespace that mounts it (fs/fuse/inode.c, `fuse_fill_super`).
-fn connection(ids: IdMap) -> Result<(OwnedFd, OwnedFd), RuntimeError> {
+fn connection(plan: &Plan) -> Result<(OwnedFd, OwnedFd), RuntimeError> {
+    let ids = plan.id_map;
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let device =
         openat(CWD, "/dev/fuse", flags, Mode::empty()).map_err(step("opening /dev/fuse"))?;
@@ -143,7 +145,7 @@ fn connection(ids: IdMap) -> Result<(OwnedFd, OwnedFd), RuntimeError> {
         // access time unknown, and the next stat(2) asks the server.
         fsconfig_set_flag(fs.as_fd(), "ro")?;
         fsconfig_create(fs.as_fd())?;
-        mount_of(&fs, MountAttrFlags::MOUNT_ATTR_RDONLY | NO_PRIVILEGE)
+        mount_of(&fs, MountAttrFlags::MOUNT_ATTR_RDONLY | attributes(plan))
     };
     let mount = mount().map_err(step("mounting the image through /dev/fuse"))?;
     Ok((device, mount))
@@ -151,6 +153,12 @@ fn connection(ids: IdMap) -> Result<(OwnedFd, OwnedFd), RuntimeError> {
 
 const NO_PRIVILEGE: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
+
+/// What the mounts of a root file system forbid. Where the namespace has many
+/// ids, setuid programs work: they give no id that is not the caller's.
+fn attributes(plan: &Plan) -> MountAttrFlags {
+    if plan.sub_ids.is_some() { MountAttrFlags::MOUNT_ATTR_NODEV } else { NO_PRIVILEGE }
+}
 
 /// The kernel's own squashfs over a loop device.
 fn kernel(path: &Path, offset: u64) -> Result<OwnedFd, RuntimeError> {
@@ -219,10 +227,10 @@ struct Stage {
 
 impl Stage {
     /// Mounts the overlay.
-    fn overlay(&self, root: &Rootfs) -> Result<OwnedFd, RuntimeError> {
+    fn overlay(&self, plan: &Plan) -> Result<OwnedFd, RuntimeError> {
         // Overlay options are paths; relative ones need no escaping.
         rustix::process::fchdir(&self.dir).map_err(step("entering the stage"))?;
-        let mount = overlay_mount(&self.layers, &root.upper);
+        let mount = overlay_mount(&self.layers, plan);
         mount.map_err(step("mounting the overlay"))
     }
 
@@ -301,12 +309,13 @@ fn stage(root: &Rootfs, images: &[OwnedFd]) -> Result<Stage, RuntimeError> {
     Ok(Stage { dir: stage, layers })
 }
 
-fn overlay_mount(layers: &[String], upper: &Upper) -> rustix::io::Result<OwnedFd> {
+fn overlay_mount(layers: &[String], plan: &Plan) -> rustix::io::Result<OwnedFd> {
     let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let set = |key: &str, value: &str| fsconfig_set_string(fs.as_fd(), key, value);
     set("source", "sampan")?;
     set("lowerdir", &layers.join(":"))?;
-    let mut attributes = NO_PRIVILEGE;
+    let mut attributes = attributes(plan);
+    let upper = &plan.rootfs.upper;
     match upper {
         Upper::None => attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY,
         Upper::Tmpfs => {

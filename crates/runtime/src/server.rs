@@ -8,10 +8,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use plan::{IdMap, ImagePart, Plan, RootEmulation};
+use fuse::{Noted, Recorder};
+use plan::{ImagePart, Plan, RootEmulation};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
@@ -19,12 +21,13 @@ use squashfs::{Image, InodeRef};
 use sys::process::{Fork, fork};
 
 use crate::lookahead::Lookahead;
+use crate::profile::{self, Profile, Profiling, Toucher};
 use crate::share::{Host, Listener, Over};
 use crate::tree::ImageTree;
 use crate::{RuntimeError, pass, share};
 
 /// What lives as long as containers of the image do, in the server: a lease,
-/// say.
+/// say. It is the server's way to what outlives it.
 pub trait Keeper: Send {
     /// Called when the first container comes, and again when one comes after
     /// the end.
@@ -33,6 +36,12 @@ pub trait Keeper: Send {
     fn tick(&mut self);
     /// Called after the last container has gone.
     fn end(&mut self);
+    /// What was kept under a name about starts from this image.
+    fn profile(&self, _name: &str) -> Option<Vec<u8>> {
+        None
+    }
+    /// Keeps that, as far as it can.
+    fn keep_profile(&self, _name: &str, _bytes: &[u8]) {}
 }
 
 /// Keeps nothing.
@@ -87,6 +96,18 @@ impl ImageFile {
         self.parts.len()
     }
 
+    /// The largest id of an owner in the images.
+    ///
+    /// # Errors
+    /// When an image cannot be read.
+    pub fn largest_id(&self) -> Result<u32, RuntimeError> {
+        let largest = |part: &OpenPart| {
+            let unread = |source| RuntimeError::Image { path: part.path.clone(), source };
+            part.image.largest_id().map_err(unread)
+        };
+        self.parts.iter().map(largest).try_fold(0, |most, id| Ok(most.max(id?)))
+    }
+
     /// What the images hold together.
     #[must_use]
     pub fn tree(&self) -> ImageTree {
@@ -133,8 +154,20 @@ pub(crate) fn start(
         Fork::Child => match fork() {
             Ok(Fork::Child) => {
                 let keeper = keeper.unwrap_or_else(|| Box::new(NoKeeper));
-                let (ids, noted) = (plan.id_map, plan.root_emulation == RootEmulation::Consistent);
-                let life = Life { ids, noted, socket: theirs, keeper, listener, log, container };
+                // A namespace that has one id shows every file as the caller's: a
+                // writable layer could not take over files of owners that it
+                // cannot express.
+                let ids = plan.id_map;
+                let owner = plan.sub_ids.is_none().then_some((ids.uid, ids.gid));
+                let noted = match plan.root_emulation {
+                    RootEmulation::None | RootEmulation::Fast => Noted::Nothing,
+                    RootEmulation::Consistent => Noted::Owners,
+                    RootEmulation::Subid => Noted::Devices,
+                };
+                let argv = plan.process.argv.iter().map(|word| word.as_bytes());
+                let name = profile::key(&argv.collect::<Vec<_>>());
+                let socket = theirs;
+                let life = Life { owner, noted, socket, keeper, name, listener, log, container };
                 sys::process::exit_now(i32::from(life.run(image, &ahead.files).is_err()))
             }
             Ok(Fork::Parent(_)) => sys::process::exit_now(0),
@@ -185,11 +218,14 @@ impl Server {
 
 /// What the server lives with.
 struct Life {
-    ids: IdMap,
-    /// Whether true owners are shown as an attribute.
-    noted: bool,
+    /// Whose all files are shown to be.
+    owner: Option<(u32, u32)>,
+    /// What is shown as an attribute.
+    noted: Noted,
     socket: OwnedFd,
     keeper: Box<dyn Keeper>,
+    /// What tells its command from others.
+    name: String,
     listener: Option<Listener>,
     log: Option<PathBuf>,
     /// The process that becomes the first container.
@@ -197,12 +233,28 @@ struct Life {
 }
 
 impl Life {
-    fn run(self, image: Option<&ImageFile>, ahead: &[InodeRef]) -> Result<(), RuntimeError> {
+    fn run(mut self, image: Option<&ImageFile>, ahead: &[InodeRef]) -> Result<(), RuntimeError> {
         let parts = image.map_or(&[][..], |image| &image.parts);
         let mut keep = vec![self.socket.as_raw_fd()];
         keep.extend(parts.iter().map(|part| part.fd));
         keep.extend(self.listener.iter().flat_map(Listener::fds));
         detach(&keep).map_err(failed("detach"))?;
+        let one = match parts {
+            [part] => Some(Arc::clone(&part.image)),
+            _ => None,
+        };
+        let before = one.as_ref().and_then(|_| self.keeper.profile(&self.name));
+        let before = before.and_then(|bytes| Profile::parse(&bytes));
+        // Before there is a second thread.
+        let toucher = before.as_ref().filter(|_| self.listener.is_some()).and_then(Toucher::start);
+        let recorder = one.map(|image| {
+            let ignored = toucher.as_ref().map(|toucher| toucher.pid.as_raw_pid().cast_unsigned());
+            let recorder = Arc::new(Recorder::new(ignored));
+            let keeper = std::mem::replace(&mut self.keeper, Box::new(NoKeeper));
+            let (name, both) = (std::mem::take(&mut self.name), Arc::clone(&recorder));
+            self.keeper = Box::new(Profiling { keeper, name, before, recorder: both, image });
+            recorder
+        });
         let preload = match parts {
             [part] => fuse::Preload::start(Arc::clone(&part.image), ahead),
             _ => fuse::Preload::default(),
@@ -218,7 +270,10 @@ impl Life {
             (Some(listener), Some(user_namespace)) => {
                 let member = pidfd_open(self.container, PidfdFlags::empty()).ok();
                 let members = member.into_iter().collect();
-                let (mounts, first) = (fds.collect(), Some(self.socket));
+                let (mounts, first): (Vec<_>, _) = (fds.collect(), Some(self.socket));
+                if let (Some(toucher), [mount]) = (toucher, &mounts[..]) {
+                    toucher.go(&user_namespace, mount);
+                }
                 Some(Host { listener, mounts, user_namespace, first, root: None, members })
             }
             (listener, _) => {
@@ -239,20 +294,17 @@ impl Life {
         };
         let (told, keeper) = (Arc::clone(&end), self.keeper);
         let keeping = std::thread::spawn(move || keep_while_served(host, keeper, told.as_fd()));
-        // The namespace has one id, so every file is shown as the caller's: a
-        // writable layer could not take over files of owners it cannot express.
-        let owner = Some((self.ids.uid, self.ids.gid));
-        let options = fuse::ServerOptions { owner, threads, noted: self.noted };
+        let options = fuse::ServerOptions { owner: self.owner, threads, noted: self.noted };
         let log = &self.log;
-        let serve = move |part: &OpenPart, device, preload| {
+        let serve = move |part: &OpenPart, device, preload, recorder| {
             let report = report(log.clone(), part.path.clone());
-            fuse::serve(device, Arc::clone(&part.image), options, preload, report)
+            fuse::serve(device, Arc::clone(&part.image), options, preload, recorder, report)
         };
         let served = std::thread::scope(|scope| {
             for (part, device) in all {
-                scope.spawn(move || serve(part, device, fuse::Preload::default()));
+                scope.spawn(move || serve(part, device, fuse::Preload::default(), None));
             }
-            serve(bottom, device, preload)
+            serve(bottom, device, preload, recorder)
         });
         // The other thread ends by it, and has nothing left to do if it panicked.
         let _ = rustix::io::write(&*end, &1_u64.to_ne_bytes());
@@ -322,5 +374,6 @@ fn detach(keep: &[RawFd]) -> io::Result<()> {
     rustix::stdio::dup2_stderr(&null)?;
     sys::process::lift_limits();
     sys::signal::restore_defaults();
+    sys::signal::reap_children();
     Ok(())
 }

@@ -37,7 +37,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
     socket_with,
 };
-use rustix::process::{PidfdFlags, getpid, getuid, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, getpid, getuid, pidfd_open};
 
 use crate::{Keeper, pass};
 
@@ -110,9 +110,11 @@ pub(crate) fn clone(mount: &OwnedFd) -> rustix::io::Result<OwnedFd> {
     open_tree(mount, "", flags)
 }
 
-/// How long a start waits for a server that does not answer, or for another
-/// start that is making one.
+/// How long a start waits for a server that does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it waits for another start that is making one: longer, as that one lives,
+/// and all that wait on a busy node keep it from going on.
+const MAKING: Duration = Duration::from_secs(60);
 /// Connections that wait for the server's accept.
 const BACKLOG: i32 = 4096;
 
@@ -127,13 +129,18 @@ pub(crate) fn find(share: &Share, parts: usize) -> Way {
     }
 }
 
+/// Tells the server that is there of a container's process other than the one that
+/// started it.
+pub(crate) fn announce(share: &Share, member: Pid) -> io::Result<()> {
+    // What it answers is let go of.
+    Place::open(share)?.join(0, member).map(drop)
+}
+
 fn search(share: &Share, parts: usize) -> io::Result<Way> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = openat(CWD, &share.dir, flags, Mode::empty())?;
-    let place = Place { dir, name: format!("{}.sock", share.key) };
+    let place = Place::open(share)?;
     let start = Instant::now();
-    while start.elapsed() < PATIENCE {
-        if let Some(joined) = place.join(parts)? {
+    while start.elapsed() < MAKING {
+        if let Some(joined) = place.join(parts, getpid())? {
             return Ok(Way::Joined(joined));
         }
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -141,7 +148,7 @@ fn search(share: &Share, parts: usize) -> io::Result<Way> {
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
                 // Somebody may have been faster.
-                if let Some(joined) = place.join(parts)? {
+                if let Some(joined) = place.join(parts, getpid())? {
                     return Ok(Way::Joined(joined));
                 }
                 return place.listen(share.linger).map(Way::First);
@@ -160,6 +167,12 @@ struct Place {
 }
 
 impl Place {
+    fn open(share: &Share) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = openat(CWD, &share.dir, flags, Mode::empty())?;
+        Ok(Self { dir, name: format!("{}.sock", share.key) })
+    }
+
     /// By the descriptor, so that no length of the directory's path matters.
     fn address(&self, name: &str) -> io::Result<SocketAddrUnix> {
         Ok(SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", self.dir.as_raw_fd()))?)
@@ -170,8 +183,8 @@ impl Place {
         format!("{}.lock", self.name)
     }
 
-    /// Joins the server that listens here; None when there is none.
-    fn join(&self, parts: usize) -> io::Result<Option<Joined>> {
+    /// Joins the server that listens here, for a process; None when there is none.
+    fn join(&self, parts: usize, member: Pid) -> io::Result<Option<Joined>> {
         let socket = socket()?;
         set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
         match connect(&socket, &self.address(&self.name)?) {
@@ -182,8 +195,9 @@ impl Place {
         if socket_peercred(&socket)?.uid != getuid() {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let own = pidfd_open(getpid(), PidfdFlags::empty())?;
-        let answer = pass::send(&socket, 0, &[own.as_fd()]).and_then(|()| pass::receive(&socket));
+        let member = pidfd_open(member, PidfdFlags::empty())?;
+        let answer =
+            pass::send(&socket, 0, &[member.as_fd()]).and_then(|()| pass::receive(&socket));
         let (additions, mut fds) = match answer {
             Ok((additions, fds)) => (additions, fds.into_iter()),
             // It ended meanwhile.

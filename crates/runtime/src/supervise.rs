@@ -21,7 +21,8 @@ use crate::exec::{self, Program};
 use crate::hooks::Hooks;
 use crate::{RuntimeError, Served, namespace, root};
 
-fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> RuntimeError {
+/// Names a failing step.
+pub(crate) fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> RuntimeError {
     move |source| RuntimeError::Supervise { step, source: source.into() }
 }
 
@@ -42,7 +43,7 @@ pub(crate) fn run(
     match fork().map_err(failed("fork"))? {
         Fork::Parent(init) => {
             drop((served, hooks));
-            let stop = plan.process.stop_signal.as_deref().and_then(signal_number);
+            let stop = plan.process.stop_signal.as_deref().and_then(types::signal_number);
             watch(init, &|number| {
                 if number == Signal::TERM.as_raw() { stop.unwrap_or(number) } else { number }
             })
@@ -56,7 +57,7 @@ pub(crate) fn run(
                 Fork::Child => {
                     hooks.starting()?;
                     emulation.install()?;
-                    match exec::run(plan, program)? {}
+                    match exec::run(plan, program).inspect_err(|_| hooks.not_started())? {}
                 }
                 Fork::Parent(application) => {
                     // The connection ends with the application's start.
@@ -72,9 +73,9 @@ pub(crate) fn run(
 
 /// Waits for one child, reaps all, passes signals on; the exit code in shell
 /// form.
-fn watch(child: Pid, translate: &dyn Fn(i32) -> i32) -> Result<i32, RuntimeError> {
+pub(crate) fn watch(child: Pid, translate: &dyn Fn(i32) -> i32) -> Result<i32, RuntimeError> {
     loop {
-        if let Some(code) = reap(child)? {
+        if let Some(code) = reap(Some(child))? {
             return Ok(code);
         }
         let received = signal::wait().map_err(failed("wait for a signal"))?;
@@ -96,11 +97,11 @@ fn watch(child: Pid, translate: &dyn Fn(i32) -> i32) -> Result<i32, RuntimeError
 }
 
 /// Reaps every child that has ended; the code of the one that counts.
-fn reap(child: Pid) -> Result<Option<i32>, RuntimeError> {
+pub(crate) fn reap(child: Option<Pid>) -> Result<Option<i32>, RuntimeError> {
     let mut code = None;
     loop {
         match waitpid(None, WaitOptions::NOHANG) {
-            Ok(Some((pid, status))) if pid == child => code = shell_code(status).or(code),
+            Ok(Some((pid, status))) if Some(pid) == child => code = shell_code(status).or(code),
             Ok(Some(_)) => {}
             Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(code),
             Err(rustix::io::Errno::INTR) => {}
@@ -109,50 +110,7 @@ fn reap(child: Pid) -> Result<Option<i32>, RuntimeError> {
     }
 }
 
-fn shell_code(status: WaitStatus) -> Option<i32> {
+/// The exit code of a status, 128+n for signal n.
+pub(crate) fn shell_code(status: WaitStatus) -> Option<i32> {
     status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal))
-}
-
-/// A signal's number from an image's `StopSignal`: `SIGQUIT`, `QUIT` or `3`.
-fn signal_number(text: &str) -> Option<i32> {
-    if let Ok(number) = text.parse() {
-        return (1..=64).contains(&number).then_some(number);
-    }
-    let name = text.strip_prefix("SIG").unwrap_or(text);
-    let known = [
-        ("HUP", 1),
-        ("INT", 2),
-        ("QUIT", 3),
-        ("ABRT", 6),
-        ("KILL", 9),
-        ("USR1", 10),
-        ("USR2", 12),
-        ("ALRM", 14),
-        ("TERM", 15),
-        ("CONT", 18),
-        ("STOP", 19),
-        ("WINCH", 28),
-        ("PWR", 30),
-    ];
-    if let Some((_, number)) = known.iter().find(|(known, _)| *known == name) {
-        return Some(*number);
-    }
-    // Real-time signals, as systemd images use them: RTMIN+3. glibc's SIGRTMIN is 34.
-    let offset: i32 = name.strip_prefix("RTMIN+")?.parse().ok()?;
-    (0..=30).contains(&offset).then_some(34 + offset)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stop_signals_parse() {
-        assert_eq!(signal_number("SIGQUIT"), Some(3));
-        assert_eq!(signal_number("USR1"), Some(10));
-        assert_eq!(signal_number("SIGRTMIN+3"), Some(37));
-        assert_eq!(signal_number("15"), Some(15));
-        assert_eq!(signal_number("SIGNOPE"), None);
-        assert_eq!(signal_number("99"), None);
-    }
 }

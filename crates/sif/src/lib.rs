@@ -43,6 +43,7 @@ impl Sif {
     /// # Errors
     /// When it cannot be read, is no SIF file, or its table contradicts it.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        regular(path)?;
         let file = File::open(path).map_err(Error::io(path))?;
         Self::from_file(file, path)
     }
@@ -52,6 +53,7 @@ impl Sif {
     /// # Errors
     /// As [`open`](Self::open), and when it cannot be written.
     pub fn open_for_writing(path: &Path) -> Result<Self, Error> {
+        regular(path)?;
         let file = File::options().read(true).write(true).open(path).map_err(Error::io(path))?;
         Self::from_file(file, path)
     }
@@ -156,3 +158,9 @@ impl Sif {
 
 #[cfg(test)]
 mod tests;
+
+/// Opening a FIFO would wait for somebody to write to it.
+fn regular(path: &Path) -> Result<(), Error> {
+    let is_file = path.metadata().map_err(Error::io(path))?.is_file();
+    if is_file { Ok(()) } else { Err(Error::NotSif(path.to_owned())) }
+}

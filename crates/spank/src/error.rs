@@ -49,12 +49,6 @@ pub enum FlagError {
     /// A flag of a name that is not known.
     #[error("--container-name: {0:?} is not known: expected auto, create, no_exec or exec")]
     NameFlag(String),
-    /// `NAME:exec`.
-    #[error(
-        "--container-name: exec is not supported: a container of sampan lives in its step, and no \
-         other step can enter it; a name keeps what a container has written"
-    )]
-    NameExec,
     /// An image's name that cannot be read.
     #[error("--container-image: {0}")]
     Image(#[from] types::EnrootNameError),
@@ -66,6 +60,14 @@ pub enum FlagError {
 /// Why a step cannot have its container.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
+    /// A container that is not running.
+    #[error("--container-name: no container {0:?} of this job runs on this node")]
+    NotRunning(String),
+    /// A flag that would change a container that is there.
+    #[error(
+        "{0} changes nothing of a container that runs: leave it out with --container-name=NAME:exec"
+    )]
+    Fixed(&'static str),
     /// A flag.
     #[error(transparent)]
     Flag(#[from] FlagError),
@@ -96,10 +98,10 @@ pub enum StepError {
     /// Nothing to put in the place of the task's program.
     #[error("the step has no program")]
     NoProgram,
-    /// Programs that Slurm shows to no plugin.
+    /// Programs that Slurm shows to no plugin on the node, as srun sent them.
     #[error(
-        "--multi-prog cannot be put into a container: write `sampan exec IMAGE PROGRAM` for each \
-         program in its file, without --container-image"
+        "--multi-prog needs this plugin where srun runs, too: install it there, or write \
+         `sampan exec IMAGE PROGRAM` for each program in its file, without --container-image"
     )]
     MultiProg,
     /// The words for sampan have no place.

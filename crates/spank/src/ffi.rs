@@ -16,6 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{FlagError, StepError};
 use crate::flags::{FLAGS, Options};
+use crate::programs;
 use crate::step::{self, AsUser, Facts, Kind, Step, c_text};
 
 /// `spank_t`.
@@ -239,28 +240,62 @@ impl Spank {
     ///
     /// Slurm gives no function for that. It starts what the first word of this
     /// very array says (`exec_task` in slurmstepd), after all that it still
-    /// has to do; of `--multi-prog` alone, which `Step::decide` refuses, each
-    /// task has another. Only this task's process sees the change. That it is so
-    /// in a version of Slurm, `tests/slurm` shows.
+    /// has to do; of `--multi-prog` alone each task has another ([`programs`]). Only
+    /// this task's process sees the change. That it is so in a version of Slurm,
+    /// `tests/slurm` shows.
     ///
     /// The script is in memory, so that nothing has to be removed; whoever
     /// runs it closes its descriptor.
     fn replace_program(&self, script: &[u8]) -> Result<(), StepError> {
-        let path = memory_script(script).map_err(StepError::Task)?;
+        let fd = memory_script(script).map_err(StepError::Task)?;
+        self.replace_word(0, c_text(&format!("/proc/self/fd/{fd}")))
+    }
+
+    /// Puts another text in the place of a word of the step's command.
+    fn replace_word(&self, index: usize, word: CString) -> Result<(), StepError> {
         let (count, words) = self.argv()?;
-        if count == 0 {
+        if index >= count {
             return Err(StepError::NoProgram);
         }
-        // SAFETY: the array has a first word. The text is never freed: the
-        // process is about to become the task.
-        unsafe { *words = path.into_raw() };
+        // SAFETY: the array has this word.
+        unsafe { *words.add(index) = slurms_own(word) };
         Ok(())
     }
 }
 
-/// A file in memory that execve(2) takes by its path: the kernel refuses what
-/// is open for writing, and the script's interpreter has to find it open.
-fn memory_script(script: &[u8]) -> io::Result<CString> {
+/// A text that Slurm may free, as it does its own: by its allocator, which slurmstepd and
+/// srun export and `slurm.h` does not have. Without it the text lasts to the end of the
+/// process, which no known Slurm minds.
+fn slurms_own(text: CString) -> *mut c_char {
+    // SAFETY: the name is a C string.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"slurm_xstrdup".as_ptr()) };
+    if found.is_null() {
+        return text.into_raw();
+    }
+    // SAFETY: xstring.h: `char *xstrdup(const char *str)`, under the name that
+    // slurm_xlator.h gives it; it copies the text.
+    unsafe {
+        let copy: extern "C" fn(*const c_char) -> *mut c_char = std::mem::transmute(found);
+        copy(text.as_ptr())
+    }
+}
+
+/// Opens a script where the programs of `--multi-prog` look for it.
+fn place_script(script: &[u8]) -> io::Result<()> {
+    let fd = memory_script(script)?;
+    // SAFETY: looks at a number, which need not be a descriptor's.
+    if unsafe { libc::fcntl(programs::PLACE, libc::F_GETFD) } >= 0 {
+        return Err(io::Error::other(format!("descriptor {} is in use", programs::PLACE)));
+    }
+    // SAFETY: the new number is nobody's; the old one is this function's, and closed once.
+    let done = unsafe { libc::dup2(fd, programs::PLACE) >= 0 && libc::close(fd) == 0 };
+    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The descriptor of a file in memory that execve(2) takes by its path under
+/// /proc/self/fd: the kernel refuses what is open for writing, and the script's
+/// interpreter has to find it open.
+fn memory_script(script: &[u8]) -> io::Result<c_int> {
     let create = |flags| {
         // SAFETY: the name is a C string.
         let fd = unsafe { libc::memfd_create(c"sampan-task".as_ptr(), flags) };
@@ -282,10 +317,7 @@ fn memory_script(script: &[u8]) -> io::Result<CString> {
     // SAFETY: the path is a C string; the descriptor is new, and without
     // O_CLOEXEC on purpose.
     let readable = unsafe { libc::open(path.as_ptr().cast(), libc::O_RDONLY) };
-    if readable < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(c_text(&format!("/proc/self/fd/{readable}")))
+    if readable < 0 { Err(io::Error::last_os_error()) } else { Ok(readable) }
 }
 
 fn text(word: *const c_char) -> OsString {
@@ -383,6 +415,34 @@ pub extern "C" fn slurm_spank_init(handle: Handle, count: c_int, words: *mut *mu
     })
 }
 
+/// In srun, before it sends the tasks to the nodes: each program of `--multi-prog` gets
+/// what makes it one of the container's. What fails here fails on the nodes, which
+/// refuse programs without it.
+#[unsafe(no_mangle)]
+pub extern "C" fn slurm_spank_local_user_init(
+    handle: Handle,
+    _count: c_int,
+    _words: *mut *mut c_char,
+) -> c_int {
+    let _ = hook(|state| {
+        let spank = Spank(handle);
+        let mut options = state.options.clone();
+        // Here Slurm gives no environment of the job: it is this process's.
+        let value = |name: &str| std::env::var(name).ok();
+        // A variable that is wrong is told of on the nodes.
+        if options.fill(&value).is_err() || options == Options::default() {
+            return Ok(());
+        }
+        let argv = spank.words()?;
+        if !programs::are(&argv) || programs::first(&argv).is_some() {
+            return Ok(());
+        }
+        let text = CString::new(programs::wrap(&argv[1])).map_err(|_| StepError::MultiProg)?;
+        spank.replace_word(1, text)
+    });
+    SUCCESS
+}
+
 /// Once per node and step, as the user: decides the container.
 ///
 /// Always succeeds: of a step that fails here srun says so and ends with 0,
@@ -452,6 +512,9 @@ pub extern "C" fn slurm_spank_task_init(
             if enter.read_exact(&mut [0]).is_err() {
                 end_task();
             }
+        }
+        if step.several() {
+            return place_script(&step.script()).map_err(StepError::Task);
         }
         spank.replace_program(&step.script())
     });

@@ -83,7 +83,7 @@ pub const FLAGS: [Flag; 15] = [
     value("container-workdir", "PATH", Kind::Workdir, "[sampan] start in this directory"),
     value(
         "container-name",
-        "NAME[:auto|create|no_exec]",
+        "NAME[:auto|create|exec|no_exec]",
         Kind::Name,
         "[sampan] keep what the container writes for later steps of the job on this node",
     ),
@@ -148,8 +148,12 @@ const VARIABLES: [(&str, Kind); 13] = [
 pub enum Existence {
     /// Whatever is there: found, or made.
     Any,
+    /// It may be there, and is entered when it runs.
+    Auto,
     /// It must not be there.
     New,
+    /// It must be running, and is entered.
+    Running,
 }
 
 /// `NAME[:FLAG]`.
@@ -356,10 +360,10 @@ fn container_name(text: &str) -> Result<ContainerName, FlagError> {
         return Err(FlagError::Name(name.to_owned()));
     }
     let existence = match flag {
-        // Nothing is ever entered, so that both mean the same.
-        "auto" | "no_exec" => Existence::Any,
+        "auto" => Existence::Auto,
+        "no_exec" => Existence::Any,
         "create" => Existence::New,
-        "exec" => return Err(FlagError::NameExec),
+        "exec" => Existence::Running,
         other => return Err(FlagError::NameFlag(other.to_owned())),
     };
     Ok(ContainerName { name: name.to_owned(), existence })
@@ -426,10 +430,11 @@ mod tests {
     #[test]
     fn names() {
         let name = |text: &str| container_name(text).map(|n| (n.name, n.existence));
-        assert_eq!(name("tf").unwrap(), ("tf".to_owned(), Existence::Any));
+        assert_eq!(name("tf").unwrap(), ("tf".to_owned(), Existence::Auto));
+        assert_eq!(name("tf:auto").unwrap().1, Existence::Auto);
         assert_eq!(name("tf:no_exec").unwrap().1, Existence::Any);
         assert_eq!(name("tf:create").unwrap().1, Existence::New);
-        assert_eq!(name("tf:exec"), Err(FlagError::NameExec));
+        assert_eq!(name("tf:exec").unwrap().1, Existence::Running);
         for bad in ["", ".x", "a/b", "../x", ":create", "x:y"] {
             assert!(name(bad).is_err(), "{bad}");
         }

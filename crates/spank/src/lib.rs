@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! srun, sbatch, salloc   init        flags are registered and checked
+//! srun                   local_user_init   programs of --multi-prog get a word before them
 //! slurmstepd             user_init   the container is decided
 //!   first task           task_init   `sampan exec --dry-run`: fetches the image, checks everything
 //!   each task            task_init   waits for the first; its program becomes `sampan exec`
@@ -29,5 +30,6 @@ mod error;
 mod flags;
 mod mounts;
 mod named;
+mod programs;
 mod step;
 mod words;

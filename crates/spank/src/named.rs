@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `overlay/` | sampan's overlay directory |
 //! | `image` | the image that it lies over, as sampan reads it; written last |
+//! | `process` | the first process of the last step that started it: its number, and when it was started |
 //! | `lock` | flock(2): exclusive for the step that may write, shared for readers |
 //!
 //! The lock is slurmstepd's, which outlives every task of its step; a crash
@@ -62,12 +63,13 @@ impl Named {
             Err(error) => return Err(failed(&path)(error)),
         };
         let image = match (old, image, name.existence) {
+            (_, _, Existence::Running) => return Err(StepError::NotRunning(name.name.clone())),
             (Some(_), _, Existence::New) => return Err(StepError::Exists(name.name.clone())),
             (Some(old), Some(new), _) if old != new => {
                 let (name, new) = (name.name.clone(), new.to_owned());
                 return Err(StepError::OtherImage { name, old, new });
             }
-            (Some(old), _, Existence::Any) => old,
+            (Some(old), _, Existence::Any | Existence::Auto) => old,
             (None, Some(new), _) => new.to_owned(),
             (None, None, _) => return Err(StepError::Unknown(name.name.clone())),
         };
@@ -87,11 +89,33 @@ impl Named {
     /// When the file cannot be written.
     pub fn keep(&self, name: &str) -> Result<(), StepError> {
         let path = self.dir.join("image");
-        fs::write(&path, &self.image).map_err(|source| StepError::Named {
-            name: name.to_owned(),
-            path,
-            source,
-        })
+        let failed = |path: PathBuf| {
+            let name = name.to_owned();
+            move |source| StepError::Named { name, path, source }
+        };
+        fs::write(&path, &self.image).map_err(failed(path))?;
+        // This process becomes the container's.
+        let path = self.dir.join("process");
+        let start = started("self").unwrap_or_default();
+        fs::write(&path, format!("{} {start}", std::process::id())).map_err(failed(path))
+    }
+
+    /// The first process of a container that runs, and when it was started; whether
+    /// it still does is seen when it is entered.
+    #[must_use]
+    pub fn process(dir: &Path) -> Option<(String, String)> {
+        let text = fs::read_to_string(dir.join("process")).ok()?;
+        let (process, start) = text.split_once(' ')?;
+        Some((process.to_owned(), start.to_owned()))
+    }
+
+    /// Whether the container in a directory runs now, and is of that image if one is
+    /// named.
+    #[must_use]
+    pub fn runs(dir: &Path, image: Option<&str>) -> bool {
+        let old = fs::read_to_string(dir.join("image"));
+        Self::process(dir).is_some_and(|(process, start)| started(&process) == Some(start))
+            && old.is_ok_and(|old| image.is_none_or(|image| image == old))
     }
 
     /// What sampan is to lay over the image; None before anything was written.
@@ -107,6 +131,14 @@ impl Named {
     pub fn directory(&self) -> PathBuf {
         self.dir.join("overlay")
     }
+}
+
+/// When a process was started: field 22 of /proc/PID/stat (proc(5)).
+fn started(process: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name may hold anything, parentheses among it.
+    let (_, rest) = text.rsplit_once(')')?;
+    rest.split_whitespace().nth(19).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -126,6 +158,13 @@ mod tests {
         let made = open(Existence::New, Some("img")).unwrap();
         assert!(error(open(Existence::Any, None)).contains("in use"));
         made.keep("tf").unwrap();
+        let (process, start) = Named::process(dir.path()).unwrap();
+        assert_eq!(process, std::process::id().to_string());
+        assert!(start.parse::<u64>().unwrap() > 0);
+        assert!(Named::runs(dir.path(), None) && Named::runs(dir.path(), Some("img")));
+        assert!(!Named::runs(dir.path(), Some("other")));
+        fs::write(dir.path().join("process"), format!("{process} 1")).unwrap();
+        assert!(!Named::runs(dir.path(), None), "another process has its number");
         drop(made);
         assert_eq!(open(Existence::Any, None).unwrap().image, "img");
         assert!(error(open(Existence::Any, Some("other"))).contains("made from img"));

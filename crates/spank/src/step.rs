@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use crate::error::StepError;
 use crate::flags::{ContainerName, Existence, Options};
 use crate::named::Named;
+use crate::programs;
 use crate::words::words;
 
 /// Where sampan is unless plugstack.conf says otherwise.
@@ -79,6 +80,10 @@ pub struct Step {
     save: Option<Save>,
     env: Vec<OsString>,
     job: u32,
+    /// Whether each task has a program of its own.
+    several: bool,
+    /// Whether a container that runs is entered.
+    joins: bool,
 }
 
 /// Finds sampan: where plugstack.conf says, or else in its usual place or
@@ -111,29 +116,6 @@ fn lasting(image: &str) -> String {
     std::path::absolute(image).map_or(image.to_owned(), |path| path.to_string_lossy().into_owned())
 }
 
-/// Whether the words are those of `srun --multi-prog`: a file's name and what
-/// is in it (srun(1), "MULTIPLE PROGRAM CONFIGURATION"). Slurm keeps what each
-/// task starts to itself, so that tasks would start outside of the container.
-fn multi_prog(argv: &[OsString]) -> bool {
-    let [file, text] = argv else { return false };
-    let bytes = text.as_bytes();
-    let lines = || bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
-    let mut lines = lines().filter(|line| !line.is_empty() && !line.starts_with(b"#")).peekable();
-    let range = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b',' | b'-' | b'*' | b':');
-    let task = |line: &[u8]| {
-        let end = line.iter().position(u8::is_ascii_whitespace);
-        end.is_some_and(|end| line[..end].iter().all(range))
-    };
-    if lines.peek().is_none() || !lines.all(task) {
-        return false;
-    }
-    match std::fs::read(file) {
-        Ok(content) => content == bytes,
-        // The file is on another node: what looks so much like one is one.
-        Err(_) => bytes.contains(&b'\n'),
-    }
-}
-
 /// The name that the step's files go by.
 fn named(
     options: &Options,
@@ -161,6 +143,44 @@ fn named(
     Ok(Some((name, held)))
 }
 
+/// The words that enter a container of the job that runs; None where one is made.
+fn joining(
+    options: &Options,
+    job: u32,
+    start: &dyn Fn(&[&OsStr]) -> Result<String, StepError>,
+) -> Result<Option<Vec<OsString>>, StepError> {
+    let may =
+        |name: &&ContainerName| matches!(name.existence, Existence::Auto | Existence::Running);
+    let Some(name) = options.name.as_ref().filter(may) else { return Ok(None) };
+    let must = name.existence == Existence::Running;
+    let fixed = [
+        (must && options.image.is_some(), "--container-image"),
+        (options.edf.is_some(), "--edf"),
+        (!options.mounts.is_empty(), "--container-mounts"),
+        (options.save.is_some(), "--container-save"),
+        (options.root.is_some(), "--container-remap-root"),
+        (options.writable.is_some(), "--container-writable or --container-readonly"),
+    ];
+    if let Some((_, flag)) = fixed.iter().find(|(given, _)| *given) {
+        return if must { Err(StepError::Fixed(flag)) } else { Ok(None) };
+    }
+    let job = job.to_string();
+    let dir = start(&["slurm", "state", &job, &name.name].map(OsStr::new))?;
+    let dir = Path::new(dir.trim_end());
+    let image = options.image.as_deref().map(lasting);
+    if !must && !Named::runs(dir, image.as_deref()) {
+        return Ok(None);
+    }
+    let process = Named::process(dir);
+    let (process, started) = process.ok_or_else(|| StepError::NotRunning(name.name.clone()))?;
+    let mut words: Vec<OsString> = ["slurm", "join"].map(OsString::from).to_vec();
+    if let Some(dir) = &options.workdir {
+        words.extend(["--workdir", dir].map(OsString::from));
+    }
+    words.extend([process, started, "--".to_owned()].map(OsString::from));
+    Ok(Some(words))
+}
+
 impl Step {
     /// Decides the container of a step; None when the step has none. Runs once
     /// on each node, and does nothing that may take long: Slurm cannot cancel
@@ -186,12 +206,29 @@ impl Step {
         if options.save.is_some() && options.writable == Some(false) {
             return Err(StepError::SaveReadOnly);
         }
-        let program = facts.argv.first().ok_or(StepError::NoProgram)?.clone();
-        if multi_prog(&facts.argv) {
-            return Err(StepError::MultiProg);
+        let mut facts = facts;
+        let several = programs::are(&facts.argv);
+        if several {
+            // Whether the image has it is asked; each task's own program comes from Slurm.
+            facts.argv = vec![programs::first(&facts.argv).ok_or(StepError::MultiProg)?];
         }
+        let program = facts.argv.first().ok_or(StepError::NoProgram)?.clone();
         let sampan = find_sampan(argument, &facts.env)?;
         let start = |words: &[&OsStr]| Ok(sampan_output(&sampan, words, &facts.env, user)?.0);
+        if let Some(words) = joining(options, facts.job, &start)? {
+            let (argv, env, job) = (facts.argv, facts.env, facts.job);
+            return Ok(Some(Self {
+                sampan,
+                words,
+                argv,
+                named: None,
+                save: None,
+                env,
+                job,
+                several,
+                joins: true,
+            }));
+        }
         let named = named(options, &facts, &start)?;
         let image = named.as_ref().map(|(_, held)| held.image.clone());
         let image = image.or_else(|| options.image.clone());
@@ -214,6 +251,8 @@ impl Step {
             save,
             env: facts.env,
             job: facts.job,
+            several,
+            joins: false,
         }))
     }
 
@@ -224,6 +263,10 @@ impl Step {
     /// # Errors
     /// What sampan says is wrong.
     pub fn check(&self, user: &dyn AsUser, say: &dyn Fn(&str)) -> Result<(), StepError> {
+        if self.joins {
+            // There is nothing to fetch, and each task sees by itself whether it runs.
+            return Ok(());
+        }
         let mut words: Vec<&OsStr> = self.words.iter().map(OsString::as_os_str).collect();
         words.insert(1, OsStr::new("--dry-run"));
         words.extend(self.argv.iter().map(OsString::as_os_str));
@@ -246,11 +289,19 @@ impl Step {
         // Fetched and warned of already.
         let (first, rest) = self.words.split_at(1);
         let more = ["--quiet", "--pull", "never"].map(OsString::from);
-        for word in first.iter().chain(&more).chain(rest).chain(self.argv.first()) {
+        let more = if self.joins { &[][..] } else { &more };
+        let program = self.argv.first().filter(|_| !self.several);
+        for word in first.iter().chain(more).chain(rest).chain(program) {
             script.extend(word.as_bytes());
             script.push(0);
         }
         script
+    }
+
+    /// Whether each task has a program of its own, which follows the script's path.
+    #[must_use]
+    pub fn several(&self) -> bool {
+        self.several
     }
 
     /// Writes the container to its file, once its one task has ended.
@@ -345,23 +396,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_configuration_of_many_programs_is_seen() {
-        let words = |list: [&str; 2]| list.map(OsString::from);
-        let config = "# all\n0 echo %t\n1-2,4 cat x\n* true\n";
-        assert!(multi_prog(&words(["/no/such/file", config])));
-        assert!(!multi_prog(&words(["echo", "0 a"])));
-        assert!(!multi_prog(&words(["sh", "echo\n0 a\n"])));
-        assert!(!multi_prog(&words(["sh", ""])));
-        assert!(!multi_prog(&["echo".into()]));
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("conf");
-        std::fs::write(&file, "0 a").unwrap();
-        let file = file.to_str().unwrap();
-        assert!(multi_prog(&words([file, "0 a"])));
-        assert!(!multi_prog(&words([file, "0 b\n"])));
-    }
-
-    #[test]
     fn a_script_starts_sampan_and_lists_its_words() {
         let step = Step {
             sampan: "/opt/sampan".into(),
@@ -371,8 +405,17 @@ mod tests {
             save: None,
             env: Vec::new(),
             job: 1,
+            several: false,
+            joins: false,
         };
         let words = b"exec\0--quiet\0--pull\0never\0--\0img\0a b\0";
+        assert_eq!(step.script(), [b"#!/opt/sampan slurm-task\n", &words[..]].concat());
+        let step = Step { several: true, ..step };
+        let words = b"exec\0--quiet\0--pull\0never\0--\0img\0";
+        assert_eq!(step.script(), [b"#!/opt/sampan slurm-task\n", &words[..]].concat());
+        let words = vec!["slurm".into(), "join".into()];
+        let step = Step { joins: true, several: false, words, ..step };
+        let words = b"slurm\0join\0a b\0";
         assert_eq!(step.script(), [b"#!/opt/sampan slurm-task\n", &words[..]].concat());
     }
 

@@ -1,7 +1,9 @@
-//! Block compression: gzip (zlib streams), xz, lz4, zstd.
+//! Block compression: gzip (zlib streams), xz, lz4, zstd; lzo is read only.
 
 use std::cell::RefCell;
 use std::io::Read;
+
+use crate::lzo;
 
 /// How blocks are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub enum Codec {
     Gzip,
     /// xz.
     Xz,
+    /// LZO1X.
+    Lzo,
     /// lz4.
     Lz4,
     /// zstd.
@@ -69,7 +73,7 @@ impl Codec {
         match id {
             1 => Ok(Self::Gzip),
             2 => Err("lzma"),
-            3 => Err("lzo"),
+            3 => Ok(Self::Lzo),
             4 => Ok(Self::Xz),
             5 => Ok(Self::Lz4),
             6 => Ok(Self::Zstd),
@@ -90,6 +94,7 @@ impl Codec {
             Self::Zstd => ZSTD
                 .with_borrow_mut(|z| z.decompress(out, data))
                 .map_err(|code| failed(zstd_safe::get_error_name(code).to_owned())),
+            Self::Lzo => lzo::decompress(data, out).map_err(|why| failed(why.to_owned())),
             Self::Lz4 => {
                 lz4_flex::block::decompress_into(data, out).map_err(|e| failed(e.to_string()))
             }

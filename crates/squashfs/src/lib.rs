@@ -32,6 +32,7 @@
 
 pub mod codec;
 pub mod format;
+mod lzo;
 
 mod error;
 mod read_at;

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use squashfs::{
@@ -120,27 +120,60 @@ fn what_mksquashfs_writes_is_read() {
     sample(&tree);
     let mut expected = Listing::new();
     of_directory(&tree, &tree, &mut expected);
-    for options in [
+    let methods = [
         "-comp gzip",
+        "-comp gzip -Xcompression-level 1 -Xwindow-size 8 -Xstrategy huffman_only",
         "-comp xz",
-        "-comp xz -Xbcj x86",
+        "-comp xz -Xbcj x86 -Xdict-size 8K",
         "-comp lz4",
+        "-comp lz4 -Xhc",
+        "-comp lzo",
+        "-comp lzo -Xalgorithm lzo1x_1",
         "-comp zstd",
-        "-comp zstd -b 4096",
-        "-comp gzip -b 1M",
+        "-comp zstd -Xcompression-level 22",
+    ];
+    let shapes = [
+        "",
+        "-b 8192",
+        "-b 1M",
         "-noI -noD -noF -noX",
+        "-noI -noId",
         "-no-fragments",
-        "-always-use-fragments",
+        "-always-use-fragments -b 65536",
         "-no-exports -no-xattrs",
-        "-no-duplicates",
-    ] {
-        let file = dir.path().join("image");
-        let mut make = Command::new("mksquashfs");
-        make.arg(&tree).arg(&file).args(["-noappend", "-quiet", "-no-progress"]);
-        let status = make.args(options.split(' ')).status().expect("install squashfs-tools");
-        assert!(status.success(), "{options}");
-        assert_eq!(listing(&open(&file)), expected, "{options}");
+        "-no-duplicates -nopad",
+        "-all-root -no-hardlinks",
+        "-reproducible -mkfs-time 1 -all-time 1",
+        "-no-sparse -processors 1",
+    ];
+    let file = dir.path().join("image");
+    for (tools, bin) in tools() {
+        // Every method in one shape, every shape by one method, and some of the rest.
+        let all = methods.iter().enumerate().flat_map(|(m, method)| {
+            let some = move |s: &usize| *s == 0 || m == 0 || (s + m).is_multiple_of(4);
+            (0..shapes.len()).filter(some).map(move |s| (method, shapes[s]))
+        });
+        for (method, shape) in all {
+            let mut make = Command::new(bin.join("mksquashfs"));
+            make.arg(&tree).arg(&file).args(["-noappend", "-quiet", "-no-progress"]);
+            let words = method.split(' ').chain(shape.split(' ')).filter(|word| !word.is_empty());
+            let output = make.args(words).output().expect("install squashfs-tools");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{tools}: {method} {shape}: {said}");
+            let mut expected = expected.clone();
+            if shape.contains("-no-hardlinks") {
+                expected.values_mut().filter(|(kind, ..)| kind != "dir").for_each(|e| e.2 = 1);
+            }
+            assert_eq!(listing(&open(&file)), expected, "{tools}: {method} {shape}");
+        }
     }
+}
+
+/// squashfs-tools: the installed ones, and newer ones where the set-up has put
+/// some.
+fn tools() -> Vec<(&'static str, PathBuf)> {
+    let newer = std::env::var_os("SAMPAN_TEST_TOOLS").map(|dir| ("newer", PathBuf::from(dir)));
+    [("installed", PathBuf::new())].into_iter().chain(newer).collect()
 }
 
 #[test]
@@ -175,7 +208,7 @@ fn small(options: WriterOptions) -> Spec {
     spec
 }
 
-fn write(dir: &Path, name: &str, spec: &Spec, options: WriterOptions) -> std::path::PathBuf {
+fn write(dir: &Path, name: &str, spec: &Spec, options: WriterOptions) -> PathBuf {
     let path = dir.join(name);
     let out = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     let mut writer = Writer::new(out, options).unwrap();
@@ -250,23 +283,30 @@ fn what_we_write_is_read_by_us_and_by_unsquashfs() {
             }
         }
         assert_eq!(ours["hard"].2, 2);
-        let out = dir.path().join("out");
-        let mut unpack = Command::new("unsquashfs");
-        unpack.args(["-no-progress", "-quiet", "-ignore-errors", "-d"]).arg(&out).arg(&file);
-        let output = unpack.output().expect("install squashfs-tools");
-        let message = String::from_utf8_lossy(&output.stderr);
-        assert!(!message.contains("FATAL") && !message.contains("corrupt"), "{index}: {message}");
-        for (path, contents) in &spec {
-            if let Some(bytes) = contents {
-                assert!(fs::read(out.join(path)).unwrap() == *bytes, "{index}: {path}");
-            }
+        for (tools, bin) in tools() {
+            unpacks(&format!("{index}, {tools}"), &bin.join("unsquashfs"), &file, &spec);
         }
-        let list = Command::new("unsquashfs").args(["-lln"]).arg(&file).output().unwrap();
-        let list = String::from_utf8_lossy(&list.stdout).into_owned();
-        assert!(list.contains("1234/77"), "{list}");
-        let char_line = list.lines().find(|l| l.ends_with("/char")).unwrap();
-        assert!(char_line.starts_with('c') && char_line.contains("1,"), "{char_line}");
     }
+}
+
+fn unpacks(what: &str, unsquashfs: &Path, file: &Path, spec: &Spec) {
+    let out = tempfile::tempdir().unwrap();
+    let out = out.path().join("out");
+    let mut unpack = Command::new(unsquashfs);
+    unpack.args(["-no-progress", "-quiet", "-ignore-errors", "-d"]).arg(&out).arg(file);
+    let output = unpack.output().expect("install squashfs-tools");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(!message.contains("FATAL") && !message.contains("corrupt"), "{what}: {message}");
+    for (path, contents) in spec {
+        if let Some(bytes) = contents {
+            assert!(fs::read(out.join(path)).unwrap() == *bytes, "{what}: {path}");
+        }
+    }
+    let list = Command::new(unsquashfs).args(["-lln"]).arg(file).output().unwrap();
+    let list = String::from_utf8_lossy(&list.stdout).into_owned();
+    assert!(list.contains("1234/77"), "{what}: {list}");
+    let char_line = list.lines().find(|l| l.ends_with("/char")).unwrap();
+    assert!(char_line.starts_with('c') && char_line.contains("1,"), "{what}: {char_line}");
 }
 
 #[test]

@@ -13,6 +13,7 @@
 //! images/<hex>.sqfs               the image: one squashfs file
 //! images/<hex>.json               its ImageRecord; <hex> is the manifest digest
 //! refs/<reference>@<platform>.json  RefRecord: what a reference resolved to
+//! profiles/<image>.<command>      what a command reads when it starts (see `runtime::profile`)
 //! locks/<hex>.<generation>        who converts this image now (Owner, JSON)
 //! leases/<hex>/<host>.<pid>.<start>.<token>   who runs this image (Owner, JSON)
 //! tmp/<machine>.<pid>.<start>.<token>.<n>.<what>   files being written
@@ -79,6 +80,7 @@ mod id;
 mod lease;
 mod lock;
 mod owner;
+mod profile;
 mod prune;
 mod record;
 mod ticket;
@@ -94,7 +96,7 @@ pub use error::Error;
 pub use gc::{RemoveTarget, Removed};
 pub use id::ImageId;
 pub use lease::Lease;
-pub use owner::Owner;
+pub use owner::{Liveness, Owner, process_lives};
 pub use prune::{PruneOptions, PruneReport, Pruned, PrunedKind};
 pub use record::{ImageRecord, LayerRecord, RefRecord, canonical_reference, unix_now};
 pub use ticket::{Begin, Flight, Ticket, Turn, WaitState};
@@ -131,6 +133,8 @@ pub(crate) struct Timing {
     pub grace: Duration,
     /// The age at which a temporary file of another machine is dead.
     pub foreign_tmp: Duration,
+    /// The age at which a profile of an image that is not in a store is removed.
+    pub profile: Duration,
 }
 
 impl Default for Timing {
@@ -141,6 +145,7 @@ impl Default for Timing {
             lease: Duration::from_secs(600),
             grace: Duration::from_secs(300),
             foreign_tmp: Duration::from_secs(24 * 3600),
+            profile: Duration::from_secs(30 * 24 * 3600),
         }
     }
 }

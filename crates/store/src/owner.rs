@@ -27,16 +27,26 @@ pub struct Owner {
 
 /// What can be known about an owner from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Liveness {
+pub enum Liveness {
+    /// It lives.
     Alive,
+    /// It has ended.
     Dead,
     /// Another machine, boot or PID namespace.
     Unknown,
 }
 
 impl Owner {
+    /// Another process of this PID namespace, with a new token; None when there is none.
+    #[must_use]
+    pub fn of(pid: u32) -> Option<Self> {
+        let pid_start_time = stat(&pid.to_string()).filter(|stat| !stat.dead)?.start_time;
+        Some(Self { pid, pid_start_time, ..Self::current() })
+    }
+
     /// This process, with a new token.
-    pub(crate) fn current() -> Self {
+    #[must_use]
+    pub fn current() -> Self {
         let pid = std::process::id();
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         // A /proc of another PID namespace numbers processes otherwise; then
@@ -62,7 +72,8 @@ impl Owner {
     }
 
     /// Whether the owner lives, as far as `here` (this process) can know.
-    pub(crate) fn liveness(&self, here: &Self) -> Liveness {
+    #[must_use]
+    pub fn liveness(&self, here: &Self) -> Liveness {
         if self.is_here(here) { alive(self.pid, self.pid_start_time) } else { Liveness::Unknown }
     }
 
@@ -147,14 +158,29 @@ fn stat(who: &str) -> Option<Stat> {
     Some(Stat { dead, start_time: fields.get(19)?.parse().ok()? })
 }
 
+/// Whether a process of this PID namespace lives, and has not just not been waited
+/// for. Of one that /proc hides it is taken for granted.
+#[must_use]
+pub fn process_lives(pid: u32) -> bool {
+    match stat(&pid.to_string()) {
+        Some(stat) => !stat.dead,
+        None => unseen(pid) != Liveness::Dead,
+    }
+}
+
 /// Whether process `pid` of this machine lives and is the one that started at
 /// `start_time`.
 fn alive(pid: u32, start_time: u64) -> Liveness {
-    if let Some(stat) = stat(&pid.to_string()) {
-        let same = !stat.dead && stat.start_time == start_time;
-        return if same { Liveness::Alive } else { Liveness::Dead };
+    match stat(&pid.to_string()) {
+        Some(stat) if !stat.dead && stat.start_time == start_time => Liveness::Alive,
+        Some(_) => Liveness::Dead,
+        None => unseen(pid),
     }
-    // Gone, or hidden by hidepid=: kill(2) tells the two apart.
+}
+
+/// Of a process that is not in /proc: gone, or hidden by hidepid=. kill(2) tells
+/// the two apart.
+fn unseen(pid: u32) -> Liveness {
     let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
     match pid.map(rustix::process::test_kill_process) {
         None | Some(Err(rustix::io::Errno::SRCH)) => Liveness::Dead,

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::files::{self, Root};
 use crate::lock::{self, remove_temporary};
 use crate::owner::{Liveness, Owner};
+use crate::profile::PROFILES;
 use crate::{
     Error, ImageId, ImageRecord, RefRecord, Result, Store, Timing, lease, load_image, load_refs,
     record_path, sqfs_path,
@@ -44,6 +45,8 @@ pub enum PrunedKind {
     Reference,
     /// A manifest or configuration of no image.
     Blob,
+    /// Notes about the starts of an image that is gone, or old ones.
+    Profile,
 }
 
 /// One thing that was removed.
@@ -116,6 +119,7 @@ impl Store {
         pruner.images(&refs)?;
         pruner.references(refs)?;
         pruner.blobs()?;
+        pruner.profiles()?;
         Ok(pruner.report)
     }
 }
@@ -267,13 +271,31 @@ impl Pruner<'_> {
                 }
                 continue;
             };
-            let mut there =
-                !self.gone.contains(&found.image) && load_image(self.root, &found.image)?.is_some();
-            for site in &self.store.site {
-                there = there || load_image(site, &found.image)?.is_some();
-            }
-            if !there && !self.locked.contains(&found.image) {
+            if !self.is_there(&found.image)? && !self.locked.contains(&found.image) {
                 self.take(PrunedKind::Reference, &found.reference, &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an image is in a store, now that others are gone.
+    fn is_there(&self, id: &ImageId) -> Result<bool> {
+        let mut there = !self.gone.contains(id) && load_image(self.root, id)?.is_some();
+        for site in &self.store.site {
+            there = there || load_image(site, id)?.is_some();
+        }
+        Ok(there)
+    }
+
+    fn profiles(&mut self) -> Result<()> {
+        for (name, path) in files::list(&self.root.join(PROFILES))? {
+            let image = name.split_once('.').and_then(|(image, _)| ImageId::from_hex(image));
+            let idle = match image {
+                Some(id) => !self.is_there(&id)?,
+                None => self.age(&path) >= self.timing.profile,
+            };
+            if idle {
+                self.take(PrunedKind::Profile, &name, &path)?;
             }
         }
         Ok(())

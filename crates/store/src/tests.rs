@@ -652,6 +652,30 @@ fn prune_takes_what_nothing_names() {
 }
 
 #[test]
+fn profiles_go_with_their_image_or_when_they_are_old() {
+    let (_dir, mut store) = new_store();
+    let (a, gone) = (put(&store, 'a', &[NAME]), id('b'));
+    for image in [a.hex(), gone.hex(), "fe00-1-2", "../x", ""] {
+        store.keep_profile(image, "0123", b"notes").unwrap();
+    }
+    assert_eq!(store.profile(a.hex(), "0123").as_deref(), Some(&b"notes"[..]));
+    assert_eq!(store.profile(a.hex(), "4567"), None);
+    assert_eq!(names(&store.root().join("profiles")).len(), 3, "no name leads elsewhere");
+    let removed = |store: &Store| {
+        let report = store.prune(&PruneOptions::default()).unwrap();
+        assert!(report.removed.iter().all(|r| r.kind == PrunedKind::Profile), "{report:?}");
+        report.removed.into_iter().map(|r| r.name).collect::<Vec<_>>()
+    };
+    assert_eq!(removed(&store), [format!("{}.0123", gone.hex())]);
+    store.timing.profile = Duration::ZERO;
+    assert_eq!(removed(&store), ["fe00-1-2.0123"]);
+    for command in 0..300 {
+        store.keep_profile(a.hex(), &format!("{command}"), b"notes").unwrap();
+    }
+    assert_eq!(names(&store.root().join("profiles")).len(), 256, "an image has only so many");
+}
+
+#[test]
 fn prune_leaves_what_others_write_now() {
     let (_dir, mut store) = new_store();
     let mut ticket = begin(&store, &id('a'));

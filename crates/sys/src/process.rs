@@ -37,8 +37,8 @@ pub fn fork() -> io::Result<Fork> {
 /// `EPERM` and `ENOSPC` where a policy or limit forbids it; `EINVAL` for a
 /// user namespace in a process with threads.
 pub fn unshare(flags: UnshareFlags) -> io::Result<()> {
-    // SAFETY: CLONE_FILES and CLONE_FS only narrow what this thread shares;
-    // no other thread relies on sharing, as there is none.
+    // SAFETY: CLONE_FILES and CLONE_FS only narrow what this thread shares; no
+    // other thread relies on sharing: there is none, or it waits for children.
     unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(Into::into)
 }
 

@@ -220,6 +220,18 @@ impl Stat {
         self.0.st_mode
     }
 
+    /// User and group.
+    #[must_use]
+    pub fn owner(&self) -> (u32, u32) {
+        (self.0.st_uid, self.0.st_gid)
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.0.st_size.cast_unsigned()
+    }
+
     /// Which file it is, and when it was last changed: device, inode, and
     /// seconds and nanoseconds.
     #[must_use]
@@ -233,6 +245,67 @@ impl Stat {
         if let Some((major, minor)) = device {
             self.0.st_rdev = libc::makedev(major, minor);
         }
+    }
+
+    /// The same for a program of i386 (`struct stat64` of asm/stat.h); what does
+    /// not fit is cut.
+    #[must_use]
+    pub fn i386(&self) -> [u8; 96] {
+        let s = &self.0;
+        let mut bytes = [0; 96];
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        put(0, &s.st_dev.to_le_bytes());
+        put(12, &(s.st_ino as u32).to_le_bytes());
+        put(16, &s.st_mode.to_le_bytes());
+        put(20, &(s.st_nlink as u32).to_le_bytes());
+        put(24, &s.st_uid.to_le_bytes());
+        put(28, &s.st_gid.to_le_bytes());
+        put(32, &s.st_rdev.to_le_bytes());
+        put(44, &s.st_size.to_le_bytes());
+        put(52, &(s.st_blksize as u32).to_le_bytes());
+        put(56, &s.st_blocks.to_le_bytes());
+        let times = [
+            (s.st_atime, s.st_atime_nsec),
+            (s.st_mtime, s.st_mtime_nsec),
+            (s.st_ctime, s.st_ctime_nsec),
+        ];
+        for (index, (seconds, nanoseconds)) in times.into_iter().enumerate() {
+            put(64 + index * 8, &(seconds as u32).to_le_bytes());
+            put(68 + index * 8, &(nanoseconds as u32).to_le_bytes());
+        }
+        put(88, &s.st_ino.to_le_bytes());
+        bytes
+    }
+
+    /// The same for the first calls of i386, whose ids have 16 bits (`struct stat` of
+    /// asm/stat.h); a larger id is the kernel's overflow id.
+    #[must_use]
+    pub fn i386_narrow(&self) -> [u8; 64] {
+        let s = &self.0;
+        let id = |id: u32| u16::try_from(id).unwrap_or(65_534);
+        let halves = [s.st_mode as u16, s.st_nlink as u16, id(s.st_uid), id(s.st_gid)];
+        let words = [
+            s.st_rdev as u32,
+            s.st_size as u32,
+            s.st_blksize as u32,
+            s.st_blocks as u32,
+            s.st_atime as u32,
+            s.st_atime_nsec as u32,
+            s.st_mtime as u32,
+            s.st_mtime_nsec as u32,
+            s.st_ctime as u32,
+            s.st_ctime_nsec as u32,
+        ];
+        let mut bytes = [0; 64];
+        bytes[..4].copy_from_slice(&(s.st_dev as u32).to_le_bytes());
+        bytes[4..8].copy_from_slice(&(s.st_ino as u32).to_le_bytes());
+        for (at, half) in bytes[8..16].chunks_exact_mut(2).zip(halves) {
+            at.copy_from_slice(&half.to_le_bytes());
+        }
+        for (at, word) in bytes[16..56].chunks_exact_mut(4).zip(words) {
+            at.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
     }
 
     /// The structure's bytes.

@@ -5,11 +5,17 @@
 //! binding verifies, it is for signing, and it is neither revoked nor expired now.
 #![forbid(unsafe_code)]
 
+mod web;
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek};
 use std::time::{Duration, SystemTime};
 
 use pgp::composed::{CleartextSignedMessage, Deserializable, DetachedSignature, SignedPublicKey};
 use pgp::packet::{Signature, SignatureType};
 use pgp::types::{KeyDetails, Tag, Timestamp, VerifyingKey};
+
+pub use web::{OwnerTrust, Owners};
 
 /// Why a signature, or a keyring, is not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +33,9 @@ pub enum TrustError {
     /// Text that is signed must be UTF-8.
     #[error("the signed text is not UTF-8")]
     Text,
+    /// What is signed cannot be read.
+    #[error("what is signed cannot be read")]
+    Data(#[from] io::Error),
     /// Nobody of the keyring signed it.
     #[error("it is signed by {}, which is not in the keyring", .issuers.join(" and "))]
     Unknown {
@@ -133,7 +142,8 @@ impl Keyring {
         let (message, _) =
             CleartextSignedMessage::from_string(text).map_err(TrustError::NoSignature)?;
         let text = message.signed_text();
-        let signer = self.check(message.signatures(), text.as_bytes())?;
+        let bytes = text.as_bytes();
+        let signer = self.check(message.signatures(), &|| Ok(Box::new(bytes)))?;
         Ok(Signed { text: text.replace("\r\n", "\n"), signer })
     }
 
@@ -144,14 +154,25 @@ impl Keyring {
     /// [`TrustError::Unknown`], [`TrustError::Wrong`] or [`TrustError::Unusable`]
     /// when no signature is good.
     pub fn verify(&self, data: &[u8], signature: &[u8]) -> Result<String, TrustError> {
-        let read = DetachedSignature::from_reader_many(signature);
-        let (read, _) = read.map_err(TrustError::NoSignature)?;
-        let signatures: Result<Vec<_>, _> = read.map(|one| one.map(|s| s.signature)).collect();
-        self.check(&signatures.map_err(TrustError::NoSignature)?, data)
+        self.check(&detached(signature)?, &|| Ok(Box::new(data)))
+    }
+
+    /// As [`verify`](Self::verify), of a whole file, which is read as a stream.
+    ///
+    /// # Errors
+    /// [`TrustError::Data`] when it cannot be read, and what
+    /// [`verify`](Self::verify) returns.
+    pub fn verify_file(&self, file: &File, signature: &[u8]) -> Result<String, TrustError> {
+        let open = || -> io::Result<Box<dyn Read>> {
+            let mut file = file.try_clone()?;
+            file.rewind()?;
+            Ok(Box::new(BufReader::new(file)))
+        };
+        self.check(&detached(signature)?, &open)
     }
 
     /// One good signature is enough; otherwise the worst that was found.
-    fn check(&self, signatures: &[Signature], data: &[u8]) -> Result<String, TrustError> {
+    fn check(&self, signatures: &[Signature], data: Data<'_>) -> Result<String, TrustError> {
         let mut issuers = Vec::new();
         let mut problem = None;
         for signature in signatures {
@@ -173,11 +194,21 @@ impl Keyring {
     }
 }
 
+/// Opens what is signed, from its beginning.
+type Data<'a> = &'a dyn Fn() -> io::Result<Box<dyn Read + 'a>>;
+
+fn detached(signature: &[u8]) -> Result<Vec<Signature>, TrustError> {
+    let read = DetachedSignature::from_reader_many(signature);
+    let (read, _) = read.map_err(TrustError::NoSignature)?;
+    let signatures: Result<Vec<_>, _> = read.map(|one| one.map(|s| s.signature)).collect();
+    signatures.map_err(TrustError::NoSignature)
+}
+
 /// Whether a key of a certificate made a signature; None when it does not say so.
 fn made_by(
     certificate: &SignedPublicKey,
     signature: &Signature,
-    data: &[u8],
+    data: Data<'_>,
 ) -> Option<Result<String, TrustError>> {
     let primary = &certificate.primary_key;
     if names(signature, primary) {
@@ -223,14 +254,13 @@ fn outcome(
     key: &impl VerifyingKey,
     state: Result<(), Unusable>,
     signature: &Signature,
-    data: &[u8],
+    data: Data<'_>,
 ) -> Result<String, TrustError> {
     let issuer = key.legacy_key_id().to_string();
-    if signature.verify(key, data).is_err() {
+    if signature.verify(key, data()?).is_err() {
         return Err(TrustError::Wrong { issuer });
     }
-    let over = signature.signature_expiration_time().zip(signature.created());
-    if over.is_some_and(|(lasts, from)| ended(from, Duration::from_secs(lasts.as_secs().into()))) {
+    if ended_at(signature) {
         return Err(TrustError::Unusable { issuer, why: Unusable::Expired });
     }
     match state {
@@ -274,6 +304,14 @@ fn expired(binding: &Signature, created: Timestamp) -> bool {
     let lasts =
         binding.key_expiration_time().map(pgp::types::Duration::as_secs).filter(|s| *s != 0);
     lasts.is_some_and(|lasts| ended(created, Duration::from_secs(lasts.into())))
+}
+
+/// Whether a signature's own time is over.
+fn ended_at(signature: &Signature) -> bool {
+    let over = signature.signature_expiration_time().zip(signature.created());
+    over.is_some_and(|(lasts, from)| {
+        lasts.as_secs() != 0 && ended(from, Duration::from_secs(lasts.as_secs().into()))
+    })
 }
 
 fn ended(from: Timestamp, lasts: Duration) -> bool {

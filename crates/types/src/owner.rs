@@ -10,6 +10,14 @@ pub const OVERRIDE_STAT: &str = "user.containers.override_stat";
 /// sockets (xattr(7)). Only the server of an image shows it.
 pub const SPECIAL_STAT: &str = "security.sampan.override_stat";
 
+/// Access control lists (acl(5)): the attribute that the kernel has, access list
+/// first, and the one that notes it where its ids cannot be expressed, as in a
+/// squashfs image.
+pub const ACL_NOTES: [(&str, &str); 2] = [
+    ("system.posix_acl_access", "user.sampan.posix_acl_access"),
+    ("system.posix_acl_default", "user.sampan.posix_acl_default"),
+];
+
 /// The file beside the upper directory of an overlay that says whose the links,
 /// FIFOs and sockets in it are: lines of [`Special`], the latest of an inode last.
 pub const SPECIAL_OWNERS: &str = "owners";

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, DigestError};
+use crate::{Digest, DigestError, FileRef};
 
 /// A tag: at most 128 characters of `[A-Za-z0-9_.-]`, not starting with `.`
 /// or `-` (OCI distribution-spec, "Pulling manifests").
@@ -80,6 +80,8 @@ pub enum ImageRef {
         /// One of the names in its `RepoTags`.
         name: Option<String>,
     },
+    /// An image file on the web, such as `https://…/x.sif` or `library://…`.
+    File(FileRef),
     /// A path: a directory holding a root file system, or an image file.
     Path(PathBuf),
 }
@@ -93,9 +95,18 @@ pub enum ImageRefError {
     /// A scheme that this program does not know.
     #[error(
         "image source {0:?} is not known: expected docker://, oci:, oci-archive:, docker-archive:, \
-         a path starting with / or ., or a name"
+         oras://, library://, http://, https://, a path starting with / or ., or a name"
     )]
     Scheme(String),
+    /// A service that has ended.
+    #[error("{0:?}: Singularity Hub has closed, and nobody serves shub:// images any more")]
+    Hub(String),
+    /// What stands behind `library://` is no name.
+    #[error("{0:?} is no image of a library: expected [HOST/]ENTITY/COLLECTION/CONTAINER[:TAG]")]
+    Library(String),
+    /// An address that is none.
+    #[error("{0:?} is no address")]
+    Address(String),
     /// The repository's name breaks the distribution specification's rule.
     #[error("{0:?} is not a repository name: expected lower-case words separated by . _ - and /")]
     Repository(String),
@@ -125,8 +136,12 @@ impl FromStr for ImageRef {
             return Ok(Self::Registry(name.parse()?));
         }
         if let Some((scheme, rest)) = text.split_once(':') {
-            if rest.starts_with("//") {
-                return Err(ImageRefError::Scheme(scheme.to_owned()));
+            if let Some(rest) = rest.strip_prefix("//") {
+                return match FileRef::parse(scheme, rest) {
+                    Some(file) => file.map(Self::File),
+                    None if scheme == "shub" => Err(ImageRefError::Hub(text.to_owned())),
+                    None => Err(ImageRefError::Scheme(scheme.to_owned())),
+                };
             }
             match scheme {
                 "oci" => return layout(rest).map(|(path, tag)| Self::OciLayout { path, tag }),
@@ -271,6 +286,7 @@ impl fmt::Display for ImageRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, path, tag) = match self {
             Self::Registry(name) => return write!(f, "docker://{name}"),
+            Self::File(file) => return write!(f, "{file}"),
             Self::Path(path) => {
                 let text = path.to_string_lossy();
                 let plain =

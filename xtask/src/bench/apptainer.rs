@@ -1,80 +1,25 @@
-//! Apptainer, from Debian sid: bookworm has none.
-//!
-//! Its C library is newer than this machine's, so it lives in a private root
-//! that is entered by pivot_root in a mount namespace of its own; in a chroot
-//! no user namespace could be made. Each run passes through nsenter(1) and
-//! setpriv(1), which costs it two program starts.
+//! Apptainer as a peer. Each run passes through nsenter(1) and setpriv(1), which
+//! costs it two program starts.
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::path::PathBuf;
+use std::process::Stdio;
 
 use super::Job;
-use crate::error::{Error, Result, file};
-use crate::run::{root_shell, run, target};
+use crate::apptainer::Namespace;
+use crate::error::Result;
+use crate::run::{root_shell, run};
 use crate::setup::USER;
 
-/// The root, made once. Sid's Release file may have expired.
-const MAKE: &str = r#"
-mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.{list,sources} 2>/dev/null |
-  grep -E '^(URIs:|deb) ' | grep -oE 'https?://[^ ]+' | head -1 || true)
-rm -rf "$ROOT"
-TMPDIR=/var/tmp mmdebstrap --quiet --variant=apt --aptopt='Acquire::Check-Valid-Until "false"' \
-  --include=apptainer,squashfuse,mount,util-linux,ca-certificates sid "$ROOT" "deb $mirror sid main"
-touch "$ROOT/.done"
-"#;
-
-/// Enters the root and stays there, so that others can join.
-const ENTER: &str = r#"
-exec unshare --mount --propagation private bash -euo pipefail -c '
-  mount --bind "$0" "$0"; cd "$0"
-  for dir in proc sys dev tmp var/tmp home; do mount --rbind /$dir $dir; done
-  for name in passwd group subuid subgid resolv.conf hosts localtime; do
-    [ ! -e /etc/$name ] || cp -L /etc/$name etc/$name; done
-  mkdir -p .old; pivot_root . .old; cd /; umount -l /.old
-  echo ready; exec sleep infinity' "$ROOT"
-"#;
-
-pub(super) fn root() -> PathBuf {
-    target().join("apptainer")
-}
-
-fn script(text: &str) -> String {
-    format!("ROOT='{}'\n{text}", root().display())
-}
-
-/// Makes the root unless it is there.
-pub(super) fn prepare() -> Result<()> {
-    if !root().join(".done").exists() {
-        println!("bench: installing Apptainer from Debian sid into {}", root().display());
-        run(&mut root_shell(&script(MAKE)))?;
-    }
-    Ok(())
-}
-
-/// The namespace with Apptainer; it ends with this value.
+/// Apptainer, and a SIF file of its own.
 pub(super) struct Apptainer {
-    child: Child,
+    namespace: Namespace,
     sif: PathBuf,
 }
 
 impl Apptainer {
-    /// Enters the root, and makes the SIF file unless it is there.
+    /// Enters the root that has it, and makes the SIF file unless it is there.
     pub(super) fn enter(job: &Job) -> Result<Self> {
-        let command = "the namespace of Apptainer";
-        let mut child = root_shell(&script(ENTER))
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|source| Error::Start { command: command.to_owned(), source })?;
-        let mut line = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            BufReader::new(stdout).read_line(&mut line).map_err(file(Path::new("stdout")))?;
-        }
-        if line.trim() != "ready" {
-            let status = "no answer".to_owned();
-            return Err(Error::Failed { command: command.to_owned(), status });
-        }
-        let apptainer = Self { child, sif: job.dir.join("image.sif") };
+        let apptainer = Self { namespace: Namespace::enter()?, sif: job.dir.join("image.sif") };
         if !apptainer.sif.exists() {
             println!("bench: Apptainer makes its SIF file");
             let words = apptainer.words(&["pull", "--no-https"]).join(" ");
@@ -91,7 +36,7 @@ impl Apptainer {
 
     /// The words that run Apptainer as the ordinary user.
     pub(super) fn words(&self, rest: &[&str]) -> Vec<String> {
-        let mount = format!("--mount=/proc/{}/ns/mnt", self.child.id());
+        let mount = self.namespace.mount();
         let (user, group) = (format!("--reuid={USER}"), format!("--regid={USER}"));
         let home = format!("HOME=/home/{USER}");
         let cache = format!("APPTAINER_CACHEDIR=/home/{USER}/.apptainer-bench");
@@ -99,13 +44,5 @@ impl Apptainer {
             ["nsenter", &mount, "setpriv", &user, &group, "--init-groups", "env", &home, &cache];
         let words = before.iter().copied().chain(["apptainer", "--silent"]);
         words.chain(rest.iter().copied()).map(str::to_owned).collect()
-    }
-}
-
-impl Drop for Apptainer {
-    fn drop(&mut self) {
-        // It only sleeps.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -7,8 +7,9 @@
 
 use std::path::PathBuf;
 
+use super::Job;
 use super::peers::{Bar, Measure, Tool, Work};
-use super::{Job, apptainer};
+use crate::apptainer;
 use crate::error::Result;
 use crate::run::{root_shell, run};
 use crate::setup::USER;

@@ -147,7 +147,7 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     };
     peers::prepare(&job)?;
     if job.options.apptainer {
-        apptainer::prepare()?;
+        crate::apptainer::prepare()?;
     }
     inside(&job)?;
     let text = std::fs::read(&job.results).map_err(file(&job.results))?;
@@ -164,7 +164,7 @@ fn inside(job: &Job) -> Result<()> {
            mount -t cgroup2 none /sys/fs/cgroup; leaf=/sys/fs/cgroup/sampan-bench; \
            mkdir -p $leaf/run; chown -R {user} $leaf; echo $$ >$leaf/run/cgroup.procs; \
            exec \"$0\" bench-inside \"$1\"' \"$1\" \"$2\"",
-        user = peers::SUBID_USER,
+        user = setup::SUBID_USER,
     );
     let mut command = root_shell(&script);
     execute(command.arg("bench").arg(program).arg(text))

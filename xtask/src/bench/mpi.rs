@@ -1,19 +1,21 @@
 //! `cargo xtask bench mpi`: MPI in a container against the same program bare.
 //!
 //! Two ranks on this machine: latency, bandwidth, a stencil; and 200 processes
-//! that a launcher starts. Bare, in a container with the image's MPI, and in one
-//! with the host's, in turns.
+//! that a launcher starts, MPICH's own and Slurm's srun on one node of a test
+//! cluster. Bare, in a container with the image's MPI, and in one with the
+//! host's, in turns.
 
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use cluster::Cluster;
 use serde::Serialize;
 
 use crate::error::{Error, Result, file, json};
 use crate::registry::Registry;
 use crate::run::{output, root, user_shell};
-use crate::{fixtures, setup};
+use crate::{fixtures, setup, spank};
 
 /// What one way of running is measured by, one value a round.
 #[derive(Debug, Default, Serialize)]
@@ -22,6 +24,7 @@ struct Numbers {
     bandwidth_mb: Vec<f64>,
     stencil_s: Vec<f64>,
     start_200_ms: Vec<f64>,
+    srun_200_ms: Vec<f64>,
 }
 
 /// One way of running.
@@ -37,11 +40,12 @@ struct Way {
 /// A measure: its name, where it is, whether more is better, and the bar.
 type Measure = (&'static str, fn(&Numbers) -> &Vec<f64>, bool, f64);
 
-const MEASURES: [Measure; 4] = [
+const MEASURES: [Measure; 5] = [
     ("latency, 8 bytes", |n| &n.latency_us, false, 1.02),
     ("bandwidth, 4 MiB", |n| &n.bandwidth_mb, true, 1.02),
     ("stencil", |n| &n.stencil_s, false, 1.02),
     ("200 starts, the last in main()", |n| &n.start_200_ms, false, 2.0),
+    ("200 starts by srun, the last in main()", |n| &n.srun_200_ms, false, 2.0),
 ];
 
 pub(super) fn run(args: &[&str]) -> Result<()> {
@@ -57,6 +61,7 @@ pub(super) fn run(args: &[&str]) -> Result<()> {
     let hosts = setup::hosts(&fixtures)?;
     let image = format!("{}/mpich:latest", registry.address);
     let store = "--store $HOME/bench-store";
+    let cluster = Cluster::start(&spank::build()?, &sampan, setup::USER).map_err(Error::Cluster)?;
     let sampan = sampan.display();
     output(&mut user(&format!("{sampan} {store} pull -q {image}")))?;
     let way = |name, command| Way { name, command, numbers: Numbers::default() };
@@ -68,7 +73,7 @@ pub(super) fn run(args: &[&str]) -> Result<()> {
     for round in 0..runs {
         eprint!("\rround {} of {runs}", round + 1);
         for way in &mut ways {
-            measure(way)?;
+            measure(way, &cluster)?;
         }
     }
     eprintln!();
@@ -83,7 +88,7 @@ fn user(script: &str) -> std::process::Command {
     command
 }
 
-fn measure(way: &mut Way) -> Result<()> {
+fn measure(way: &mut Way, cluster: &Cluster) -> Result<()> {
     let two = |mode: &str| {
         let text =
             output(&mut user(&format!("mpiexec.hydra -n 2 -bind-to core {} {mode}", way.command)))?;
@@ -95,12 +100,20 @@ fn measure(way: &mut Way) -> Result<()> {
     way.numbers.latency_us.push(latency);
     way.numbers.bandwidth_mb.push(bandwidth);
     way.numbers.stencil_s.extend(stencil.first());
-    let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let text = output(&mut user(&format!("mpiexec.hydra -n 200 {} start", way.command)))?;
-    let last = text.split_whitespace().filter_map(|w| w.parse::<u128>().ok()).max();
-    let passed = last.unwrap_or_default().saturating_sub(before.as_nanos());
-    way.numbers.start_200_ms.push(passed as f64 / 1e6);
+    way.numbers.start_200_ms.push(last_start(&format!("mpiexec.hydra -n 200 {}", way.command))?);
+    let srun = "srun --nodes=1 --ntasks=200 --overcommit --mpi=pmi2";
+    let conf = cluster.conf();
+    let script = format!("export SLURM_CONF={}; {srun} {}", conf.display(), way.command);
+    way.numbers.srun_200_ms.push(last_start(&script)?);
     Ok(())
+}
+
+/// Milliseconds from the start of a launcher until the last process is in main().
+fn last_start(script: &str) -> Result<f64> {
+    let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let text = output(&mut user(&format!("{script} start")))?;
+    let last = text.split_whitespace().filter_map(|w| w.parse::<u128>().ok()).max();
+    Ok(last.unwrap_or_default().saturating_sub(before.as_nanos()) as f64 / 1e6)
 }
 
 fn median(values: &[f64]) -> f64 {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::rpm::PackageError;
+use crate::error::BuildError;
 
 /// Why a system cannot be made from its distribution's packages.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +14,17 @@ pub enum BootstrapError {
     NoMirror {
         /// The release that is asked for.
         suite: String,
+    },
+    /// All mirrors of a list failed.
+    #[error("none of the {tried} mirrors that were tried gives {path}")]
+    NoGoodMirror {
+        /// The file, below each of them.
+        path: String,
+        /// How many were asked.
+        tried: usize,
+        /// How the first one failed; None of no mirrors.
+        #[source]
+        first: Option<Box<BuildError>>,
     },
     /// Nothing to check signatures with.
     #[error("there is no keyring to check {url} with")]
@@ -77,6 +88,17 @@ pub enum BootstrapError {
         /// Who needs it.
         by: String,
     },
+    /// A stream of a module that cannot be chosen.
+    #[error("the streams of modules that are asked for cannot be had: {0}")]
+    Module(String),
+    /// Two packages that are needed cannot be installed together.
+    #[error("the packages {name} and {other} cannot be installed together")]
+    Conflict {
+        /// One of them.
+        name: String,
+        /// The other one.
+        other: String,
+    },
     /// The packages are larger than an image may be.
     #[error("the packages have {} bytes, more than the limit of {}", .size, .limit)]
     TooLarge {
@@ -130,8 +152,26 @@ impl BootstrapError {
                  definition file takes it as it is"
             }
             Self::TooLarge { .. } => "size_limit in the configuration says how large one may be",
+            Self::Conflict { .. } => "Include: the one that you want instead",
             Self::Changed { .. } => "the mirror may be in the middle of an update: try again later",
             _ => return None,
         })
     }
+}
+
+/// Why a package is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum PackageError {
+    /// It cannot be read, or is malformed.
+    #[error("it cannot be read")]
+    Read(#[from] io::Error),
+    /// It has no signature over its header.
+    #[error("it is not signed")]
+    Unsigned,
+    /// Its signature is not good.
+    #[error("its signature is not good")]
+    Signature(#[source] trust::TrustError),
+    /// Its payload is not the one that the signed header names.
+    #[error("its files have changed since it was signed")]
+    Payload,
 }

@@ -24,14 +24,66 @@ const CONNECTIONS: usize = 6;
 /// A file of an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Listed {
-    /// SHA-256 in hexadecimal.
-    pub(super) sha256: String,
+    /// SHA-256 or SHA-512 in hexadecimal; its length tells which.
+    pub(super) sum: String,
     /// Length in bytes.
     pub(super) size: u64,
 }
 
+/// A file is asked for at so many mirrors: lists have hundreds.
+const MOST_TRIED: usize = 8;
+
+/// Addresses of the same files, the best first.
+#[derive(Debug)]
+pub(super) struct Mirrors {
+    addresses: Vec<String>,
+    /// The one that has answered last: the others are asked when it fails.
+    good: AtomicUsize,
+}
+
+impl Mirrors {
+    /// At least one; slashes at the end do not count.
+    pub(super) fn new(addresses: impl IntoIterator<Item = String>) -> Self {
+        let plain = |address: String| address.trim_end_matches('/').to_owned();
+        Self { addresses: addresses.into_iter().map(plain).collect(), good: AtomicUsize::new(0) }
+    }
+
+    /// Gets a file by its path, from the next mirror where one fails.
+    ///
+    /// # Errors
+    /// When none has the file as it should be: what is wrong with it at the first that
+    /// has it, or else the first mirror's failure.
+    pub(super) fn each<T>(&self, path: &str, get: &mut dyn FnMut(&str) -> Result<T>) -> Result<T> {
+        let count = self.addresses.len();
+        let first = self.good.load(Ordering::Relaxed);
+        let wrong = |error: &BuildError| matches!(error, BuildError::Bootstrap(_));
+        let mut failure: Option<BuildError> = None;
+        for index in (0..count.min(MOST_TRIED)).map(|next| (first + next) % count) {
+            match get(&format!("{}/{path}", self.addresses[index])) {
+                Ok(got) => {
+                    self.good.store(index, Ordering::Relaxed);
+                    return Ok(got);
+                }
+                Err(error) => {
+                    failure = match failure {
+                        Some(kept) if !wrong(&error) || wrong(&kept) => Some(kept),
+                        _ => Some(error),
+                    };
+                }
+            }
+        }
+        Err(match failure {
+            Some(error) if count == 1 => error,
+            first => {
+                let (path, tried) = (path.to_owned(), count.min(MOST_TRIED));
+                BootstrapError::NoGoodMirror { path, tried, first: first.map(Box::new) }.into()
+            }
+        })
+    }
+}
+
 /// Fetches what belongs to one bootstrap.
-pub(super) struct Mirror<'a> {
+pub(super) struct Fetcher<'a> {
     pub(super) downloads: Downloads,
     pub(super) progress: &'a SharedProgress,
     pub(super) scratch: &'a Path,
@@ -39,7 +91,7 @@ pub(super) struct Mirror<'a> {
     pub(super) limit: u64,
 }
 
-impl Mirror<'_> {
+impl Fetcher<'_> {
     fn temporary(&self) -> Result<File> {
         let path = self.scratch.to_owned();
         tempfile::tempfile_in(&path).map_err(|source| BuildError::Write { path, source })
@@ -49,9 +101,35 @@ impl Mirror<'_> {
     pub(super) fn small(&self, url: &str, limit: u64) -> Result<Vec<u8>> {
         let mut file = self.temporary()?;
         self.downloads.fetch(url, &mut Limited { file: &mut file, left: limit })?;
+        self.content(file)
+    }
+
+    /// A file that no index lists, from its beginning.
+    pub(super) fn file(&self, url: &str, limit: u64) -> Result<File> {
+        let mut file = self.temporary()?;
+        self.downloads.fetch(url, &mut Limited { file: &mut file, left: limit })?;
+        self.rewound(file)
+    }
+
+    /// A file, to be read from its beginning.
+    pub(super) fn rewound(&self, mut file: File) -> Result<File> {
+        let failed = |source| BuildError::Read { path: self.scratch.to_owned(), source };
+        file.rewind().map_err(failed)?;
+        Ok(file)
+    }
+
+    /// A small file that may be missing.
+    pub(super) fn small_if_there(&self, url: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+        let mut file = self.temporary()?;
+        let mut out = Limited { file: &mut file, left: limit };
+        let there = self.downloads.fetch_if_there(url, &mut out)?;
+        there.then(|| self.content(file)).transpose()
+    }
+
+    fn content(&self, mut file: File) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        let rewound = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
-        rewound.map_err(|source| BuildError::Read { path: self.scratch.to_owned(), source })?;
+        let read = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
+        read.map_err(|source| BuildError::Read { path: self.scratch.to_owned(), source })?;
         Ok(bytes)
     }
 
@@ -59,15 +137,13 @@ impl Mirror<'_> {
     pub(super) fn listed(&self, url: &str, listed: &Listed) -> Result<File> {
         let mut file = self.temporary()?;
         self.checked(url, listed, &mut file)?;
-        let failed = |source| BuildError::Read { path: self.scratch.to_owned(), source };
-        file.rewind().map_err(failed)?;
-        Ok(file)
+        self.rewound(file)
     }
 
     /// Fetches a file and compares it with what the signed index says of it.
     fn checked(&self, url: &str, listed: &Listed, file: &mut File) -> Result<()> {
-        let mut out =
-            Checked { out: Limited { file, left: listed.size }, sum: sha2::Sha256::new(), size: 0 };
+        let (name, sum) = Sum::of(&listed.sum);
+        let mut out = Checked { out: Limited { file, left: listed.size }, sum, size: 0 };
         let fetched = self.downloads.fetch(url, &mut out);
         let changed =
             |reason: String| Err(BootstrapError::Changed { url: url.to_owned(), reason }.into());
@@ -79,18 +155,19 @@ impl Mirror<'_> {
         if out.size != listed.size {
             return changed(format!("it has {} bytes, not {}", out.size, listed.size));
         }
-        let found = hex(&out.sum.finalize());
-        if found != listed.sha256 {
-            return changed(format!("its SHA-256 is {found}, not {}", listed.sha256));
+        let found = out.sum.finish();
+        if found != listed.sum {
+            return changed(format!("its {name} is {found}, not {}", listed.sum));
         }
         Ok(())
     }
 
-    /// Fetches packages into a directory, several at once. `url` says where one is.
+    /// Fetches packages into a directory, several at once, each from the mirrors of
+    /// its source.
     pub(super) fn fetch(
         &self,
         wanted: &[&Package],
-        url: &(dyn Fn(&Package) -> String + Sync),
+        mirrors: &[Mirrors],
         (to, ending): (&Path, &str),
     ) -> Result<Vec<Fetched>> {
         let sizes = wanted.iter().map(|package| package.listed.size);
@@ -110,7 +187,11 @@ impl Mirror<'_> {
                 let create = File::create_new(&path);
                 let mut file =
                     create.map_err(|source| BuildError::Write { path: path.clone(), source })?;
-                self.checked(&url(package), &package.listed, &mut file)?;
+                mirrors[package.source].each(&package.path, &mut |url| {
+                    let emptied = file.rewind().and_then(|()| file.set_len(0));
+                    emptied.map_err(|source| BuildError::Write { path: path.clone(), source })?;
+                    self.checked(url, &package.listed, &mut file)
+                })?;
                 let count = package.listed.size;
                 self.progress.event(Event::Bytes { layer: 0, count });
             }
@@ -164,10 +245,40 @@ impl Write for Limited<'_> {
     }
 }
 
+/// The checksums that indexes have.
+enum Sum {
+    Sha256(sha2::Sha256),
+    Sha512(Box<sha2::Sha512>),
+}
+
+impl Sum {
+    /// The kind that a checksum in hexadecimal is of, and its name.
+    fn of(sum: &str) -> (&'static str, Self) {
+        match sum.len() {
+            128 => ("SHA-512", Self::Sha512(Box::default())),
+            _ => ("SHA-256", Self::Sha256(sha2::Sha256::new())),
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(sum) => sum.update(bytes),
+            Self::Sha512(sum) => sum.update(bytes),
+        }
+    }
+
+    fn finish(self) -> String {
+        match self {
+            Self::Sha256(sum) => hex(&sum.finalize()),
+            Self::Sha512(sum) => hex(&sum.finalize()),
+        }
+    }
+}
+
 /// Counts and hashes what passes.
 struct Checked<'a> {
     out: Limited<'a>,
-    sum: sha2::Sha256,
+    sum: Sum,
     size: u64,
 }
 

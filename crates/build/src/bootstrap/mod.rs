@@ -4,17 +4,21 @@
 //! ```text
 //! signed index or signed packages ─→ what is needed ─→ packages, checked
 //!   files of all packages, without their scripts  ─→ a first system
-//!   in it, root emulated: the distribution's own dpkg or rpm installs the same
+//!   in it, root emulated: the distribution's own dpkg, rpm or pacman installs the same
 //!   both together ─→ one layer
 //! ```
 //!
 //! The distribution's own program does the real installation, so its database,
 //! diversions, alternatives and configuration files are what it makes of them.
 
+pub(crate) mod arch;
 pub(crate) mod debian;
 mod error;
 mod fetch;
+pub(crate) mod fuzz;
+pub(crate) mod inflate;
 pub(crate) mod rpm;
+mod runs;
 mod select;
 mod system;
 
@@ -27,8 +31,7 @@ use squashfs::Compression;
 use trust::Keyring;
 use types::Platform;
 
-pub use error::BootstrapError;
-pub use rpm::PackageError;
+pub use error::{BootstrapError, PackageError};
 
 use crate::builder::Builder;
 use crate::cache::{Hasher, Out};
@@ -37,13 +40,13 @@ use crate::error::{BuildError, Result};
 use crate::run::{Run, Scratch};
 use crate::state::State;
 
-use fetch::Mirror;
+use fetch::Fetcher;
 use system::Packages;
 
 /// Where the packages are while they are installed, and a keyring of the recipe.
 const PACKAGES: &str = "/run/sampan/packages";
 const KEYRING: &str = "/run/sampan/keyring";
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const PATH: &str = plan::DEFAULT_PATH;
 
 /// How a first system becomes a real one.
 struct Installation<'a> {
@@ -116,8 +119,8 @@ impl Builder<'_> {
         Ok(state)
     }
 
-    fn mirror(&self) -> Result<Mirror<'_>> {
-        Ok(Mirror {
+    fn fetcher(&self) -> Result<Fetcher<'_>> {
+        Ok(Fetcher {
             downloads: self.engine().downloads(self.progress())?,
             progress: self.progress(),
             scratch: self.scratch(),

@@ -1,7 +1,7 @@
 //! Which packages a system needs.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::error::BootstrapError;
 use super::fetch::Listed;
@@ -54,6 +54,8 @@ pub(super) struct Package {
     /// All of these.
     pub(super) needs: Vec<Need>,
     pub(super) provides: Vec<Relation>,
+    /// None of these may be beside it.
+    pub(super) conflicts: Vec<Relation>,
     /// Names that are taken first where there is a choice.
     pub(super) prefers: Vec<String>,
     /// Whether every system has it.
@@ -98,6 +100,22 @@ impl Universe {
         }
     }
 
+    /// Names that packages need, and that nothing has or provides.
+    pub(super) fn unmet(&self, which: impl Fn(&str) -> bool) -> HashSet<String> {
+        let needs = self.packages.values().flat_map(|package| &package.needs);
+        let relations = needs.flat_map(|need| need.any.iter().chain(&need.only_if));
+        let names = relations.map(|relation| relation.name.as_str());
+        names.filter(|name| which(name) && !self.meets(name)).map(str::to_owned).collect()
+    }
+
+    /// Adds to what the package of this name and checksum provides.
+    pub(super) fn provides(&mut self, name: &str, sum: &str, provided: &str) {
+        if self.packages.get(name).is_some_and(|package| package.listed.sum == sum) {
+            let providers = self.provided.entry(provided.to_owned()).or_default();
+            providers.push((name.to_owned(), None));
+        }
+    }
+
     /// Whether there is a package of this name.
     pub(super) fn has(&self, name: &str) -> bool {
         self.packages.contains_key(name)
@@ -105,7 +123,12 @@ impl Universe {
 
     /// Whether something has or provides a name.
     pub(super) fn meets(&self, name: &str) -> bool {
-        self.candidates(&Relation::of(name)).next().is_some()
+        self.provider(name).is_some()
+    }
+
+    /// The package of a name, or the first that provides it.
+    pub(super) fn provider(&self, name: &str) -> Option<&Package> {
+        self.candidates(&Relation::of(name)).next()
     }
 
     /// What meets a relation, the package of that name first.
@@ -133,7 +156,7 @@ impl Universe {
         let base = self.packages.values().filter(|package| package.always);
         let mut todo: Vec<&Package> = base.collect();
         for name in names {
-            let found = self.candidates(&Relation::of(name)).next();
+            let found = self.provider(name);
             let by = "the recipe".to_owned();
             todo.push(found.ok_or_else(|| BootstrapError::NoPackage { name: name.clone(), by })?);
         }
@@ -160,12 +183,30 @@ impl Universe {
                 break;
             }
         }
+        for package in chosen.iter().filter_map(|name| self.packages.get(*name)) {
+            if let Some(other) = self.conflict(package, &chosen) {
+                let (name, other) = (package.name.clone(), other.name.clone());
+                return Err(BootstrapError::Conflict { name, other });
+            }
+        }
         let mut order = Vec::new();
         let mut seen = BTreeSet::new();
         for name in &chosen {
             self.visit(name, &chosen, &mut seen, &mut order);
         }
         Ok(order)
+    }
+
+    /// What is chosen and cannot be beside a package.
+    fn conflict<'a>(&'a self, package: &Package, chosen: &BTreeSet<&str>) -> Option<&'a Package> {
+        let hits = |one: &Package, other: &Package| {
+            let mut all = one.conflicts.iter().flat_map(|relation| self.candidates(relation));
+            one.name != other.name && all.any(|hit| hit.name == other.name)
+        };
+        let chosen = chosen.iter().filter_map(|name| self.packages.get(*name));
+        let mut chosen =
+            chosen.filter(|other| !other.conflicts.is_empty() || !package.conflicts.is_empty());
+        chosen.find(|other| hits(package, other) || hits(other, package))
     }
 
     fn met(&self, relation: &Relation, chosen: &BTreeSet<&str>) -> bool {
@@ -183,9 +224,10 @@ impl Universe {
             return Ok(None);
         }
         let found = need.any.iter().find_map(|relation| {
-            let mut all = self.candidates(relation).peekable();
-            let first = all.peek().copied();
-            all.find(|candidate| package.prefers.contains(&candidate.name)).or(first)
+            let all: Vec<&Package> = self.candidates(relation).collect();
+            let preferred = all.iter().find(|one| package.prefers.contains(&one.name));
+            let fits = || all.iter().find(|one| self.conflict(one, chosen).is_none());
+            preferred.or_else(fits).or(all.first()).copied()
         });
         let found = found.ok_or_else(|| {
             let name = need.any.first().map(|relation| relation.name.clone()).unwrap_or_default();

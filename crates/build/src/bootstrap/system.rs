@@ -45,10 +45,16 @@ impl<'a> Packages<'a> {
         Self { files, open, seed, layers: vec![layer; files.len() + 1], merged }
     }
 
-    /// Where an entry goes; None for one that the links stand for.
+    /// Where an entry goes; None for one that the links stand for, or that is no file
+    /// of the system.
     fn place(&self, path: &Path, kind: EntryType) -> Option<PathBuf> {
         let clean = path.strip_prefix(".").unwrap_or(path);
         let clean = clean.strip_prefix("/").unwrap_or(clean);
+        // What pacman has to say of a package stands beside its files.
+        let top = clean.components().count() == 1;
+        if top && kind.is_file() && clean.as_os_str().as_encoded_bytes().starts_with(b".") {
+            return None;
+        }
         let mut words = clean.components();
         let first = words.next().map(|word| word.as_os_str().to_owned());
         let top = first.is_some_and(|first| self.merged.iter().any(|name| first == *name));
@@ -149,6 +155,8 @@ mod tests {
         assert_eq!(file("lib64/ld.so"), Some("usr/lib64/ld.so".into()));
         assert_eq!(file("./binary"), Some("binary".into()));
         assert_eq!(file("./usr/bin/x"), Some("usr/bin/x".into()));
+        assert_eq!(file("./.PKGINFO"), None);
+        assert_eq!(file("root/.profile"), Some("root/.profile".into()));
         assert_eq!(place("./bin", EntryType::Symlink), None);
         assert_eq!(place("./bin", EntryType::Directory), Some("usr/bin".into()));
     }

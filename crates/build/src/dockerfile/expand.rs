@@ -7,6 +7,13 @@ pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Deepest substitution inside substitutions.
 const DEEPEST: usize = 32;
+/// Most bytes that variables bring into one text: the kernel takes no longer string
+/// (execve(2), MAX_ARG_STRLEN).
+const LONGEST: usize = 128 << 10;
+/// The same of a document.
+const LONGEST_DOCUMENT: usize = 64 << 20;
+/// Longest value that patterns are looked for in.
+const LONGEST_MATCHED: usize = 4 << 10;
 
 /// Expands variables and removes quotes.
 ///
@@ -29,7 +36,7 @@ pub fn expand_words(text: &str, escape: char, lookup: Lookup<'_>) -> Result<Vec<
 /// # Errors
 /// As [`expand`].
 pub fn expand_heredoc(text: &str, lookup: Lookup<'_>) -> Result<String, Problem> {
-    let mut lexer = Lexer { rest: text, escape: '\\', lookup };
+    let mut lexer = Lexer { rest: text, escape: '\\', lookup, room: LONGEST_DOCUMENT };
     let mut out = String::new();
     while let Some(c) = lexer.next() {
         match c {
@@ -47,7 +54,7 @@ fn words_of(
     lookup: Lookup<'_>,
     split: bool,
 ) -> Result<Vec<String>, Problem> {
-    let mut lexer = Lexer { rest: text, escape, lookup };
+    let mut lexer = Lexer { rest: text, escape, lookup, room: LONGEST };
     let mut words = Vec::new();
     // Quotes make a word even where there is nothing in them.
     let mut word: Option<String> = None;
@@ -74,6 +81,8 @@ struct Lexer<'a> {
     rest: &'a str,
     escape: char,
     lookup: Lookup<'a>,
+    /// Bytes that variables may still bring.
+    room: usize,
 }
 
 impl Lexer<'_> {
@@ -124,6 +133,14 @@ impl Lexer<'_> {
 
     /// What comes after a `$`.
     fn variable(&mut self, depth: usize) -> Result<String, Problem> {
+        let value = self.substitution(depth)?;
+        let left = self.room.checked_sub(value.len());
+        let long = || Problem::Substitution("a text that its variables make too long".to_owned());
+        self.room = left.ok_or_else(long)?;
+        Ok(value)
+    }
+
+    fn substitution(&mut self, depth: usize) -> Result<String, Problem> {
         if depth > DEEPEST {
             return Err(Problem::Substitution("a substitution in too many others".to_owned()));
         }
@@ -160,6 +177,9 @@ impl Lexer<'_> {
         let slash = operator == '/';
         let word = self.until(depth, if slash { &['/', '}'] } else { &['}'] })?;
         let value = value.unwrap_or_default();
+        if matches!(operator, '#' | '%' | '/') && value.len() > LONGEST_MATCHED {
+            return Err(bad());
+        }
         Ok(match operator {
             '-' => set.unwrap_or(word.0),
             '+' => set.map_or_else(String::new, |_| word.0),
@@ -301,6 +321,12 @@ mod tests {
     fn what_does_not_end_is_an_error() {
         for bad in ["${A", "'a", "\"a", "${}", "${A!x}", "${A:#x}", "${NO:?why}"] {
             assert!(expand(bad, '\\', &lookup).is_err(), "{bad}");
+        }
+        // Each line of a file may double what is there.
+        let long = |_: &str| Some("x".repeat(LONGEST / 2));
+        assert!(expand("$A$A", '\\', &long).is_ok());
+        for bad in ["$A$A$A", "\"$A${A:-x}\"$A", "${A%x}"] {
+            assert!(expand(bad, '\\', &long).is_err(), "{bad}");
         }
         let deep = "${NO:-".repeat(100);
         assert!(expand(&deep, '\\', &lookup).is_err());

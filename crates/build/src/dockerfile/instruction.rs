@@ -30,6 +30,33 @@ pub struct RunMount {
     pub options: Vec<(String, Option<String>)>,
 }
 
+/// Where a mount goes, whatever its type.
+const TARGET: [&str; 3] = ["target", "dst", "destination"];
+/// What else each type takes.
+const MOUNT_OPTIONS: [(&str, &[&str]); 5] = [
+    ("bind", &["source", "src", "from", "rw", "readwrite", "ro", "readonly"]),
+    (
+        "cache",
+        &[
+            "id",
+            "source",
+            "src",
+            "from",
+            "rw",
+            "readwrite",
+            "ro",
+            "readonly",
+            "sharing",
+            "mode",
+            "uid",
+            "gid",
+        ],
+    ),
+    ("tmpfs", &["size"]),
+    ("secret", &["id", "required", "env", "mode", "uid", "gid"]),
+    ("ssh", &["id", "required"]),
+];
+
 /// Where COPY takes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -179,12 +206,12 @@ impl Parser<'_> {
             "HEALTHCHECK" => self.healthcheck(&flags, rest),
             _ => {
                 plain(&[])?;
-                self.simple(rest)
+                self.simple(rest, heredocs)
             }
         }
     }
 
-    fn simple(&self, rest: &str) -> Result<Kind, SyntaxError> {
+    fn simple(&self, rest: &str, heredocs: &[Heredoc]) -> Result<Kind, SyntaxError> {
         let one = |make: fn(String) -> Kind| Ok(make(rest.to_owned()));
         match self.name {
             "ENV" => Ok(Kind::Env(self.pairs(rest, true)?)),
@@ -204,6 +231,11 @@ impl Parser<'_> {
             }
             "WORKDIR" => one(Kind::Workdir),
             "USER" => one(Kind::User),
+            // One with a variable is looked at when it is known.
+            "STOPSIGNAL" if !rest.contains('$') && types::signal_number(rest).is_none() => {
+                let (what, value) = ("a signal", rest.to_owned());
+                Err(at(self.place, Problem::Value { what, value }))
+            }
             "STOPSIGNAL" => one(Kind::StopSignal),
             "MAINTAINER" => one(Kind::Maintainer),
             "SHELL" => match json(rest) {
@@ -220,10 +252,14 @@ impl Parser<'_> {
                     let what = "an instruction of ONBUILD";
                     return Err(at(self.place, Problem::Value { what, value: word }));
                 }
+                let mut all = rest.to_owned();
+                for Heredoc { content, name, .. } in heredocs {
+                    all.push_str(&format!("\n{content}{name}"));
+                }
                 // Told now, not to who builds from this image.
-                parse_instruction(rest)
+                parse_instruction(&all)
                     .map_err(|error| SyntaxError { place: self.place, ..error })?;
-                one(Kind::OnBuild)
+                Ok(Kind::OnBuild(all))
             }
             _ => Err(at(self.place, Problem::Instruction(self.name.to_owned()))),
         }
@@ -271,9 +307,25 @@ impl Parser<'_> {
                     None => options.push((part.to_owned(), None)),
                 }
             }
-            if !["bind", "cache", "tmpfs", "secret", "ssh"].contains(&kind.as_str()) {
+            let own = MOUNT_OPTIONS.iter().find(|(known, _)| *known == kind);
+            let Some((_, own)) = own else {
                 let what = "the type of a mount";
                 return Err(at(self.place, Problem::Value { what, value: kind }));
+            };
+            let known = |name: &str| TARGET.contains(&name) || own.contains(&name);
+            if let Some((option, _)) = options.iter().find(|(name, _)| !known(name)) {
+                let text = format!("RUN --mount=type={kind},{option}");
+                return Err(at(self.place, Problem::Unsupported(text)));
+            }
+            let sharing = options.iter().find(|(name, _)| name == "sharing");
+            if let Some((_, value)) = sharing
+                && !value
+                    .as_deref()
+                    .is_some_and(|value| ["shared", "private", "locked"].contains(&value))
+            {
+                let value = value.clone().unwrap_or_default();
+                let text = format!("RUN --mount=type=cache,sharing={value}");
+                return Err(at(self.place, Problem::Unsupported(text)));
             }
             mounts.push(RunMount { kind, options });
         }

@@ -27,6 +27,8 @@ pub(super) struct Lines<'a> {
     lines: Vec<&'a str>,
     at: usize,
     pub(super) escape: char,
+    /// Who should read the file, and on which line that is said.
+    pub(super) syntax: Option<(usize, String)>,
 }
 
 /// The instructions that take documents.
@@ -38,14 +40,23 @@ impl<'a> Lines<'a> {
         let lines: Vec<&str> =
             text.split('\n').map(|l| l.strip_suffix('\r').unwrap_or(l)).collect();
         // Directives come before everything else.
-        let directives = lines.iter().map_while(|line| {
+        let directives = lines.iter().enumerate().map_while(|(index, line)| {
             let (key, value) = line.trim_start().strip_prefix('#')?.split_once('=')?;
             let key = key.trim().to_ascii_lowercase();
-            ["syntax", "escape", "check"].contains(&key.as_str()).then(|| (key, value.trim()))
+            ["syntax", "escape", "check"]
+                .contains(&key.as_str())
+                .then(|| (key, value.trim(), index + 1))
         });
-        let found = directives.filter(|(key, _)| key == "escape").last();
-        let escape = if found.is_some_and(|(_, value)| value == "`") { '`' } else { '\\' };
-        Self { lines, at: 0, escape }
+        let (mut escape, mut syntax) = ('\\', None);
+        for (key, value, line) in directives {
+            match key.as_str() {
+                "escape" => escape = if value == "`" { '`' } else { '\\' },
+                "syntax" => syntax = Some((line, value.to_owned())),
+                // Rules for linters.
+                _ => {}
+            }
+        }
+        Self { lines, at: 0, escape, syntax }
     }
 
     /// The next instruction.
@@ -64,7 +75,9 @@ impl<'a> Lines<'a> {
             if !text.is_empty() && skip(line) {
                 continue;
             }
-            match line.trim_end().strip_suffix(self.escape) {
+            let part = line.trim_end().strip_suffix(self.escape);
+            // Two of them are one that means itself.
+            match part.filter(|part| !part.ends_with(self.escape)) {
                 Some(part) => text.push_str(part),
                 None => {
                     text.push_str(line);
@@ -105,13 +118,19 @@ impl<'a> Lines<'a> {
 }
 
 /// The documents that a line announces: name, whether tabs go, whether
-/// variables are expanded.
+/// variables are expanded. A marker begins a word, but for the number of a descriptor:
+/// `$((1<<4))` has none.
 pub(super) fn markers(text: &str) -> Vec<(String, bool, bool)> {
     let mut all = Vec::new();
     let mut quote = None;
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
-        if quote.is_none() && rest.starts_with("<<") && !rest.starts_with("<<<") {
+        let begins = || {
+            let before = &text[..text.len() - rest.len()];
+            let before = before.trim_end_matches(|c: char| c.is_ascii_digit());
+            before.chars().next_back().is_none_or(char::is_whitespace)
+        };
+        if quote.is_none() && rest.starts_with("<<") && !rest.starts_with("<<<") && begins() {
             let after = &rest[2..];
             let (strip, after) = match after.strip_prefix('-') {
                 Some(after) => (true, after),

@@ -41,6 +41,14 @@ pub(crate) const NAMES: [&str; 18] = [
     "MAINTAINER",
 ];
 
+/// What `# syntax=` may say: other images read other languages.
+const OWN_SYNTAX: [&str; 4] = [
+    "docker/dockerfile",
+    "docker/dockerfile-upstream",
+    "docker.io/docker/dockerfile",
+    "docker.io/docker/dockerfile-upstream",
+];
+
 /// A Dockerfile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dockerfile {
@@ -77,6 +85,12 @@ fn at(place: Place, problem: Problem) -> SyntaxError {
 /// Where it is no Dockerfile.
 pub fn parse(text: &str) -> Result<Dockerfile, SyntaxError> {
     let mut lines = Lines::new(text);
+    if let Some((line, syntax)) = &lines.syntax
+        && !OWN_SYNTAX.contains(&syntax.split([':', '@']).next().unwrap_or_default())
+    {
+        let text = format!("the language of {syntax}");
+        return Err(at(Place { line: *line, column: 1 }, Problem::Unsupported(text)));
+    }
     let mut file = Dockerfile { escape: lines.escape, args: Vec::new(), stages: Vec::new() };
     while let Some(line) = lines.next()? {
         let name = line.name.to_ascii_uppercase();

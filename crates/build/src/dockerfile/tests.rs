@@ -78,6 +78,21 @@ fn pairs_in_both_forms() {
 }
 
 #[test]
+fn what_looks_like_a_document_or_a_continuation() {
+    let text = "FROM x\nRUN echo $((1<<4)) 3<<A <<-B; cat x<<C\n3\nA\n\tb\nB\nRUN a\\\\\nRUN b\n\
+                ONBUILD RUN <<E\nin it\nE\n";
+    let kinds = kinds(text);
+    let [Kind::Run { heredocs, .. }, Kind::Run { command, .. }, _, Kind::OnBuild(all)] = &kinds[..]
+    else {
+        panic!("{kinds:?}")
+    };
+    let documents: Vec<&str> = heredocs.iter().map(|document| &*document.content).collect();
+    assert_eq!(documents, ["3\n", "b\n"]);
+    assert_eq!(*command, Words::Shell("a\\\\".to_owned()));
+    assert_eq!(all, "RUN <<E\nin it\nE");
+}
+
+#[test]
 fn what_is_wrong_is_told_with_its_place() {
     for (text, line, word) in [
         ("", 1, "no FROM"),
@@ -90,6 +105,11 @@ fn what_is_wrong_is_told_with_its_place() {
         ("FROM x\nCOPY --frm=a b c\n", 2, "--frm"),
         ("FROM x\nRUN <<EOF\nx\n", 2, "EOF"),
         ("FROM x\nRUN --mount=type=foo x\n", 2, "foo"),
+        ("FROM x\nRUN --mount=type=cache,target=/c,bogus=1 x\n", 2, "bogus"),
+        ("FROM x\nRUN --mount=type=cache,target=/c,sharing=own x\n", 2, "sharing=own"),
+        ("FROM x\nSTOPSIGNAL SIGNOPE\n", 2, "a signal cannot be \"SIGNOPE\""),
+        ("FROM x\nRUN --mount=type=ssh,uid=1 x\n", 2, "type=ssh,uid"),
+        ("#escape=`\n# syntax=example.org/other/frontend:1\nFROM x\n", 2, "other/frontend"),
         ("FROM x\nRUN --security=insecure x\n", 2, "not supported"),
         ("FROM x\nSHELL bash\n", 2, "JSON"),
         ("FROM x\nHEALTHCHECK --interval=soon CMD x\n", 2, "soon"),

@@ -5,24 +5,27 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
+use super::images::Made;
+
 /// `build`.
 #[derive(Args, Debug)]
 #[command(
     after_long_help = "RUN commands are root, with every owner that they set: chown, useradd, \
     apt, dnf and the scripts of packages work as in a build by root, and the image has the owners, \
-    devices and file capabilities that such a build would have given it. No subuid range, no \
-    setuid program and no daemon takes part.
+    devices and file capabilities that such a build would have given it. No daemon takes \
+    part, and no subuid range and no setuid program but with --root-emulation=subid.
 
 --output takes what sampan convert does: NAME.sif, NAME.sqfs, oci:PATH[:TAG], \
     oci-archive:PATH[:TAG], docker-archive:PATH[:NAME], docker://REGISTRY/NAME[:TAG]; or the form \
     of docker build, type=oci|docker|sif|squashfs|registry,dest=PATH|name=NAME.
 
-Definition files begin with docker, oci, oci-archive, docker-archive, localimage, oras, scratch, \
-    busybox, host, debootstrap, yum, dnf or zypper. The last four take packages from MirrorURL:, \
-    else the configuration's mirrors, else the mirrors of this host; Keyring: names the keys that \
-    must have signed them, if not those of this host; Include: names more packages. debootstrap \
-    also takes Variant: minbase, buildd or essential, Components: and Check-Valid-Until: no; yum \
-    and its like UpdateURL:, and host Exclude: paths.
+Definition files begin with docker, oci, oci-archive, docker-archive, localimage, oras, \
+    library (with Library: URL, if not the configured one), scratch, busybox, host, debootstrap, yum, dnf, zypper or arch. The last five take packages from \
+    MirrorURL:, else the configuration's mirrors, else the mirrors of this host; Keyring: names \
+    the keys that must have signed them, if not those of this host; Include: names more packages. \
+    debootstrap also takes Variant: minbase, buildd or essential, Components: and \
+    Check-Valid-Until: no; yum and its like UpdateURL:, and MirrorURL: metalink=URL or \
+    mirrorlist=URL; arch Components: [core extra]; host Exclude: paths.
 
 Layers are kept by what they were made from: another checkout of the same files finds them. With \
     SOURCE_DATE_EPOCH two builds of the same files give the same image. Examples:
@@ -78,9 +81,11 @@ pub struct BuildArgs {
     /// Do every step anew
     #[arg(long)]
     pub no_cache: bool,
-    /// How RUN is root
+    /// How RUN is root: consistent: owners and identities are recorded and shown; fast: changes of
+    /// them succeed and do nothing; subid: the kernel does them, with the caller's ranges in
+    /// /etc/subuid and /etc/subgid and the setuid programs newuidmap and newgidmap; none: they fail
     #[arg(long, value_name = "MODE", default_value = "consistent")]
-    #[arg(value_parser = PossibleValuesParser::new(["consistent", "fast", "none"]))]
+    #[arg(value_parser = PossibleValuesParser::new(["consistent", "fast", "subid", "none"]))]
     pub root_emulation: String,
     /// Seconds since 1970 that no file of the image is younger than [env: SOURCE_DATE_EPOCH]
     #[arg(long, value_name = "SECONDS")]
@@ -92,9 +97,9 @@ pub struct BuildArgs {
     /// When to ask registries: missing, always or never
     #[arg(long, value_name = "WHEN")]
     pub pull: Option<String>,
-    /// How to compress: zstd[:LEVEL], gzip[:LEVEL], lz4, xz or none
-    #[arg(long, value_name = "METHOD")]
-    pub compression: Option<String>,
+    /// What is made
+    #[command(flatten)]
+    pub made: Made,
     /// Platform of the image, os/architecture[/variant]
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<String>,

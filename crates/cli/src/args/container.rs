@@ -1,10 +1,11 @@
 //! Flags of the commands that run a container.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 
 /// `run`.
 #[derive(Args, Debug)]
@@ -107,9 +108,10 @@ pub struct ContainerArgs {
     #[arg(long, visible_alias = "fakeroot", conflicts_with = "user", help_heading = "Identity")]
     pub root: bool,
     /// With --root: what changes of owner and identity do. none: fail; fast: succeed and do
-    /// nothing; consistent: are recorded and shown, in a PID namespace
+    /// nothing; consistent: are recorded and shown, in a PID namespace; subid: are done by the
+    /// kernel, with the caller's ranges in /etc/subuid and /etc/subgid
     #[arg(long, value_name = "MODE", requires = "root", help_heading = "Identity")]
-    #[arg(value_parser = clap::builder::PossibleValuesParser::new(["none", "fast", "consistent"]))]
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(["none", "fast", "consistent", "subid"]))]
     pub root_emulation: Option<String>,
     /// Be this user of the image, by name or number
     #[arg(short, long, value_name = "USER[:GROUP]", help_heading = "Identity")]
@@ -124,6 +126,9 @@ pub struct ContainerArgs {
     /// As --containall, with no network, a host name of its own, masked paths and a read-only /sys
     #[arg(long, help_heading = "Isolation")]
     pub isolate: bool,
+    /// As --containall --writable-tmpfs, which is near to what Docker does
+    #[arg(long, conflicts_with = "writable", help_heading = "Isolation")]
+    pub compat: bool,
     /// A PID namespace: only the container's processes are seen
     #[arg(long, help_heading = "Isolation")]
     pub pid: bool,
@@ -142,6 +147,15 @@ pub struct ContainerArgs {
         help_heading = "Isolation"
     )]
     pub net: Option<Net>,
+    /// Ask these servers for names, in place of the host's
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        value_delimiter = ',',
+        conflicts_with = "writable",
+        help_heading = "Isolation"
+    )]
+    pub dns: Vec<IpAddr>,
     /// Set the host name inside; implies --uts
     #[arg(long, value_name = "NAME", help_heading = "Isolation")]
     pub hostname: Option<String>,
@@ -177,7 +191,13 @@ pub struct ContainerArgs {
     #[arg(long, value_name = "SPEC", help_heading = "Mounts")]
     pub mount: Vec<String>,
     /// An empty directory in memory; OPTIONS are size= and mode=
-    #[arg(long, value_name = "DST[:OPTIONS]", help_heading = "Mounts")]
+    #[arg(
+        short_alias = 'S',
+        long,
+        visible_alias = "scratch",
+        value_name = "DST[:OPTIONS]",
+        help_heading = "Mounts"
+    )]
     pub tmpfs: Vec<String>,
     /// Home directory inside: your own at DST, or SRC at DST
     #[arg(
@@ -263,7 +283,8 @@ pub struct ContainerArgs {
     ///
     /// auto: the image's, wired to the launcher that started sampan (srun, mpirun, flux, PALS).
     /// host: the host's libraries in place of the image's, where they fit; sampan mpi check
-    /// IMAGE tells. container: the image's, started by an mpirun inside. none: nothing is done.
+    /// IMAGE tells. container: the image's, started by an mpirun inside, which reaches the
+    /// other nodes of a job. none: nothing is done.
     #[arg(long, value_name = "MODE", value_parser = PossibleValuesParser::new(["auto", "host", "container", "none"]), help_heading = "Host")]
     pub mpi: Option<String>,
     /// How well the host's MPI has to fit: same major version, no older, or the same
@@ -309,4 +330,12 @@ pub struct ContainerArgs {
     /// Accepted for Docker's sake: nothing of a container ever stays
     #[arg(long, help_heading = "Without effect")]
     pub rm: bool,
+    /// Accepted for Apptainer's sake: so it always is
+    #[arg(
+        long,
+        visible_aliases = ["sharens", "no-eval", "no-privs", "disable-cache"],
+        action = ArgAction::Count,
+        help_heading = "Without effect"
+    )]
+    pub userns: u8,
 }

@@ -2,27 +2,44 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
+
+/// Which of an image's platforms, and how to tell of it.
+#[derive(Args, Debug)]
+pub struct Which {
+    /// Platform of the image, os/architecture[/variant]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How an image file is made.
+#[derive(Args, Debug)]
+pub struct Made {
+    /// How to compress: zstd[:LEVEL], gzip[:LEVEL], lz4, xz or none
+    #[arg(long, value_name = "METHOD")]
+    pub compression: Option<String>,
+}
 
 /// `pull`.
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
   sampan pull docker://debian:12
   sampan pull --platform linux/arm64 ghcr.io/org/app:1.2
-  sampan pull oci-archive:app.tar")]
+  sampan pull oci-archive:app.tar
+  sampan pull https://www.example.org/app.sif  # kept as it is")]
 pub struct PullArgs {
     /// The images
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<String>,
-    /// Platform to fetch, os/architecture[/variant]
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
-    /// Compression of the image file: zstd[:LEVEL], gzip[:LEVEL], lz4, xz or none
-    #[arg(long, value_name = "METHOD")]
-    pub compression: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    /// What is made
+    #[command(flatten)]
+    pub made: Made,
+    /// Which of an image, and how to tell of it
+    #[command(flatten)]
+    pub which: Which,
 }
 
 /// `images`.
@@ -37,23 +54,6 @@ pub struct ImagesArgs {
     pub json: bool,
 }
 
-/// `inspect`.
-#[derive(Args, Debug)]
-pub struct InspectArgs {
-    /// Of an image made by Apptainer: print one of its texts as it is
-    #[arg(long, value_enum, value_name = "TEXT", conflicts_with = "json")]
-    pub show: Option<Show>,
-    /// The images, by name, digest, or path
-    #[arg(required = true, value_name = "IMAGE")]
-    pub images: Vec<String>,
-    /// Platform, os/architecture[/variant]
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
-    /// Print JSON: a list with one object for each image
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// `rm`.
 #[derive(Args, Debug)]
 #[command(after_long_help = "An image goes when its last name does. One that a container \
@@ -62,15 +62,12 @@ pub struct RemoveArgs {
     /// The images, by name, or by digest or the beginning of one
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<String>,
-    /// Only for this platform, os/architecture[/variant]
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
     /// Also images in use
     #[arg(short, long)]
     pub force: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    /// Which of an image, and how to tell of it
+    #[command(flatten)]
+    pub which: Which,
 }
 
 /// `convert`.
@@ -102,15 +99,12 @@ pub struct ConvertArgs {
     /// No time and no random identity in a SIF file; SOURCE_DATE_EPOCH sets the time
     #[arg(long)]
     pub deterministic: bool,
-    /// How to compress: zstd[:LEVEL], gzip[:LEVEL], lz4, xz or none
-    #[arg(long, value_name = "METHOD")]
-    pub compression: Option<String>,
-    /// Platform of the image, os/architecture[/variant]
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    /// What is made
+    #[command(flatten)]
+    pub made: Made,
+    /// Which of an image, and how to tell of it
+    #[command(flatten)]
+    pub which: Which,
     /// The image
     #[arg(value_name = "IMAGE")]
     pub image: String,
@@ -131,12 +125,9 @@ pub struct PushArgs {
     /// How to compress layers that have no form yet: gzip[:LEVEL] or zstd[:LEVEL]
     #[arg(long, value_name = "METHOD")]
     pub compression: Option<String>,
-    /// Platform of the image, os/architecture[/variant]
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    /// Which of an image, and how to tell of it
+    #[command(flatten)]
+    pub which: Which,
     /// The image
     #[arg(value_name = "IMAGE")]
     pub image: String,
@@ -241,9 +232,10 @@ pub struct PruneArgs {
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
   sampan login ghcr.io
-  sampan login --username ann --password-stdin r.example:5000 <token-file")]
+  sampan login --username ann --password-stdin r.example:5000 <token-file
+  sampan login --password-stdin library://library.example <token-file")]
 pub struct LoginArgs {
-    /// The registry, host[:port][/namespace]
+    /// The registry, host[:port][/namespace], or library://host[:port]
     #[arg(value_name = "REGISTRY")]
     pub registry: String,
     /// User name; asked for on a terminal
@@ -257,7 +249,7 @@ pub struct LoginArgs {
 /// `logout`.
 #[derive(Args, Debug)]
 pub struct LogoutArgs {
-    /// The registry, host[:port][/namespace]
+    /// The registry, host[:port][/namespace], or library://host[:port]
     #[arg(value_name = "REGISTRY")]
     pub registry: String,
 }
@@ -306,35 +298,4 @@ pub enum ConfigCommand {
         #[arg(long)]
         json: bool,
     },
-}
-
-/// Texts of an image that Apptainer made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Show {
-    /// The definition file
-    Definition,
-    /// What it sets in the environment
-    Environment,
-    /// What it says to those who ask for help
-    Help,
-    /// What run executes
-    Runscript,
-    /// What an instance executes
-    Startscript,
-    /// What test executes
-    Test,
-}
-
-impl Show {
-    /// Its key in the texts.
-    pub fn key(self) -> &'static str {
-        match self {
-            Self::Definition => "definition",
-            Self::Environment => "environment",
-            Self::Help => "help",
-            Self::Runscript => "runscript",
-            Self::Startscript => "startscript",
-            Self::Test => "test",
-        }
-    }
 }

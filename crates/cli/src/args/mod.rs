@@ -5,6 +5,8 @@ mod build;
 mod cdi;
 mod container;
 mod images;
+mod inspect;
+mod instance;
 mod mpi;
 mod sif;
 mod site;
@@ -23,19 +25,25 @@ pub use cdi::{CdiArgs, CdiCommand};
 pub use container::{ContainerArgs, DryRun, ExecArgs, Net, RunArgs, ShellArgs, TestArgs};
 pub use images::{
     CommitArgs, ConfigArgs, ConfigCommand, ConvertArgs, DoctorArgs, HistoryArgs, ImagesArgs,
-    InspectArgs, LoadArgs, LoginArgs, LogoutArgs, PruneArgs, PullArgs, PushArgs, RemoveArgs,
-    SaveArgs, TagArgs,
+    LoadArgs, LoginArgs, LogoutArgs, Made, PruneArgs, PullArgs, PushArgs, RemoveArgs, SaveArgs,
+    TagArgs,
+};
+pub use inspect::{Chosen, InspectArgs, RunHelpArgs};
+pub use instance::{
+    InstanceArgs, InstanceCommand, InstanceListArgs, InstanceStartArgs, InstanceStatsArgs,
+    InstanceStopArgs,
 };
 pub use mpi::{MpiArgs, MpiCommand};
 pub use sif::{SifAddArgs, SifArgs, SifCommand, SifFs, SifPart, SifType};
-pub use site::{ModuleFormat, SiteArgs, SiteCommand};
+pub use site::{ModuleArgs, ModuleFormat, ModuleTree, SiteArgs, SiteCommand};
 pub use slurm::{SlurmArgs, SlurmCommand};
 
 /// Run, fetch and keep HPC containers as an ordinary user.
 ///
 /// An image is named by a registry's name (docker://python:3.12, or just
 /// python:3.12), by oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, or by
-/// the path of a directory, a squashfs file or a SIF file.
+/// the path of a directory, a squashfs file or a SIF file. instance://NAME is a
+/// container that runs.
 #[derive(Debug, Parser)]
 #[command(name = "sampan", version, propagate_version = false, styles = styles())]
 #[command(subcommand_required = true, arg_required_else_help = true, infer_subcommands = false)]
@@ -61,6 +69,9 @@ pub struct Globals {
     /// Directory of your images, in place of SAMPAN_STORE
     #[arg(long, global = true, value_name = "DIR")]
     pub store: Option<String>,
+    /// Address of the library that library:// means, in place of SAMPAN_LIBRARY
+    #[arg(long, global = true, value_name = "URL")]
+    pub library: Option<String>,
 }
 
 /// What to do.
@@ -76,6 +87,8 @@ pub enum Command {
     Shell(ShellArgs),
     /// Run the test script of an image that Apptainer made
     Test(TestArgs),
+    /// Start, list and stop containers that stay
+    Instance(InstanceArgs),
     /// Build an image from a Dockerfile or a definition file
     Build(BuildArgs),
     /// Make an image of what a container has written
@@ -99,6 +112,8 @@ pub enum Command {
     Images(ImagesArgs),
     /// Show what is known about an image
     Inspect(InspectArgs),
+    /// Show what an image that Apptainer made says to those who ask for help
+    RunHelp(RunHelpArgs),
     /// Remove images from the store
     #[command(visible_alias = "rmi")]
     Rm(RemoveArgs),
@@ -148,7 +163,16 @@ pub enum Command {
 impl Command {
     /// Whether it runs a container, so that Docker's exit codes count.
     pub fn runs_container(&self) -> bool {
-        matches!(self, Self::Run(_) | Self::Exec(_) | Self::Shell(_) | Self::Test(_))
+        let joins = |args: &SlurmArgs| matches!(args.command, SlurmCommand::Join { .. });
+        let starts = |args: &InstanceArgs| {
+            matches!(args.command, InstanceCommand::Start(_) | InstanceCommand::Run(_))
+        };
+        match self {
+            Self::Instance(args) => starts(args),
+            Self::Run(_) | Self::Exec(_) | Self::Shell(_) | Self::Test(_) => true,
+            Self::Slurm(args) => joins(args),
+            _ => false,
+        }
     }
 
     /// The configuration values that its flags set.
@@ -160,28 +184,28 @@ impl Command {
             }
         };
         add("store", "--store", &globals.store);
+        add("library", "--library", &globals.library);
         match self {
             Self::Build(args) => {
                 add("platform", "--platform", &args.platform);
-                add("compression", "--compression", &args.compression);
+                add("compression", "--compression", &args.made.compression);
                 add("pull", "--pull", &args.pull);
             }
-            Self::Push(args) => {
-                add("platform", "--platform", &args.platform);
-                add("compression", "--compression", &args.compression);
-            }
-            Self::Convert(args) => {
-                add("platform", "--platform", &args.platform);
-                add("compression", "--compression", &args.compression);
-            }
-            Self::Pull(args) => {
-                add("platform", "--platform", &args.platform);
-                add("compression", "--compression", &args.compression);
+            Self::Push(PushArgs { which, compression, .. })
+            | Self::Convert(ConvertArgs { which, made: Made { compression }, .. })
+            | Self::Pull(PullArgs { which, made: Made { compression }, .. }) => {
+                add("platform", "--platform", &which.platform);
+                add("compression", "--compression", compression);
             }
             Self::Run(RunArgs { container, .. })
             | Self::Exec(ExecArgs { container, .. })
             | Self::Shell(ShellArgs { container, .. })
-            | Self::Test(TestArgs { container, .. }) => {
+            | Self::Test(TestArgs { container, .. })
+            | Self::Instance(InstanceArgs {
+                command:
+                    InstanceCommand::Start(InstanceStartArgs { container, .. })
+                    | InstanceCommand::Run(InstanceStartArgs { container, .. }),
+            }) => {
                 add("platform", "--platform", &container.platform);
                 add("pull", "--pull", &container.pull);
                 add("mpi", "--mpi", &container.mpi);

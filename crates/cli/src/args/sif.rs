@@ -70,25 +70,27 @@ pub enum SifCommand {
 /// `sif add`.
 #[derive(Args, Debug)]
 #[command(after_long_help = "Example:
-  sampan sif add --type partition --part overlay --fs ext3 image.sif changes.img")]
+  sampan sif add --type partition --part overlay --fs ext3 image.sif changes.img
+\
+The numbers that Apptainer has for types, file systems and uses are understood too.")]
 pub struct SifAddArgs {
     /// What the object is
-    #[arg(long = "type", value_enum, default_value_t = SifType::Generic)]
+    #[arg(long = "type", visible_alias = "datatype", value_enum, default_value_t = SifType::Generic)]
     pub kind: SifType,
     /// Its name; the data's file name where it is left out
-    #[arg(long)]
+    #[arg(long, visible_alias = "filename")]
     pub name: Option<String>,
     /// Its group; 0 is none
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, visible_alias = "groupid", default_value_t = 1)]
     pub group: u32,
     /// The object that it is about; 0 is none
     #[arg(long, default_value_t = 0)]
     pub link: u32,
     /// Of a partition: its file system
-    #[arg(long, value_enum, default_value_t = SifFs::Squashfs)]
+    #[arg(long, visible_alias = "partfs", value_enum, default_value_t = SifFs::Squashfs)]
     pub fs: SifFs,
     /// Of a partition: what it is for
-    #[arg(long, value_enum, default_value_t = SifPart::Data)]
+    #[arg(long, visible_alias = "parttype", value_enum, default_value_t = SifPart::Data)]
     pub part: SifPart,
     /// Of a partition: architecture of its programs, as in linux/ARCH
     #[arg(long, value_name = "ARCH")]
@@ -103,12 +105,19 @@ pub struct SifAddArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum SifType {
+    #[value(alias = "1")]
     Definition,
+    #[value(alias = "2")]
     Environment,
+    #[value(alias = "3")]
     Labels,
+    #[value(alias = "4")]
     Partition,
+    #[value(alias = "6")]
     Json,
+    #[value(alias = "7")]
     Generic,
+    #[value(alias = "9")]
     Sbom,
 }
 
@@ -116,9 +125,13 @@ pub enum SifType {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum SifFs {
+    #[value(alias = "1")]
     Squashfs,
+    #[value(alias = "2")]
     Ext3,
+    #[value(alias = "3")]
     Archive,
+    #[value(alias = "4")]
     Raw,
 }
 
@@ -126,8 +139,12 @@ pub enum SifFs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum SifPart {
+    #[value(alias = "1")]
     System,
+    #[value(alias = "2")]
     Primary,
+    #[value(alias = "3")]
     Data,
+    #[value(alias = "4")]
     Overlay,
 }

@@ -255,6 +255,30 @@ pub(super) const KEYS: &[Key] = &[
         show: |config| (paths(&config.mpi_path.value, ":"), &config.mpi_path.origin),
     },
     Key {
+        name: "mpi_hosts",
+        variable: "SAMPAN_MPI_HOSTS",
+        separator: Some(','),
+        expected: "a list of hosts",
+        of_site: false,
+        set: |config, words, origin, _| {
+            put(&mut config.mpi_hosts, words.to_vec(), origin);
+            Ok(())
+        },
+        show: |config| (config.mpi_hosts.value.join(","), &config.mpi_hosts.origin),
+    },
+    Key {
+        name: "mpi_shell",
+        variable: "SAMPAN_MPI_SHELL",
+        separator: None,
+        expected: "a program that is called as ssh is, and its first words",
+        of_site: false,
+        set: |config, words, origin, _| {
+            put(&mut config.mpi_shell, one(words)?.to_owned(), origin);
+            Ok(())
+        },
+        show: |config| (config.mpi_shell.value.clone(), &config.mpi_shell.origin),
+    },
+    Key {
         name: "fabric",
         variable: "SAMPAN_FABRIC",
         separator: None,
@@ -285,6 +309,22 @@ pub(super) const KEYS: &[Key] = &[
             let pairs = config.mirrors.value.iter().map(|(name, url)| format!("{name}={url}"));
             (pairs.collect::<Vec<_>>().join(","), &config.mirrors.origin)
         },
+    },
+    Key {
+        name: "library",
+        variable: "SAMPAN_LIBRARY",
+        separator: None,
+        expected: "an address, for example https://library.example",
+        of_site: false,
+        set: |config, words, origin, _| {
+            let url = one(words)?;
+            if !url.starts_with("https://") && !url.starts_with("http://") {
+                return Err(format!("{url:?} is no address"));
+            }
+            put(&mut config.library, Some(url.to_owned()), origin);
+            Ok(())
+        },
+        show: |config| (config.library.value.clone().unwrap_or_default(), &config.library.origin),
     },
     Key {
         name: "no_mount",

@@ -18,8 +18,11 @@
 //! | `mpi` | `SAMPAN_MPI` | whose MPI a container uses: `auto`, `host`, `container` or `none` |
 //! | `mpi_policy` | `SAMPAN_MPI_POLICY` | how well the host's has to fit: `major`, `full` or `strict` |
 //! | `mpi_path` | `SAMPAN_MPI_PATH` | where the host's MPI is installed, in place of a search |
+//! | `mpi_hosts` | `SAMPAN_MPI_HOSTS` | hosts that `--mpi=container` reaches where no scheduler says which |
+//! | `mpi_shell` | `SAMPAN_MPI_SHELL` | the program by which it reaches them, called as ssh(1) is |
 //! | `fabric` | `SAMPAN_FABRIC` | whose network libraries a container uses: `none` (the image's) or `host` |
 //! | `mirrors` | `SAMPAN_MIRRORS` | mirrors for bootstraps, RELEASE=URL |
+//! | `library` | `SAMPAN_LIBRARY` | address of the library that `library://` means |
 //! | `no_mount` | `SAMPAN_NO_MOUNT` | default mounts to leave out |
 //! | `cdi_dirs` | `SAMPAN_CDI_DIRS` | directories of CDI specs; a later one wins |
 //! | `hooks_dirs` | `SAMPAN_HOOKS_DIRS` | directories of OCI hooks (oci-hooks(5)); a later one wins |
@@ -48,7 +51,6 @@ mod keys;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use host::gpu::Choice;
@@ -197,28 +199,7 @@ pub enum PullPolicy {
     Never,
 }
 
-impl FromStr for PullPolicy {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "missing" | "newer" => Ok(Self::Missing),
-            "always" => Ok(Self::Always),
-            "never" => Ok(Self::Never),
-            _ => Err(format!("{text:?} is no pull policy")),
-        }
-    }
-}
-
-impl fmt::Display for PullPolicy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Missing => "missing",
-            Self::Always => "always",
-            Self::Never => "never",
-        })
-    }
-}
+types::words!(PullPolicy { "missing" | "newer" => Missing, "always" => Always, "never" => Never });
 
 /// Where the CDI specification puts specs: those of the host, then those that
 /// go when it is started anew.
@@ -258,8 +239,14 @@ pub struct Config {
     pub fabric: Setting<Fabric>,
     /// Where the host's MPI is installed; empty where it is to be found.
     pub mpi_path: Setting<Vec<PathBuf>>,
+    /// Hosts that a launcher in a container may reach where there is no scheduler.
+    pub mpi_hosts: Setting<Vec<String>>,
+    /// The program by which it reaches them, and its first words.
+    pub mpi_shell: Setting<String>,
     /// Mirrors of distributions' packages: the name of a release, and its mirror.
     pub mirrors: Setting<Vec<(String, String)>>,
+    /// The address of the library that `library://` means.
+    pub library: Setting<Option<String>>,
     /// Default mounts to leave out.
     pub no_mount: Setting<Skip>,
     /// GPUs that containers get unasked.
@@ -368,7 +355,10 @@ impl Config {
             mpi_policy: Setting::default(Policy::Major),
             fabric: Setting::default(Fabric::None),
             mpi_path: Setting::default(Vec::new()),
+            mpi_hosts: Setting::default(Vec::new()),
+            mpi_shell: Setting::default("ssh -x -o BatchMode=yes".to_owned()),
             mirrors: Setting::default(Vec::new()),
+            library: Setting::default(None),
             no_mount: Setting::default(Skip::default()),
             gpu: Setting::default(Choice::None),
             node_cache: Setting::default(None),

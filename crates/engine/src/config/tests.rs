@@ -90,7 +90,8 @@ fn every_value_reads_and_shows() {
     let place = Place::new(
         "pull = \"never\"\nplatform = \"linux/arm64\"\ncompression = \"gzip:9\"\n\
          size_limit = \"2G\"\nstall_timeout = 7\nlinger = 3\nbinds = [\"/sw:/opt/sw:ro\"]\n\
-         no_mount = [\"tmp\", \"cwd\"]\ncdi_dirs = [\"/a\", \"/b\"]\nhooks_dirs = \"/h\"\n",
+         no_mount = [\"tmp\", \"cwd\"]\ncdi_dirs = [\"/a\", \"/b\"]\nhooks_dirs = \"/h\"\n\
+         mpi_hosts = [\"n1\", \"n2\"]\nmpi_shell = \"rsh -n\"\n",
         "",
     );
     let config = place.load(&[]).unwrap();
@@ -106,6 +107,8 @@ fn every_value_reads_and_shows() {
         ("no_mount", "tmp,cwd"),
         ("cdi_dirs", "/a:/b"),
         ("hooks_dirs", "/h"),
+        ("mpi_hosts", "n1,n2"),
+        ("mpi_shell", "rsh -n"),
     ] {
         assert_eq!(shown(key), value, "{key}");
     }

@@ -13,10 +13,8 @@ pub mod amd;
 pub mod nvidia;
 
 use std::ffi::OsString;
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use plan::{MountFlags, MountSource, MountSpec};
 use serde::Serialize;
@@ -37,30 +35,7 @@ pub enum Choice {
     Amd,
 }
 
-impl fmt::Display for Choice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::All => "all",
-            Self::None => "none",
-            Self::Nvidia => "nvidia",
-            Self::Amd => "amd",
-        })
-    }
-}
-
-impl FromStr for Choice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "all" => Ok(Self::All),
-            "none" => Ok(Self::None),
-            "nvidia" => Ok(Self::Nvidia),
-            "amd" => Ok(Self::Amd),
-            _ => Err(format!("{text:?} is none of all, none, nvidia and amd")),
-        }
-    }
-}
+types::words!(Choice { "all" => All, "none" => None, "nvidia" => Nvidia, "amd" => Amd });
 
 /// A maker of GPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

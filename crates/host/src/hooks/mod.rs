@@ -2,7 +2,7 @@
 //! made.
 //!
 //! A site describes them in directories of JSON files in the form of
-//! oci-hooks(5), schema 1.0.0. Directories later in the list win: a file there
+//! oci-hooks(5), schemas 1.0.0 and 0.1.0. Directories later in the list win: a file there
 //! hides those of the same name. Hooks run in the order of file names in lower
 //! case.
 //!
@@ -21,7 +21,7 @@ pub use plan::{Hook, Stage, StageError};
 use regex_lite::Regex;
 use serde::Deserialize;
 
-pub use run::{State, Status, run};
+pub use run::{State, Status, filter, run};
 
 /// Largest file that is read, in bytes.
 const LIMIT: u64 = 1 << 20;
@@ -66,6 +66,14 @@ pub enum HookError {
         /// Why.
         source: io::Error,
     },
+    /// A hook that writes without an end.
+    #[error("the {hook} wrote more than {limit} bytes to standard output")]
+    Output {
+        /// The hook.
+        hook: Box<Hook>,
+        /// The most that is read.
+        limit: u64,
+    },
     /// A hook that ended badly.
     #[error("the {hook} ended with {status}{}", said(stderr))]
     Failed {
@@ -96,10 +104,36 @@ fn said(stderr: &str) -> String {
     if stderr.is_empty() { String::new() } else { format!(": {stderr}") }
 }
 
+/// What tells the schemas apart.
+#[derive(Deserialize)]
+struct Schema {
+    version: Option<String>,
+}
+
+/// Schema 0.1.0.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OldDocument {
+    #[serde(rename = "version")]
+    _version: Option<String>,
+    hook: PathBuf,
+    #[serde(default)]
+    arguments: Vec<String>,
+    #[serde(alias = "stage")]
+    stages: Vec<String>,
+    #[serde(alias = "cmd")]
+    cmds: Option<Vec<String>>,
+    #[serde(alias = "annotation")]
+    annotations: Option<Vec<String>>,
+    hasbindmounts: Option<bool>,
+}
+
+/// Schema 1.0.0.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
-    version: String,
+    #[serde(rename = "version")]
+    _version: String,
     hook: Program,
     when: When,
     stages: Vec<String>,
@@ -131,10 +165,35 @@ struct When {
 #[derive(Clone, Debug)]
 pub struct HookFile {
     hooks: Vec<Hook>,
-    always: Option<bool>,
-    annotations: Option<Vec<(Regex, Regex)>>,
-    commands: Option<Vec<Regex>>,
-    has_bind_mounts: Option<bool>,
+    conditions: Vec<Condition>,
+    /// Whether one condition is enough, as in schema 0.1.0.
+    any: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Condition {
+    Always(bool),
+    /// Each pair matches a name and its value.
+    Annotations(Vec<(Regex, Regex)>),
+    /// One matches a value.
+    Values(Vec<Regex>),
+    Commands(Vec<Regex>),
+    BindMounts(bool),
+}
+
+impl Condition {
+    fn holds(&self, situation: &Situation<'_>) -> bool {
+        let all = situation.annotations;
+        match self {
+            Self::Always(always) => *always,
+            Self::Annotations(pairs) => pairs
+                .iter()
+                .all(|(key, value)| all.iter().any(|(k, v)| key.is_match(k) && value.is_match(v))),
+            Self::Values(list) => list.iter().any(|one| all.values().any(|v| one.is_match(v))),
+            Self::Commands(list) => list.iter().any(|one| one.is_match(situation.command)),
+            Self::BindMounts(wanted) => *wanted && situation.has_bind_mounts,
+        }
+    }
 }
 
 /// What decides whether a hook is wanted.
@@ -148,83 +207,124 @@ pub struct Situation<'a> {
     pub has_bind_mounts: bool,
 }
 
-impl HookFile {
-    /// Reads one file; `path` is for messages.
-    ///
-    /// # Errors
-    /// When the text is no hook of schema 1.0.0.
-    pub fn parse(path: &Path, text: &[u8]) -> Result<Self, HookError> {
-        let wrong = |field: &str, reason: String| HookError::File {
-            path: path.to_owned(),
-            field: field.to_owned(),
-            reason,
-        };
+/// What both schemas say of a file that is wrong.
+struct Wrong<'a>(&'a Path);
+
+impl Wrong<'_> {
+    fn say(&self, field: &str, reason: impl Into<String>) -> HookError {
+        let (path, field) = (self.0.to_owned(), field.to_owned());
+        HookError::File { path, field, reason: reason.into() }
+    }
+
+    fn read<T: serde::de::DeserializeOwned>(&self, text: &[u8]) -> Result<T, HookError> {
         let mut reader = serde_json::Deserializer::from_slice(text);
-        let document: Document = serde_path_to_error::deserialize(&mut reader).map_err(|e| {
+        let document = serde_path_to_error::deserialize(&mut reader).map_err(|e| {
             let field = e.path().to_string();
-            wrong(if field == "." { "" } else { &field }, e.inner().to_string())
+            self.say(if matches!(&*field, "." | "?") { "" } else { &field }, e.inner().to_string())
         })?;
-        reader.end().map_err(|e| wrong("", e.to_string()))?;
-        let Document { version, hook, when, stages } = document;
-        if version != "1.0.0" {
-            return Err(wrong("version", format!("{version:?} is not 1.0.0")));
+        reader.end().map_err(|e| self.say("", e.to_string()))?;
+        Ok(document)
+    }
+
+    fn regexes(&self, field: &str, list: &[String]) -> Result<Vec<Regex>, HookError> {
+        list.iter().map(|text| pattern(text).map_err(|e| self.say(field, e))).collect()
+    }
+
+    /// A hook for each stage.
+    fn hooks(&self, field: &str, one: &Program, stages: &[String]) -> Result<Vec<Hook>, HookError> {
+        if !one.path.is_absolute() {
+            return Err(self.say(field, format!("{:?} is not an absolute path", one.path)));
         }
-        if !hook.path.is_absolute() {
-            return Err(wrong("hook.path", format!("{:?} is not an absolute path", hook.path)));
-        }
-        let timeout = match hook.timeout {
+        let timeout = match one.timeout {
             Some(seconds) if seconds <= 0 => {
                 let reason = format!("{seconds} is not a positive number of seconds");
-                return Err(wrong("hook.timeout", reason));
+                return Err(self.say("hook.timeout", reason));
             }
             seconds => seconds.map(|seconds| Duration::from_secs(seconds.unsigned_abs())),
         };
         if stages.is_empty() {
-            return Err(wrong("stages", "there is no stage".to_owned()));
+            return Err(self.say("stages", "there is no stage"));
         }
-        let origin = path;
-        let (args, env) = (hook.args.unwrap_or_default(), hook.env.unwrap_or_default());
-        let one = |text: &String| {
-            let stage = text.parse().map_err(|e: StageError| wrong("stages", e.to_string()))?;
-            let (path, args, env) = (hook.path.clone(), args.clone(), env.clone());
-            Ok(Hook { stage, path, args, env, timeout, origin: origin.to_owned() })
+        let hook = |text: &String| {
+            let stage = match text.as_str() {
+                "precreate" => Stage::Precreate,
+                text => text
+                    .parse()
+                    .map_err(|e: StageError| self.say("stages", format!("{e}, or precreate")))?,
+            };
+            let (args, env) =
+                (one.args.clone().unwrap_or_default(), one.env.clone().unwrap_or_default());
+            let (path, origin) = (one.path.clone(), self.0.to_owned());
+            Ok(Hook { stage, path, args, env, timeout, origin })
         };
-        let hooks = stages.iter().map(one).collect::<Result<_, HookError>>()?;
-        let When { always, annotations, commands, has_bind_mounts } = when;
-        if always.is_none()
-            && annotations.is_none()
-            && commands.is_none()
-            && has_bind_mounts.is_none()
-        {
-            return Err(wrong("when", "there is no condition".to_owned()));
+        stages.iter().map(hook).collect()
+    }
+}
+
+impl HookFile {
+    /// Reads one file; `path` is for messages.
+    ///
+    /// # Errors
+    /// When the text is no hook of a known schema.
+    pub fn parse(path: &Path, text: &[u8]) -> Result<Self, HookError> {
+        let wrong = Wrong(path);
+        let Schema { version } = wrong.read(text)?;
+        let file = match version.as_deref() {
+            Some("1.0.0") => Self::current(&wrong, wrong.read(text)?)?,
+            None | Some("0.1.0") => Self::old(&wrong, wrong.read(text)?)?,
+            Some(other) => {
+                let reason = format!("{other:?} is neither 1.0.0 nor 0.1.0");
+                return Err(wrong.say("version", reason));
+            }
+        };
+        if file.conditions.is_empty() {
+            let field = if file.any { "" } else { "when" };
+            return Err(wrong.say(field, "there is no condition, so it would never run"));
         }
-        let regex = |field: &str, text: &String| pattern(text).map_err(|e| wrong(field, e));
-        let pairs = |map: BTreeMap<String, String>| {
-            let field = "when.annotations";
-            let pair = |(k, v): (String, String)| Ok((regex(field, &k)?, regex(field, &v)?));
-            map.into_iter().map(pair).collect::<Result<Vec<_>, HookError>>()
-        };
-        let list = |list: Vec<String>| {
-            list.iter().map(|text| regex("when.commands", text)).collect::<Result<Vec<_>, _>>()
-        };
-        let annotations = annotations.map(pairs).transpose()?;
-        let commands = commands.map(list).transpose()?;
-        Ok(Self { hooks, always, annotations, commands, has_bind_mounts })
+        Ok(file)
     }
 
-    /// Whether all its conditions match.
+    fn current(wrong: &Wrong<'_>, document: Document) -> Result<Self, HookError> {
+        let Document { hook, when, stages, .. } = document;
+        let hooks = wrong.hooks("hook.path", &hook, &stages)?;
+        let When { always, annotations, commands, has_bind_mounts } = when;
+        let mut conditions: Vec<Condition> = always.map(Condition::Always).into_iter().collect();
+        if let Some(map) = annotations {
+            let (keys, values): (Vec<String>, Vec<String>) = map.into_iter().unzip();
+            let field = "when.annotations";
+            let pairs =
+                wrong.regexes(field, &keys)?.into_iter().zip(wrong.regexes(field, &values)?);
+            conditions.push(Condition::Annotations(pairs.collect()));
+        }
+        if let Some(list) = commands {
+            conditions.push(Condition::Commands(wrong.regexes("when.commands", &list)?));
+        }
+        conditions.extend(has_bind_mounts.map(Condition::BindMounts));
+        Ok(Self { hooks, conditions, any: false })
+    }
+
+    fn old(wrong: &Wrong<'_>, document: OldDocument) -> Result<Self, HookError> {
+        let OldDocument { hook, arguments, stages, cmds, annotations, hasbindmounts, .. } =
+            document;
+        let name = hook.display().to_string();
+        let args = (!arguments.is_empty()).then(|| [vec![name], arguments].concat());
+        let program = Program { path: hook, args, env: None, timeout: None };
+        let hooks = wrong.hooks("hook", &program, &stages)?;
+        let mut conditions = Vec::new();
+        if let Some(list) = cmds {
+            conditions.push(Condition::Commands(wrong.regexes("cmds", &list)?));
+        }
+        if let Some(list) = annotations {
+            conditions.push(Condition::Values(wrong.regexes("annotations", &list)?));
+        }
+        conditions.extend(hasbindmounts.map(Condition::BindMounts));
+        Ok(Self { hooks, conditions, any: true })
+    }
+
+    /// Whether its conditions match: all of them, or one by the older schema.
     fn matches(&self, situation: &Situation<'_>) -> bool {
-        let annotated = |(key, value): &(Regex, Regex)| {
-            let mut all = situation.annotations.iter();
-            all.any(|(k, v)| key.is_match(k) && value.is_match(v))
-        };
-        self.always.unwrap_or(true)
-            && self.has_bind_mounts.is_none_or(|wanted| wanted && situation.has_bind_mounts)
-            && self.annotations.as_ref().is_none_or(|pairs| pairs.iter().all(annotated))
-            && self
-                .commands
-                .as_ref()
-                .is_none_or(|list| list.iter().any(|one| one.is_match(situation.command)))
+        let mut all = self.conditions.iter().map(|condition| condition.holds(situation));
+        if self.any { all.any(|holds| holds) } else { all.all(|holds| holds) }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Running one hook.
 
 use std::collections::BTreeMap;
-use std::io::{self, Seek, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
@@ -12,6 +13,9 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use serde::Serialize;
 
 use super::{Hook, HookError, drain, tail};
+
+/// The most that a filter's output may have, in bytes.
+const MOST: u64 = 16 << 20;
 
 /// How much of what a hook says is kept, in bytes.
 const KEPT: usize = 4096;
@@ -60,8 +64,34 @@ pub enum Status {
 /// # Errors
 /// When it cannot be started, fails, or takes longer than its timeout.
 pub fn run(hook: &Hook, state: &[u8]) -> Result<(), HookError> {
+    execute(hook, state, Stdio::null())
+}
+
+/// Runs a hook as [`run`] does, with `input` on standard input; what it writes to
+/// standard output, 16 MiB at most.
+///
+/// # Errors
+/// As [`run`], and when it writes more.
+pub fn filter(hook: &Hook, input: &[u8]) -> Result<Vec<u8>, HookError> {
     let started = |source| HookError::Start { hook: Box::new(hook.clone()), source };
-    let mut child = start(hook, state).map_err(started)?;
+    let open = || {
+        let out = File::from(memfd_create("output", MemfdFlags::CLOEXEC)?);
+        Ok((out.try_clone()?, out))
+    };
+    let (mut out, theirs) = open().map_err(started)?;
+    execute(hook, input, theirs.into())?;
+    let mut bytes = Vec::new();
+    out.rewind().map_err(started)?;
+    (&out).take(MOST + 1).read_to_end(&mut bytes).map_err(started)?;
+    if bytes.len() as u64 > MOST {
+        return Err(HookError::Output { hook: Box::new(hook.clone()), limit: MOST });
+    }
+    Ok(bytes)
+}
+
+fn execute(hook: &Hook, input: &[u8], output: Stdio) -> Result<(), HookError> {
+    let started = |source| HookError::Start { hook: Box::new(hook.clone()), source };
+    let mut child = start(hook, input, output).map_err(started)?;
     let mut heard = Vec::new();
     let status = wait(&mut child, hook.timeout, &mut heard).map_err(started)?;
     let stderr = tail(&heard, KEPT);
@@ -77,9 +107,9 @@ pub fn run(hook: &Hook, state: &[u8]) -> Result<(), HookError> {
     }
 }
 
-fn start(hook: &Hook, state: &[u8]) -> io::Result<Child> {
+fn start(hook: &Hook, state: &[u8], output: Stdio) -> io::Result<Child> {
     // A file, not a pipe: a hook that never reads its input blocks nobody.
-    let mut input = std::fs::File::from(memfd_create("state", MemfdFlags::CLOEXEC)?);
+    let mut input = File::from(memfd_create("state", MemfdFlags::CLOEXEC)?);
     input.write_all(state)?;
     input.rewind()?;
     let mut command = Command::new(&hook.path);
@@ -88,7 +118,7 @@ fn start(hook: &Hook, state: &[u8]) -> io::Result<Child> {
     }
     let pairs = hook.env.iter().filter_map(|text| text.split_once('='));
     command.env_clear().envs(pairs).current_dir("/");
-    command.stdin(input).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()
+    command.stdin(input).stdout(output).stderr(Stdio::piped()).spawn()
 }
 
 /// Waits for the end; None when it did not come in time. A process that the

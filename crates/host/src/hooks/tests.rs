@@ -56,17 +56,71 @@ fn all_conditions_have_to_match() {
     assert!(!with_when(r#"{"hasBindMounts": true}"#).matches(&other));
 }
 
+/// The examples of oci-hooks(5), and its rules.
+#[test]
+fn the_older_schema_is_read() {
+    let annotations = BTreeMap::from([("dept".to_owned(), "x fluid-dynamics".to_owned())]);
+    let situation =
+        Situation { command: "/usr/sbin/init", annotations: &annotations, has_bind_mounts: true };
+    for (conditions, expected) in [
+        (r#""cmds": [".*/init$", "bash"]"#, true),
+        (r#""cmd": ["bash"]"#, false),
+        (r#""annotations": [".*fluid-dynamics.*"]"#, true),
+        (r#""annotation": ["^fluid"]"#, false),
+        (r#""hasbindmounts": true"#, true),
+        (r#""hasbindmounts": false"#, false),
+        // One is enough.
+        (r#""cmds": ["bash"], "hasbindmounts": true"#, true),
+        (r#""version": "0.1.0", "cmds": ["bash"], "annotations": ["solid"]"#, false),
+    ] {
+        let text = format!(
+            r#"{{"hook": "/h", "arguments": ["--debug"], "stages": ["precreate", "poststop"], {conditions}}}"#
+        );
+        let file = parse(&text).unwrap();
+        assert_eq!(file.matches(&situation), expected, "{conditions}");
+        assert_eq!(file.hooks[0].args, ["/h", "--debug"]);
+        assert_eq!(
+            file.hooks.iter().map(|h| h.stage).collect::<Vec<_>>(),
+            [Stage::Precreate, Stage::Poststop]
+        );
+    }
+    for (text, word) in [
+        (r#"{"stages": ["poststop"], "cmds": ["a"]}"#, "hook"),
+        (r#"{"hook": "h", "stages": ["poststop"], "cmds": ["a"]}"#, "absolute"),
+        (r#"{"hook": "/h", "cmds": ["a"]}"#, "stages"),
+        (r#"{"hook": "/h", "stages": ["poststop"]}"#, "no condition"),
+        (r#"{"hook": "/h", "stages": ["a"], "stage": ["b"], "cmds": ["a"]}"#, "stage"),
+        (r#"{"hook": "/h", "stages": ["poststop"], "cmds": ["("]}"#, "cmds"),
+    ] {
+        let error = parse(text).unwrap_err().to_string();
+        assert!(error.contains(word), "{word}: {error}");
+    }
+}
+
+#[test]
+fn a_filters_output_is_what_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let hook = script(dir.path(), "sed s/a/b/; echo aside >&2");
+    assert_eq!(filter(&hook, b"{a}").unwrap(), b"{b}");
+    let hook = script(dir.path(), "head -c 20000000 /dev/zero");
+    let error = filter(&hook, b"{}").unwrap_err().to_string();
+    assert!(error.contains("more than"), "{error}");
+    let hook = script(dir.path(), "echo no >&2; exit 1");
+    assert!(matches!(filter(&hook, b"{}"), Err(HookError::Failed { .. })));
+}
+
 #[test]
 fn what_is_wrong_names_file_and_field() {
     let change = |from: &str, to: &str| NVIDIA.replace(from, to);
     for (text, word) in [
         (String::new(), "EOF"),
         ("[]".to_owned(), "invalid"),
-        (change("1.0.0", "0.1.0"), "version: \"0.1.0\""),
+        (change("1.0.0", "0.2.0"), "version: \"0.2.0\""),
+        (change("1.0.0", "0.1.0"), "hook"),
         (change("\"/usr/bin/", "\"usr/bin/"), "hook.path"),
         (change("\"timeout\": 10", "\"timeout\": 0"), "hook.timeout"),
         (change("\"timeout\": 10", "\"timeout\": \"10\""), "hook.timeout"),
-        (change("\"poststop\"", "\"precreate\""), "\"precreate\" is no stage"),
+        (change("\"poststop\"", "\"poststep\""), "\"poststep\" is no stage"),
         (change("[\"prestart\", \"poststop\"]", "[]"), "stages: there is no stage"),
         (change("\".*\"", "\"(\""), "when.commands"),
         (change("\"always\": true, \"commands\": [\".*\"]", ""), "when: there is no condition"),

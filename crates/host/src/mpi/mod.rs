@@ -11,7 +11,6 @@ mod find;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use plan::MountSpec;
 use serde::Serialize;
@@ -100,35 +99,17 @@ pub enum Policy {
     Strict,
 }
 
-impl FromStr for Policy {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "major" => Ok(Self::Major),
-            "full" => Ok(Self::Full),
-            "strict" => Ok(Self::Strict),
-            _ => Err(format!("{text:?} is none of major, full and strict")),
-        }
-    }
-}
-
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Major => "major",
-            Self::Full => "full",
-            Self::Strict => "strict",
-        })
-    }
-}
+types::words!(Policy { "major" => Major, "full" => Full, "strict" => Strict });
 
 /// Why the host's MPI cannot stand in for the image's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MpiError {
     /// None on the host.
-    #[error("no MPI library was found on the host")]
-    NoHost,
+    #[error("no MPI library was found {}", place(named))]
+    NoHost {
+        /// Where the configuration says that it is.
+        named: Vec<PathBuf>,
+    },
     /// None in the image.
     #[error("no MPI library was found in the image; the host has {host}")]
     NoImage {
@@ -190,12 +171,20 @@ pub enum MpiError {
     Inject(#[from] InjectError),
 }
 
+fn place(named: &[PathBuf]) -> String {
+    if named.is_empty() {
+        return "on the host".to_owned();
+    }
+    let all: Vec<String> = named.iter().map(|path| path.display().to_string()).collect();
+    format!("in {} (mpi_path)", all.join(", "))
+}
+
 impl MpiError {
     /// What to do about it.
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::NoHost => {
+            Self::NoHost { .. } => {
                 "load the MPI's module, or name its directory in the configuration: mpi_path"
             }
             Self::NoImage { .. } => {
@@ -282,14 +271,19 @@ pub fn check(
         companions: Companions::default(),
         error: None,
     };
-    check.error = decide(&mut check, host, image).err();
+    check.error = decide(&mut check, host, image, configured).err();
     check
 }
 
-fn decide(check: &mut Check, host: &Libraries<'_>, image: &Libraries<'_>) -> Result<(), MpiError> {
+fn decide(
+    check: &mut Check,
+    host: &Libraries<'_>,
+    image: &Libraries<'_>,
+    configured: &[PathBuf],
+) -> Result<(), MpiError> {
     let list = |all: &[Mpi]| all.iter().map(Mpi::to_string).collect::<Vec<_>>().join(" and ");
     if check.host.is_empty() {
-        return Err(MpiError::NoHost);
+        return Err(MpiError::NoHost { named: configured.to_vec() });
     }
     if check.libc == Libc::Musl {
         let (has, host) = (check.libc.clone(), list(&check.host));

@@ -202,6 +202,14 @@ impl Image {
         Ok(u32::from_le_bytes(cursor.take()?))
     }
 
+    /// The largest id of an owner.
+    ///
+    /// # Errors
+    /// When the table of ids cannot be read.
+    pub fn largest_id(&self) -> Result<u32, Error> {
+        (0..self.sb.ids).try_fold(0, |most, index| Ok(most.max(self.id(index)?)))
+    }
+
     /// The position inside a table whose metadata blocks a list of 64-bit
     /// positions names.
     fn table_cursor(&self, list: u64, byte: u64) -> Result<Cursor<'_>, Error> {

@@ -11,7 +11,7 @@ const MAGIC: &[u8] = b"!<arch>\n";
 const MEMBER: usize = 60;
 
 /// The tar stream of a package's files.
-pub(super) fn data(mut file: File, _: &Path) -> io::Result<Box<dyn Read + Send>> {
+pub(in crate::bootstrap) fn data(mut file: File, _: &Path) -> io::Result<Box<dyn Read + Send>> {
     let mut magic = [0; MAGIC.len()];
     file.read_exact(&mut magic)?;
     if magic != MAGIC {

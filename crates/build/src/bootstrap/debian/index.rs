@@ -12,7 +12,7 @@ use crate::bootstrap::select::{Need, Package, Relation};
 
 /// A Release file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Release {
+pub(in crate::bootstrap) struct Release {
     pub(super) suite: String,
     pub(super) codename: String,
     pub(super) valid_until: Option<String>,
@@ -22,7 +22,7 @@ pub(super) struct Release {
 
 impl Release {
     /// Reads a Release file; None for what is none.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(in crate::bootstrap) fn parse(text: &str) -> Option<Self> {
         let all: Deb822 = text.parse().ok()?;
         let first = all.iter().next()?;
         let field = |name: &str| first.get(name).map(|text| text.trim().to_owned());
@@ -30,7 +30,7 @@ impl Release {
         for line in first.get("SHA256")?.lines() {
             let words: Vec<&str> = line.split_whitespace().collect();
             let [sha256, size, path] = words[..] else { continue };
-            let listed = Listed { sha256: sha256.to_ascii_lowercase(), size: size.parse().ok()? };
+            let listed = Listed { sum: sha256.to_ascii_lowercase(), size: size.parse().ok()? };
             files.insert(path.to_owned(), listed);
         }
         Some(Self {
@@ -105,10 +105,14 @@ pub(in crate::bootstrap) fn packages(
             version: need("Version")?.to_owned(),
             needs,
             provides: list("Provides")?.into_iter().flat_map(|need| need.any).collect(),
+            conflicts: Vec::new(),
             prefers: Vec::new(),
             always: field("Essential") == Some("yes") || field("Priority") == Some("required"),
             path: path.to_owned(),
-            listed: Listed { sha256, size: need("Size")?.parse().map_err(|_| missing("Size"))? },
+            listed: Listed {
+                sum: sha256,
+                size: need("Size")?.parse().map_err(|_| missing("Size"))?,
+            },
             source,
         });
     }

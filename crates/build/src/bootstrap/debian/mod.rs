@@ -1,6 +1,6 @@
 //! Debian, Ubuntu and what follows them (`Bootstrap: debootstrap`).
 
-mod deb;
+pub(super) mod deb;
 pub(super) mod index;
 mod repository;
 mod source;
@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use types::Platform;
 
+use super::fetch::Mirrors;
 use super::select::Universe;
 use super::system::Packages;
 use super::{BootstrapError, Installation, hash_keyring, needs, words};
@@ -151,16 +152,23 @@ impl Builder<'_> {
         architecture: &str,
         out: &Out<'_>,
     ) -> Result<()> {
-        let scratch = Scratch::new(self.scratch())?;
+        let scratch = Scratch::new(self)?;
         let dir = scratch.directory("packages")?;
         let packages = {
-            let mirror = self.mirror()?;
+            let fetcher = self.fetcher()?;
             let mut universe = Universe::new(index::compare);
             for source in &wanted.sources {
-                let release = repository::release(&mirror, source, wanted.check_date)?;
+                let release = repository::release(&fetcher, source, wanted.check_date)?;
                 for component in &source.components {
                     let mut add = |package| universe.add(package);
-                    repository::list(&mirror, architecture, source, &release, component, &mut add)?;
+                    repository::list(
+                        &fetcher,
+                        architecture,
+                        source,
+                        &release,
+                        component,
+                        &mut add,
+                    )?;
                 }
             }
             universe.complete();
@@ -168,9 +176,9 @@ impl Builder<'_> {
             // The links are there: nothing has to be moved.
             names.extend(universe.has("usr-is-merged").then(|| "usr-is-merged".to_owned()));
             let selected = universe.select(&names)?;
-            let sources = &wanted.sources;
-            let url = |p: &super::select::Package| format!("{}/{}", sources[p.source].url, p.path);
-            mirror.fetch(&selected, &url, (&dir, "deb"))?
+            let one = |source: &Source| Mirrors::new([source.url.clone()]);
+            let mirrors: Vec<Mirrors> = wanted.sources.iter().map(one).collect();
+            fetcher.fetch(&selected, &mirrors, (&dir, "deb"))?
         };
         let seed = ["var/lib/dpkg/status", "var/lib/dpkg/available"];
         let merged = merged(&wanted.suite, architecture);

@@ -1,21 +1,22 @@
 //! The indexes of a mirror: a signed Release file, and the packages that it names.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 
 use super::index::{Release, packages};
 use super::source::Source;
 use crate::bootstrap::error::BootstrapError;
-use crate::bootstrap::fetch::{LARGEST_INDEX, Mirror};
+use crate::bootstrap::fetch::{Fetcher, LARGEST_INDEX};
+use crate::bootstrap::inflate::inflate;
 use crate::bootstrap::select::Package;
-use crate::error::Result;
+use crate::error::{BuildError, Result};
 
 /// No Release file comes near it.
 const LARGEST_RELEASE: u64 = 32 << 20;
 
 /// A source's Release file, its signature verified.
-pub(super) fn release(mirror: &Mirror<'_>, source: &Source, check_date: bool) -> Result<Release> {
+pub(super) fn release(fetcher: &Fetcher<'_>, source: &Source, check_date: bool) -> Result<Release> {
     let url = format!("{}/dists/{}/InRelease", source.url, source.suite);
-    let bytes = mirror.small(&url, LARGEST_RELEASE)?;
+    let bytes = fetcher.small(&url, LARGEST_RELEASE)?;
     let keyring = source.keyring(&url)?;
     let signed = keyring
         .open(&bytes)
@@ -46,7 +47,7 @@ pub(super) fn release(mirror: &Mirror<'_>, source: &Source, check_date: bool) ->
 
 /// Reads the packages of a component.
 pub(super) fn list(
-    mirror: &Mirror<'_>,
+    fetcher: &Fetcher<'_>,
     architecture: &str,
     source: &Source,
     release: &Release,
@@ -55,22 +56,19 @@ pub(super) fn list(
 ) -> Result<()> {
     let dist = format!("{}/dists/{}", source.url, source.suite);
     let base = format!("{component}/binary-{architecture}/Packages");
-    let found = [".xz", ".gz", ""].iter().find_map(|ending| {
+    let found = [".xz", ".gz", ".bz2", ""].iter().find_map(|ending| {
         let path = format!("{base}{ending}");
-        release.files.get(&path).map(|listed| (path, *ending, listed))
+        release.files.get(&path).map(|listed| (path, listed))
     });
     let lacks = || BootstrapError::Lacks { url: format!("{dist}/InRelease"), what: base.clone() };
-    let (path, ending, listed) = found.ok_or_else(lacks)?;
+    let (path, listed) = found.ok_or_else(lacks)?;
     let url = match (release.by_hash, path.rsplit_once('/')) {
-        (true, Some((dir, _))) => format!("{dist}/{dir}/by-hash/SHA256/{}", listed.sha256),
+        (true, Some((dir, _))) => format!("{dist}/{dir}/by-hash/SHA256/{}", listed.sum),
         _ => format!("{dist}/{path}"),
     };
-    let file = mirror.listed(&url, listed)?;
-    let reader: Box<dyn BufRead> = match ending {
-        ".xz" => Box::new(BufReader::new(liblzma::read::XzDecoder::new(file))),
-        ".gz" => Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(file))),
-        _ => Box::new(BufReader::new(file)),
-    };
+    let file = fetcher.listed(&url, listed)?;
+    let failed = |source| BuildError::Read { path: fetcher.scratch.to_owned(), source };
+    let reader = inflate(file).map_err(failed)?;
     let malformed = |reason| BootstrapError::Malformed { url, reason };
     let reader = reader.take(LARGEST_INDEX);
     packages(reader, source.index, put).map_err(malformed)?;

@@ -1,71 +1,30 @@
 //! Metadata of a repository: `repomd.xml`, and the packages of `primary.xml`
 //! (createrepo_c(8)).
 
-use std::collections::BTreeMap;
-use std::io::BufRead;
+use std::collections::{BTreeMap, HashSet};
+use std::io::Read;
+use std::mem::take;
 
-use quick_xml::events::{BytesStart, Event};
-use quick_xml::{Reader, XmlVersion};
-
+use super::xml::{Attributes, Sink, read};
 use crate::bootstrap::fetch::Listed;
 use crate::bootstrap::select::{Need, Package, Relation};
 
-/// Where the list of packages is.
+/// What `repomd.xml` says of a list: where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Primary {
+pub(in crate::bootstrap) struct List {
     pub(super) path: String,
     pub(super) listed: Listed,
 }
 
-/// The attributes of an element by their names.
-type Attributes = BTreeMap<String, String>;
-
-/// What an element is to who reads it.
-trait Sink {
-    /// An element begins, or stands alone.
-    fn begin(&mut self, name: &str, attributes: Attributes) -> Result<(), String>;
-    /// An element ends that had this text.
-    fn end(&mut self, name: &str, text: &str) -> Result<(), String>;
-}
-
-fn attributes(element: &BytesStart<'_>) -> Result<Attributes, String> {
-    let pairs = element.attributes().map(|attribute| {
-        let attribute = attribute.map_err(|e| e.to_string())?;
-        let value =
-            attribute.normalized_value(XmlVersion::Explicit1_0).map_err(|e| e.to_string())?;
-        Ok((attribute.key.local_name().as_ref().to_owned(), value.into_owned()))
-    });
-    pairs.collect()
-}
-
-fn read(input: impl BufRead, sink: &mut dyn Sink) -> Result<(), String> {
-    let mut reader = Reader::from_reader(input);
-    let mut buffer = Vec::new();
-    let mut text = String::new();
-    let mut depth = 0_usize;
-    loop {
-        let event = reader.read_event_into(&mut buffer).map_err(|e| e.to_string())?;
-        match event {
-            Event::Start(element) => {
-                depth += 1;
-                text.clear();
-                sink.begin(element.local_name().as_ref(), attributes(&element)?)?;
-            }
-            Event::Empty(element) => {
-                sink.begin(element.local_name().as_ref(), attributes(&element)?)?;
-            }
-            Event::End(element) => {
-                depth = depth.saturating_sub(1);
-                sink.end(element.local_name().as_ref(), text.trim())?;
-                text.clear();
-            }
-            Event::Text(part) => text.push_str(&part.xml10_content()),
-            Event::Eof if depth == 0 => return Ok(()),
-            Event::Eof => return Err("it ends in the middle".to_owned()),
-            _ => {}
-        }
-        buffer.clear();
-    }
+/// The lists of a repository that are read here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::bootstrap) struct Lists {
+    /// The packages.
+    pub(super) primary: List,
+    /// Every file of each; repositories may do without.
+    pub(super) filelists: Option<List>,
+    /// Streams of modules, where there are any.
+    pub(super) modules: Option<List>,
 }
 
 /// Paths stay below the repository.
@@ -76,31 +35,45 @@ fn path(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn sha256(kind: &str, text: &str) -> Result<String, String> {
-    let good = text.len() == 64 && text.chars().all(|c| c.is_ascii_hexdigit());
-    if kind != "sha256" || !good {
-        return Err(format!("a checksum that is no SHA-256: {kind} {text}"));
+fn checksum(kind: &str, text: &str) -> Result<String, String> {
+    let length = match kind {
+        "sha256" => 64,
+        "sha512" => 128,
+        _ => 0,
+    };
+    if text.len() != length || !text.chars().all(|c| c.is_ascii_hexdigit()) || length == 0 {
+        return Err(format!("a checksum that is no SHA-256 or SHA-512: {kind} {text}"));
     }
     Ok(text.to_ascii_lowercase())
 }
 
 #[derive(Default)]
 struct Repomd {
-    /// Whether this is about the list of packages.
-    primary: bool,
+    all: BTreeMap<String, List>,
+    /// The type of what is read now, and what is known of it.
+    data: String,
     kind: String,
     path: Option<String>,
-    sha256: Option<String>,
+    sum: Option<String>,
     size: Option<u64>,
+}
+
+impl Repomd {
+    /// Lists of other types may have any form.
+    fn wanted(&self) -> bool {
+        ["primary", "filelists", "modules"].contains(&self.data.as_str())
+    }
 }
 
 impl Sink for Repomd {
     fn begin(&mut self, name: &str, attributes: Attributes) -> Result<(), String> {
         let get = |name: &str| attributes.get(name).cloned().unwrap_or_default();
         match name {
-            "data" => self.primary = get("type") == "primary",
+            "data" => {
+                *self = Self { data: get("type"), all: take(&mut self.all), ..Self::default() }
+            }
             "checksum" => self.kind = get("type"),
-            "location" if self.primary => self.path = Some(path(&get("href"))?),
+            "location" if self.wanted() => self.path = Some(path(&get("href"))?),
             _ => {}
         }
         Ok(())
@@ -108,9 +81,16 @@ impl Sink for Repomd {
 
     fn end(&mut self, name: &str, text: &str) -> Result<(), String> {
         match name {
-            "data" => self.primary = false,
-            "checksum" if self.primary => self.sha256 = Some(sha256(&self.kind, text)?),
-            "size" if self.primary => {
+            "data" => {
+                if let (Some(path), Some(sum), Some(size)) =
+                    (self.path.take(), self.sum.take(), self.size.take())
+                {
+                    let listed = Listed { sum, size };
+                    self.all.insert(take(&mut self.data), List { path, listed });
+                }
+            }
+            "checksum" if self.wanted() => self.sum = Some(checksum(&self.kind, text)?),
+            "size" if self.wanted() => {
                 self.size = Some(text.parse().map_err(|_| format!("a size of {text:?}"))?);
             }
             _ => {}
@@ -120,16 +100,52 @@ impl Sink for Repomd {
 }
 
 /// Reads `repomd.xml`.
-pub(super) fn repomd(bytes: &[u8]) -> Result<Primary, String> {
+pub(in crate::bootstrap) fn repomd(bytes: &[u8]) -> Result<Lists, String> {
     let mut sink = Repomd::default();
     read(bytes, &mut sink)?;
-    match (sink.path, sink.sha256, sink.size) {
-        (Some(path), Some(sha256), Some(size)) => {
-            Ok(Primary { path, listed: Listed { sha256, size } })
+    let primary = sink.all.remove("primary").ok_or("it lists no packages")?;
+    let mut other = |name: &str| sink.all.remove(name);
+    Ok(Lists { primary, filelists: other("filelists"), modules: other("modules") })
+}
+
+/// `filelists.xml` while it is read.
+struct Filelists<'a> {
+    /// Files that are looked for.
+    wanted: &'a HashSet<String>,
+    /// Checksum and name of the package.
+    package: (String, String),
+    put: &'a mut dyn FnMut(&str, &str, &str),
+}
+
+impl Sink for Filelists<'_> {
+    fn begin(&mut self, name: &str, mut attributes: Attributes) -> Result<(), String> {
+        if name == "package" {
+            let mut get = |name: &str| attributes.remove(name).unwrap_or_default();
+            self.package = (get("pkgid"), get("name"));
         }
-        _ => Err("it lists no packages".to_owned()),
+        Ok(())
+    }
+
+    fn end(&mut self, name: &str, text: &str) -> Result<(), String> {
+        if name == "file" && self.wanted.contains(text) {
+            (self.put)(&self.package.0, &self.package.1, text);
+        }
+        Ok(())
     }
 }
+
+/// Reads `filelists.xml`: of each file that is looked for, the checksum and the name
+/// of the package that has it.
+pub(in crate::bootstrap) fn filelists(
+    input: impl Read,
+    wanted: &HashSet<String>,
+    put: &mut dyn FnMut(&str, &str, &str),
+) -> Result<(), String> {
+    read(input, &mut Filelists { wanted, package: Default::default(), put })
+}
+
+/// Takes a package and its architecture.
+pub(super) type Put<'a> = &'a mut dyn FnMut(Package, &str);
 
 /// A package while it is read.
 #[derive(Default)]
@@ -137,12 +153,12 @@ struct Packages<'a> {
     /// Architectures that run here.
     takes: &'a [&'a str],
     source: usize,
-    put: Option<&'a mut dyn FnMut(Package)>,
+    put: Option<Put<'a>>,
     name: String,
     arch: String,
     version: String,
     kind: String,
-    sha256: Option<String>,
+    sum: Option<String>,
     size: Option<u64>,
     path: Option<String>,
     needs: Vec<Need>,
@@ -154,17 +170,18 @@ struct Packages<'a> {
 
 impl Packages<'_> {
     fn finish(&mut self) -> Result<(), String> {
-        let name = std::mem::take(&mut self.name);
+        let name = take(&mut self.name);
         let missing = |what: &str| format!("package {name}: {what} is missing");
         let package = Package {
-            version: std::mem::take(&mut self.version),
-            needs: std::mem::take(&mut self.needs),
-            provides: std::mem::take(&mut self.provides),
-            prefers: std::mem::take(&mut self.prefers),
+            version: take(&mut self.version),
+            needs: take(&mut self.needs),
+            provides: take(&mut self.provides),
+            conflicts: Vec::new(),
+            prefers: take(&mut self.prefers),
             always: false,
             path: self.path.take().ok_or_else(|| missing("location"))?,
             listed: Listed {
-                sha256: self.sha256.take().ok_or_else(|| missing("checksum"))?,
+                sum: self.sum.take().ok_or_else(|| missing("checksum"))?,
                 size: self.size.take().ok_or_else(|| missing("size"))?,
             },
             source: self.source,
@@ -173,7 +190,7 @@ impl Packages<'_> {
         if self.takes.contains(&self.arch.as_str())
             && let Some(put) = &mut self.put
         {
-            put(package);
+            put(package, &self.arch);
         }
         Ok(())
     }
@@ -228,7 +245,7 @@ impl Sink for Packages<'_> {
         match name {
             "name" => self.name = text.to_owned(),
             "arch" => self.arch = text.to_owned(),
-            "checksum" => self.sha256 = Some(sha256(&self.kind, text)?),
+            "checksum" => self.sum = Some(checksum(&self.kind, text)?),
             // Some packages need a file, whoever has it.
             "file" => self.provides.push(Relation::of(text)),
             "package" => self.finish()?,
@@ -238,12 +255,13 @@ impl Sink for Packages<'_> {
     }
 }
 
-/// Reads `primary.xml`; the error names the package that is wrong.
-pub(super) fn primary(
-    input: impl BufRead,
+/// Reads `primary.xml`: packages and their architectures; the error names the package that
+/// is wrong.
+pub(in crate::bootstrap) fn primary(
+    input: impl Read,
     takes: &[&str],
     source: usize,
-    put: &mut dyn FnMut(Package),
+    put: Put<'_>,
 ) -> Result<(), String> {
     read(input, &mut Packages { takes, source, put: Some(put), ..Packages::default() })
 }
@@ -338,12 +356,14 @@ mod tests {
 
     fn all(text: &str) -> Result<Vec<Package>, String> {
         let mut all = Vec::new();
-        primary(text.as_bytes(), &["noarch"], 3, &mut |package| all.push(package)).map(|()| all)
+        primary(text.as_bytes(), &["noarch"], 3, &mut |package, _| all.push(package)).map(|()| all)
     }
 
     #[test]
     fn metadata_are_read() {
-        assert_eq!(repomd(with_sum(REPOMD).as_bytes()).unwrap().path, "repodata/p.xml.gz");
+        let lists = repomd(with_sum(REPOMD).as_bytes()).unwrap();
+        assert_eq!(lists.primary.path, "repodata/p.xml.gz");
+        assert_eq!((lists.filelists, lists.modules), (None, None));
         let packages = all(&with_sum(PRIMARY)).unwrap();
         let [package] = &packages[..] else { panic!() };
         assert_eq!((package.version.as_str(), package.listed.size), ("0:1-2", 7));
@@ -354,6 +374,24 @@ mod tests {
         assert_eq!(package.prefers, ["e"]);
         let other = with_sum(PRIMARY).replace("noarch", "sparc");
         assert!(all(&other).unwrap().is_empty());
+    }
+
+    #[test]
+    fn files_are_found_by_the_checksum_of_their_package() {
+        let text = "<filelists packages='1'><package pkgid='SUM' name='a' arch='x'>\
+            <version ver='1'/><file>/etc/x</file><file type='dir'>/etc/y</file></package>\
+            </filelists>";
+        let wanted = HashSet::from(["/etc/y".to_owned(), "/z".to_owned()]);
+        let mut found = Vec::new();
+        let mut put = |sum: &str, name: &str, file: &str| {
+            found.push([sum, name, file].map(str::to_owned));
+        };
+        filelists(text.as_bytes(), &wanted, &mut put).unwrap();
+        assert_eq!(found, [["SUM", "a", "/etc/y"]]);
+        let endless =
+            std::io::Read::chain(&b"<filelists><package name='"[..], std::io::repeat(b'a'));
+        let error = filelists(endless, &wanted, &mut |_, _, _| {}).unwrap_err();
+        assert!(error.contains("more than"), "{error}");
     }
 
     #[test]
@@ -375,7 +413,7 @@ mod tests {
             for at in 0..text.len() {
                 let mut bad = text.as_bytes().to_vec();
                 bad[at] = b'<';
-                let _ = (repomd(&bad), primary(&bad[..], &[], 0, &mut |_| {}));
+                let _ = (repomd(&bad), primary(&bad[..], &[], 0, &mut |_, _| {}));
                 bad.truncate(at);
                 assert!(repomd(&bad).is_err(), "{at}");
             }

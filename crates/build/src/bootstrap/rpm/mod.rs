@@ -1,20 +1,22 @@
 //! RPM distributions (`Bootstrap: yum`, `dnf` and `zypper`).
 
-mod index;
-mod package;
-mod version;
+pub(super) mod index;
+pub(super) mod location;
+pub(super) mod modules;
+pub(super) mod package;
+mod repository;
+pub(super) mod version;
+mod xml;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use types::Platform;
 
-pub use package::PackageError;
-
-use super::fetch::{LARGEST_INDEX, Mirror};
-use super::select::{Package, Universe};
+use super::error::PackageError;
+use super::fetch::{Fetcher, Mirrors};
+use super::select::Universe;
 use super::system::{Fetched, Packages};
 use super::{BootstrapError, Installation, files_in, hash_keyring, keyring, needs, words};
 use crate::builder::Builder;
@@ -24,11 +26,13 @@ use crate::error::{BuildError, Result};
 use crate::run::Scratch;
 use crate::state::State;
 
+use location::{Location, Variables, host_variables, repositories};
+use modules::{Asked, Enabled, Modules};
+use repository::Repository;
+
 /// What every system has, as far as the distribution calls it so.
 const BASE: [&str; 6] =
     ["filesystem", "system-release", "distribution-release", "bash", "coreutils", "rpm"];
-/// No file of this kind comes near it.
-const LARGEST_REPOMD: u64 = 16 << 20;
 /// Where RPM distributions keep the keys of their releases.
 const HOST_KEYS: &str = "/etc/pki/rpm-gpg";
 const HOST_REPOSITORIES: &str = "/etc/yum.repos.d";
@@ -41,6 +45,11 @@ if [ -e /run/sampan/keyring ]; then
     cp /run/sampan/keyring /etc/pki/rpm-gpg/RPM-GPG-KEY-bootstrap
 fi
 /usr/bin/rpm --install --replacefiles --nosignature /run/sampan/packages/*.rpm
+[ $# = 0 ] || mkdir -p /etc/dnf/modules.d
+while [ $# -ge 2 ]; do
+    printf '%s' "$2" >"/etc/dnf/modules.d/$1.module"
+    shift 2
+done
 rm -rf /var/cache/dnf /var/cache/yum /var/log/dnf* /var/log/yum* /var/cache/ldconfig/aux-cache
 set -- /etc/yum.repos.d/*.repo
 [ -e "$1" ] || { mkdir -p /etc/yum.repos.d; printf '%s' "$0" >/etc/yum.repos.d/bootstrap.repo; }
@@ -48,7 +57,7 @@ set -- /etc/yum.repos.d/*.repo
 
 /// What a definition file asks for.
 struct Wanted {
-    urls: Vec<String>,
+    locations: Vec<Location>,
     include: Vec<String>,
     keys: Vec<PathBuf>,
     /// A keyring that is not the distribution's own.
@@ -59,19 +68,21 @@ impl Wanted {
     fn read(builder: &Builder<'_>, header: &BTreeMap<String, String>, arch: &str) -> Result<Self> {
         let get = |name: &str| header.get(name).map(String::as_str).filter(|t| !t.is_empty());
         let version = get("osversion").unwrap_or_default();
-        let full = |url: &str| {
-            let url = url.replace("%{OSVERSION}", version).replace("$releasever", version);
-            url.replace("$basearch", arch).trim_end_matches('/').to_owned()
-        };
+        let mut variables = host_variables();
+        variables.insert("releasever".to_owned(), version.to_owned());
+        for name in ["basearch", "arch"] {
+            variables.insert(name.to_owned(), arch.to_owned());
+        }
+        let full = |url: &str| Location::parse(&url.replace("%{OSVERSION}", version), &variables);
         let mirrors = &builder.engine().config().mirrors.value;
         let configured = || mirrors.iter().find(|(name, _)| name == version).map(|(_, url)| &**url);
-        let mut urls: Vec<String> =
+        let mut locations: Vec<Location> =
             get("mirrorurl").or_else(configured).into_iter().map(full).collect();
-        urls.extend(get("updateurl").map(full));
-        if urls.is_empty() {
-            urls = host_repositories().iter().map(|url| full(url)).collect();
+        locations.extend(get("updateurl").map(full));
+        if locations.is_empty() {
+            locations = host_repositories(&variables);
         }
-        if urls.is_empty() {
+        if locations.is_empty() {
             return Err(match get("osversion") {
                 Some(suite) => BootstrapError::NoMirror { suite: suite.to_owned() }.into(),
                 None => needs("Bootstrap", "MirrorURL:").into(),
@@ -83,7 +94,12 @@ impl Wanted {
             Some(path) => vec![path.clone()],
             None => files_in(Path::new(HOST_KEYS), &[]),
         };
-        Ok(Self { urls, include: words(get("include")), keys, keyring })
+        Ok(Self { locations, include: words(get("include")), keys, keyring })
+    }
+
+    /// Where the packages are, for people.
+    fn places(&self) -> Vec<String> {
+        self.locations.iter().map(ToString::to_string).collect()
     }
 
     /// What dnf in the image reads, if no package brings it.
@@ -92,32 +108,18 @@ impl Wanted {
             Some(_) => "gpgcheck=1\ngpgkey=file:///etc/pki/rpm-gpg/RPM-GPG-KEY-bootstrap\n",
             None => "gpgcheck=1\n",
         };
-        let one = |(index, url): (usize, &String)| {
-            format!("[bootstrap{index}]\nname=bootstrap {index}\nbaseurl={url}\n{key}\n")
+        let one = |(index, location): (usize, &Location)| {
+            format!("[bootstrap{index}]\nname=bootstrap {index}\n{location}\n{key}\n")
         };
-        self.urls.iter().enumerate().map(one).collect()
+        self.locations.iter().enumerate().map(one).collect()
     }
 }
 
-/// The addresses of this host's repositories that are in use.
-fn host_repositories() -> Vec<String> {
+/// The repositories of this host that are in use.
+fn host_repositories(variables: &Variables) -> Vec<Location> {
     let texts = files_in(Path::new(HOST_REPOSITORIES), &["repo"]);
     let texts = texts.iter().filter_map(|path| std::fs::read_to_string(path).ok());
-    texts.flat_map(|text| base_urls(&text)).collect()
-}
-
-fn base_urls(text: &str) -> Vec<String> {
-    let mut all = Vec::new();
-    for section in text.split("\n[") {
-        let value = |name: &str| {
-            let mut lines = section.lines().filter_map(|line| line.split_once('='));
-            lines.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim())
-        };
-        if value("enabled") != Some("0") {
-            all.extend(value("baseurl").map(str::to_owned));
-        }
-    }
-    all
+    texts.flat_map(|text| repositories(&text, variables)).collect()
 }
 
 /// RPM's name of a platform's architecture.
@@ -138,9 +140,9 @@ impl Builder<'_> {
         let wanted = Wanted::read(self, &stage.header, &arch)?;
         let mut state = self.nothing("/bin/bash")?;
         let mut hasher = Hasher::new(&state.key, "rpm");
-        hasher.text(&format!("{platform} {:?} {:?}", wanted.include, wanted.urls));
+        hasher.text(&format!("{platform} {:?} {:?}", wanted.include, wanted.places()));
         hash_keyring(&mut hasher, wanted.keyring.as_deref())?;
-        self.say(name, &format!("Bootstrap: from {}", wanted.urls.join(" and ")));
+        self.say(name, &format!("Bootstrap: from {}", wanted.places().join(" and ")));
         let cached = self.layer(&mut state, hasher.key(), |builder, state, out| {
             builder.bootstrap_rpm(state, &wanted, &arch, out)
         })?;
@@ -155,33 +157,61 @@ impl Builder<'_> {
         arch: &str,
         out: &Out<'_>,
     ) -> Result<()> {
-        let scratch = Scratch::new(self.scratch())?;
+        let scratch = Scratch::new(self)?;
         let dir = scratch.directory("packages")?;
-        let packages = self.rpm_packages(wanted, arch, &dir)?;
+        let (packages, enabled) = self.rpm_packages(wanted, arch, &dir)?;
         // Its own package has the links of a merged /usr, or directories.
         let system = Packages::new(&packages, package::files, merged(&packages)?, &[]);
         let installation = Installation {
             script: INSTALL,
-            arguments: vec![wanted.repositories()],
+            arguments: std::iter::once(wanted.repositories())
+                .chain(enabled.into_iter().flat_map(<[String; 2]>::from))
+                .collect(),
             env: &[],
             keyring: wanted.keyring.as_deref(),
         };
         self.install(state, &system, (&scratch, &dir), &installation, out)
     }
 
-    fn rpm_packages(&self, wanted: &Wanted, arch: &str, dir: &Path) -> Result<Vec<Fetched>> {
-        let keyring = keyring(&wanted.keys, &wanted.urls[0])?;
-        let mirror = self.mirror()?;
+    /// The packages, fetched and verified, and what dnf is told of streams of modules.
+    fn rpm_packages(
+        &self,
+        wanted: &Wanted,
+        arch: &str,
+        dir: &Path,
+    ) -> Result<(Vec<Fetched>, Vec<Enabled>)> {
+        let keyring = keyring(&wanted.keys, &wanted.places()[0])?;
+        let fetcher = self.fetcher()?;
         let mut universe = Universe::new(version::compare);
-        for (index, url) in wanted.urls.iter().enumerate() {
-            list(&mirror, &keyring, url, (index, arch), &mut |p| universe.add(p))?;
+        let open = |location| Repository::open(&fetcher, &keyring, location);
+        let all: Vec<Repository> = wanted.locations.iter().map(open).collect::<Result<_>>()?;
+        let mut modules = Modules::default();
+        for repository in &all {
+            repository.modules(&fetcher, arch, &mut modules)?;
+        }
+        let (streams, include): (Vec<_>, Vec<_>) =
+            wanted.include.iter().partition(|word| Asked::parse(word).is_some());
+        let streams: Vec<Asked> = streams.into_iter().filter_map(|w| Asked::parse(w)).collect();
+        let active = modules.activate(&streams).map_err(BootstrapError::Module)?;
+        for (index, repository) in all.iter().enumerate() {
+            repository.packages(&fetcher, (index, arch), &mut |package, arch| {
+                if active.has(&package.name, &package.version, arch) {
+                    universe.add(package);
+                }
+            })?;
         }
         universe.complete();
         let base = BASE.into_iter().filter(|name| universe.meets(name)).map(str::to_owned);
-        let names: Vec<String> = base.chain(wanted.include.iter().cloned()).collect();
+        let include = include.into_iter().chain(&active.install).cloned();
+        let names: Vec<String> = base.chain(include).collect();
+        if let Err(BootstrapError::NoPackage { name, .. }) = universe.select(&names)
+            && name.starts_with('/')
+        {
+            find_files(&fetcher, &all, &names, &mut universe)?;
+        }
         let selected = universe.select(&names)?;
-        let url = |p: &Package| format!("{}/{}", wanted.urls[p.source], p.path);
-        let packages = mirror.fetch(&selected, &url, (dir, "rpm"))?;
+        let mirrors: Vec<Mirrors> = all.into_iter().map(|one| one.mirrors).collect();
+        let packages = fetcher.fetch(&selected, &mirrors, (dir, "rpm"))?;
         for Fetched { name, path } in &packages {
             let open = File::open(path).map_err(PackageError::from);
             let verified = open.and_then(|file| package::verify(file, &keyring));
@@ -190,41 +220,25 @@ impl Builder<'_> {
                 BootstrapError::Untrusted { name, source }
             })?;
         }
-        Ok(packages)
+        Ok((packages, active.enabled))
     }
 }
 
-/// Reads the packages of a repository. Its index is verified where it is signed;
-/// packages are in any case.
-fn list(
-    mirror: &Mirror<'_>,
-    keyring: &trust::Keyring,
-    url: &str,
-    (source, arch): (usize, &str),
-    put: &mut dyn FnMut(Package),
+/// Asks the full lists for files that the lists of packages do not name: these have
+/// programs and configuration alone.
+fn find_files(
+    fetcher: &Fetcher<'_>,
+    all: &[Repository],
+    names: &[String],
+    universe: &mut Universe,
 ) -> Result<()> {
-    let repomd = format!("{url}/repodata/repomd.xml");
-    let bytes = mirror.small(&repomd, LARGEST_REPOMD)?;
-    if let Ok(signature) = mirror.small(&format!("{repomd}.asc"), LARGEST_REPOMD) {
-        let wrong = |source| BootstrapError::Signature { url: repomd.clone(), source };
-        keyring.verify(&bytes, &signature).map_err(wrong)?;
+    let mut wanted = universe.unmet(|name| name.starts_with('/'));
+    wanted.extend(names.iter().filter(|name| name.starts_with('/')).cloned());
+    for repository in all {
+        for (file, owners) in repository.owners(fetcher, &wanted)? {
+            owners.iter().for_each(|(name, sum)| universe.provides(name, sum, &file));
+        }
     }
-    let malformed = |url: &str| {
-        let url = url.to_owned();
-        move |reason| BootstrapError::Malformed { url, reason }
-    };
-    let primary = index::repomd(&bytes).map_err(malformed(&repomd))?;
-    let url = format!("{url}/{}", primary.path);
-    let file = mirror.listed(&url, &primary.listed)?;
-    let failed = |source| BuildError::Read { path: mirror.scratch.to_owned(), source };
-    let reader: Box<dyn BufRead> = match primary.path.rsplit('.').next() {
-        Some("gz") => Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(file))),
-        Some("xz") => Box::new(BufReader::new(liblzma::read::XzDecoder::new(file))),
-        Some("zst") => Box::new(BufReader::new(zstd::Decoder::new(file).map_err(failed)?)),
-        _ => Box::new(BufReader::new(file)),
-    };
-    let reader = reader.take(LARGEST_INDEX);
-    index::primary(reader, &[arch, "noarch"], source, put).map_err(malformed(&url))?;
     Ok(())
 }
 
@@ -252,16 +266,4 @@ fn merged(packages: &[Fetched]) -> Result<Vec<&'static str>> {
         }
     }
     Ok(merged)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn repositories_of_the_host_are_those_in_use() {
-        let text = "[a]\nname = a\nbaseurl = http://m/$releasever/$basearch/\n\
-                    [b]\nenabled=0\nbaseurl=http://n/\n[c]\nenabled=1\nmetalink=http://o/\n";
-        assert_eq!(base_urls(text), ["http://m/$releasever/$basearch/"]);
-    }
 }

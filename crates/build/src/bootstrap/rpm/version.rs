@@ -2,8 +2,10 @@
 
 use std::cmp::Ordering;
 
+use crate::bootstrap::runs;
+
 /// Compares `[EPOCH:]VERSION[-RELEASE]`; a release counts where both have one.
-pub(super) fn compare(a: &str, b: &str) -> Ordering {
+pub(in crate::bootstrap) fn compare(a: &str, b: &str) -> Ordering {
     let (a, b) = (split(a), split(b));
     a.0.cmp(&b.0).then_with(|| part(a.1, b.1)).then_with(|| match (a.2, b.2) {
         (Some(a), Some(b)) => part(a, b),
@@ -46,32 +48,11 @@ fn part(a: &str, b: &str) -> Ordering {
         if again(a) || again(b) {
             continue;
         }
-        let (Some(first), Some(other)) = (a.first(), b.first()) else {
+        if a.is_empty() || b.is_empty() {
             return a.len().cmp(&b.len());
-        };
-        let digits = first.is_ascii_digit();
-        if digits != other.is_ascii_digit() {
-            // Numbers are later than letters.
-            return if digits { Ordering::Greater } else { Ordering::Less };
         }
-        let run = |text: &[u8]| {
-            let same = |c: &&u8| {
-                if digits { c.is_ascii_digit() } else { c.is_ascii_alphabetic() }
-            };
-            text.iter().take_while(same).count()
-        };
-        let (x, y) = (a.split_at(run(a)), b.split_at(run(b)));
-        (a, b) = (x.1, y.1);
-        let order = if digits {
-            let plain = |text: &[u8]| {
-                let zeros = text.iter().take_while(|c| **c == b'0').count();
-                text[zeros..].to_vec()
-            };
-            let (x, y) = (plain(x.0), plain(y.0));
-            x.len().cmp(&y.len()).then_with(|| x.cmp(&y))
-        } else {
-            x.0.cmp(y.0)
-        };
+        let (order, after, behind) = runs::compare(a, b);
+        (a, b) = (after, behind);
         if order != Ordering::Equal {
             return order;
         }
