@@ -80,8 +80,7 @@ pub fn join(pid: Pid, start: u64) -> Result<Vec<(OsString, OsString)>, JoinError
     wait(pid, start)?;
     let environ = std::fs::read(format!("/proc/{number}/environ"));
     let environ = environ.map_err(|e| JoinError::Enter { pid: number, source: e })?;
-    enter(pid, &process, ThreadNameSpaceType::empty())
-        .map_err(|source| JoinError::Enter { pid: number, source })?;
+    enter(pid, &process, ThreadNameSpaceType::empty()).map_err(|e| refused(pid, e))?;
     Ok(pairs(&environ))
 }
 
@@ -114,6 +113,16 @@ fn enter(pid: Pid, process: &OwnedFd, mut wanted: ThreadNameSpaceType) -> io::Re
         }
     }
     Ok(move_into_thread_name_spaces(process.as_fd(), wanted)?)
+}
+
+/// What it means that the namespaces of a process were not entered: one that is ending
+/// has none (setns(2), ESRCH).
+fn refused(pid: Pid, source: io::Error) -> JoinError {
+    let pid = pid.as_raw_pid();
+    match source.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) {
+        true => JoinError::Ended(pid),
+        false => JoinError::Enter { pid, source },
+    }
 }
 
 fn namespace(pid: Pid, name: &str) -> Option<PathBuf> {
@@ -201,9 +210,8 @@ impl Container {
         let program = Program::new(&exec.process, &exec.env)?;
         let emulation = Emulation::new(bounds.root_emulation, bounds.upper.as_deref(), None)?;
         let kind = ThreadNameSpaceType::PROCESS_ID;
-        let refused =
-            |source| RuntimeError::Join(JoinError::Enter { pid: self.pid.as_raw_pid(), source });
-        enter(self.pid, &self.process, kind).map_err(refused)?;
+        enter(self.pid, &self.process, kind)
+            .map_err(|source| RuntimeError::Join(refused(self.pid, source)))?;
         signal::block_all().map_err(failed("signals"))?;
         let begin = |emulation: Emulation| {
             if bounds.drops_capabilities {

@@ -182,7 +182,11 @@ impl Engine {
             ..Contribution::new(Rank::Host, "set when the instance was started")
         };
         let root = running.root();
-        let open = |source| Error::InstanceRoot { name: instance.name.clone(), source };
+        let open = |source: std::io::Error| match source.kind() {
+            // A process that is ending has no root directory any more.
+            std::io::ErrorKind::NotFound => instance.ended(),
+            _ => Error::InstanceRoot { name: instance.name.clone(), source },
+        };
         let tree = DirectoryTree::open(root).map_err(open)?;
         let exec: Exec = plan::exec(&request, &facts, &tree, &inside.home, vec![added])?;
         drop(tree);
