@@ -16,6 +16,10 @@
 //! still runs in a container keeps its own mounts, and the server serves on
 //! until the kernel has unmounted the last one.
 //!
+//! The lock is held until the server answers, so that who waits for it tells one that
+//! is being made from one that hangs. The latter is replaced, and those that come later
+//! meet at the new one.
+//!
 //! Nothing here is needed for a container to start: whatever fails leads to a
 //! server of its own. A kernel before 6.15 cannot clone a detached mount, so
 //! there each container has one, in the first one's user namespace. So has the
@@ -133,44 +137,54 @@ pub(crate) fn find(share: &Share, parts: usize) -> Way {
 /// started it.
 pub(crate) fn announce(share: &Share, member: Pid) -> io::Result<()> {
     // What it answers is let go of.
-    Place::open(share)?.join(0, member).map(drop)
+    Place::open(share)?.join(0, member, None).map(drop)
 }
 
 fn search(share: &Share, parts: usize) -> io::Result<Way> {
     let place = Place::open(share)?;
     let start = Instant::now();
+    let mut silent = None;
     while start.elapsed() < MAKING {
-        if let Some(joined) = place.join(parts, getpid())? {
+        match place.join(parts, getpid(), silent)? {
+            Answer::Joined(joined) => return Ok(Way::Joined(joined)),
+            Answer::Silent(socket) => silent = Some(socket),
+            Answer::Nobody => {}
+        }
+        let Some(lock) = place.take_lock()? else {
+            std::thread::sleep(Duration::from_millis(1));
+            continue;
+        };
+        // Somebody may have been faster.
+        if let Answer::Joined(joined) = place.join(parts, getpid(), silent)? {
             return Ok(Way::Joined(joined));
         }
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let lock = openat(&place.dir, place.lock(), flags, Mode::RUSR | Mode::WUSR)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {
-                // Somebody may have been faster.
-                if let Some(joined) = place.join(parts, getpid())? {
-                    return Ok(Way::Joined(joined));
-                }
-                return place.listen(share.linger).map(Way::First);
-            }
-            Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(1)),
-            Err(e) => return Err(e.into()),
-        }
+        return place.listen(lock, share.linger).map(Way::First);
     }
     Err(io::ErrorKind::TimedOut.into())
+}
+
+/// What becomes of one who wants to join.
+enum Answer {
+    Joined(Joined),
+    /// There is no server.
+    Nobody,
+    /// There is one that does not answer, at a socket with this inode.
+    Silent(u64),
 }
 
 /// A socket's name in its directory.
 struct Place {
     dir: OwnedFd,
     name: String,
+    /// How long to wait for a server that does not answer.
+    patience: Duration,
 }
 
 impl Place {
     fn open(share: &Share) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = openat(CWD, &share.dir, flags, Mode::empty())?;
-        Ok(Self { dir, name: format!("{}.sock", share.key) })
+        Ok(Self { dir, name: format!("{}.sock", share.key), patience: PATIENCE })
     }
 
     /// By the descriptor, so that no length of the directory's path matters.
@@ -183,45 +197,86 @@ impl Place {
         format!("{}.lock", self.name)
     }
 
-    /// Joins the server that listens here, for a process; None when there is none.
-    fn join(&self, parts: usize, member: Pid) -> io::Result<Option<Joined>> {
+    /// Takes that lock, unless somebody else has it.
+    fn take_lock(&self) -> io::Result<Option<OwnedFd>> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let lock = openat(&self.dir, self.lock(), flags, Mode::RUSR | Mode::WUSR)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(lock)),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The inode of the socket that has the name.
+    fn inode(&self, name: &str) -> io::Result<u64> {
+        Ok(statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino)
+    }
+
+    /// Joins the server that listens here, for a process. One at a socket that is known
+    /// to be `silent` is not asked again.
+    fn join(&self, parts: usize, member: Pid, silent: Option<u64>) -> io::Result<Answer> {
+        let Ok(inode) = self.inode(&self.name) else { return Ok(Answer::Nobody) };
+        if silent == Some(inode) {
+            return Ok(Answer::Silent(inode));
+        }
         let socket = socket()?;
-        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
         match connect(&socket, &self.address(&self.name)?) {
             Ok(()) => {}
-            Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
+            Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(Answer::Nobody),
             Err(e) => return Err(e.into()),
         }
         if socket_peercred(&socket)?.uid != getuid() {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let member = pidfd_open(member, PidfdFlags::empty())?;
-        let answer =
-            pass::send(&socket, 0, &[member.as_fd()]).and_then(|()| pass::receive(&socket));
-        let (additions, mut fds) = match answer {
-            Ok((additions, fds)) => (additions, fds.into_iter()),
+        let ask = || {
+            pass::send(&socket, 0, &[member.as_fd()])?;
+            if self.silent(&socket)? { Ok(None) } else { pass::receive(&socket).map(Some) }
+        };
+        let (additions, mut fds) = match ask() {
+            Ok(Some((additions, fds))) => (additions, fds.into_iter()),
+            Ok(None) => return Ok(Answer::Silent(inode)),
             // It ended meanwhile.
-            Err(e) if Errno::from_io_error(&e) == Some(Errno::CONNRESET) => return Ok(None),
-            Err(e) if Errno::from_io_error(&e) == Some(Errno::PIPE) => return Ok(None),
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::CONNRESET) => {
+                return Ok(Answer::Nobody);
+            }
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::PIPE) => return Ok(Answer::Nobody),
             Err(e) => return Err(e),
         };
-        let Some(user_namespace) = fds.next() else { return Ok(None) };
+        let Some(user_namespace) = fds.next() else { return Ok(Answer::Nobody) };
         let mounts: Vec<OwnedFd> = fds.by_ref().take(parts).collect();
         let root = fds.next().map(|root| (additions, root));
-        Ok(Some(Joined { mounts, root, user_namespace }))
+        Ok(Answer::Joined(Joined { mounts, root, user_namespace }))
+    }
+
+    /// Waits for a server's answer; whether there is none. Somebody who holds the lock is
+    /// still making the server.
+    fn silent(&self, socket: &OwnedFd) -> io::Result<bool> {
+        let start = Instant::now();
+        let patience = Timespec::try_from(self.patience).ok();
+        loop {
+            match poll(&mut [PollFd::new(socket, PollFlags::IN)], patience.as_ref()) {
+                Ok(0) if start.elapsed() < MAKING && self.take_lock()?.is_none() => {}
+                Ok(0) => return Ok(true),
+                Ok(_) => return Ok(false),
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
     }
 
     /// Listens here; whatever has the name is replaced.
-    fn listen(self, linger: Duration) -> io::Result<Listener> {
+    fn listen(self, lock: OwnedFd, linger: Duration) -> io::Result<Listener> {
         let socket = socket()?;
         let temporary = format!(".{}.{}", self.name, getpid());
         // What a dead process of the same number left.
         let _ = unlinkat(&self.dir, &temporary, AtFlags::empty());
         bind(&socket, &self.address(&temporary)?)?;
         listen(&socket, BACKLOG)?;
-        let inode = statat(&self.dir, &temporary, AtFlags::SYMLINK_NOFOLLOW)?.st_ino;
+        let inode = self.inode(&temporary)?;
         renameat(&self.dir, &temporary, &self.dir, &self.name)?;
-        Ok(Listener { socket, place: self, inode, linger })
+        Ok(Listener { socket, lock, place: self, inode, linger })
     }
 }
 
@@ -233,6 +288,8 @@ fn socket() -> io::Result<OwnedFd> {
 /// The socket of a server.
 pub(crate) struct Listener {
     socket: OwnedFd,
+    /// Held until the server answers.
+    lock: OwnedFd,
     place: Place,
     inode: u64,
     linger: Duration,
@@ -240,16 +297,22 @@ pub(crate) struct Listener {
 
 impl Listener {
     /// The descriptors that the server keeps.
-    pub(crate) fn fds(&self) -> [RawFd; 2] {
-        [self.socket.as_raw_fd(), self.place.dir.as_raw_fd()]
+    pub(crate) fn fds(&self) -> [RawFd; 3] {
+        [self.socket.as_raw_fd(), self.lock.as_raw_fd(), self.place.dir.as_raw_fd()]
+    }
+
+    /// From now on who is not answered waits for a server that hangs.
+    fn answers(&self) {
+        // Whoever else was forked with the descriptor holds nothing either. A refusal
+        // makes them wait longer, no more.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
     }
 
     /// Takes the names away, unless another server has them by now. Two starts
     /// that hold the lock and its successor make two servers, and no harm.
     pub(crate) fn close(self) {
         let (dir, name) = (&self.place.dir, &self.place.name);
-        let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
-        if stat.is_ok_and(|stat| stat.st_ino == self.inode) {
+        if self.place.inode(name).is_ok_and(|inode| inode == self.inode) {
             for name in [name, &self.place.lock()] {
                 // Gone already is as good.
                 let _ = unlinkat(dir, name, AtFlags::empty());
@@ -288,6 +351,7 @@ impl Host {
     /// Lets others join until nobody does any more. The keeper keeps while
     /// there are containers.
     pub(crate) fn run(&mut self, keeper: &mut dyn Keeper, end: BorrowedFd<'_>) -> Over {
+        self.listener.answers();
         let mut since: Option<Instant> = None;
         let mut ticked = Instant::now();
         loop {
@@ -382,4 +446,62 @@ pub(crate) fn dead(end: BorrowedFd<'_>, wait: Duration) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(end, PollFlags::IN)];
     let timeout = Timespec::try_from(wait).ok();
     poll(&mut fds, timeout.as_ref()).is_ok_and(|count| count > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::NoKeeper;
+
+    fn place(dir: &tempfile::TempDir) -> Place {
+        let share =
+            Share { dir: dir.path().to_owned(), key: "k".to_owned(), linger: Duration::ZERO };
+        Place { patience: Duration::from_millis(20), ..Place::open(&share).unwrap() }
+    }
+
+    /// Listens at the place; the server may be made later.
+    fn listener(dir: &tempfile::TempDir) -> Listener {
+        let lock = place(dir).take_lock().unwrap().expect("nobody has the lock");
+        place(dir).listen(lock, Duration::ZERO).unwrap()
+    }
+
+    fn serve(listener: Listener) {
+        let nothing = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let (mounts, user_namespace, members) = (Vec::new(), nothing(), Vec::new());
+        let mut host = Host { listener, mounts, user_namespace, first: None, root: None, members };
+        host.listener.linger = Duration::from_secs(600);
+        let end = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+        std::thread::spawn(move || host.run(&mut NoKeeper, end.as_fd()));
+    }
+
+    #[test]
+    fn a_server_that_is_slow_to_be_made_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = listener(&dir);
+        let second = place(&dir);
+        let patience = second.patience;
+        let joining = std::thread::spawn(move || second.join(0, getpid(), None));
+        std::thread::sleep(10 * patience);
+        assert!(place(&dir).take_lock().unwrap().is_none(), "the lock is gone before its time");
+        serve(first);
+        assert!(matches!(joining.join().unwrap(), Ok(Answer::Joined(_))));
+        assert!(place(&dir).take_lock().unwrap().is_some(), "the lock stays");
+    }
+
+    #[test]
+    fn a_server_that_hangs_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let hangs = listener(&dir);
+        hangs.answers();
+        let inode = hangs.inode;
+        let join = |silent| place(&dir).join(0, getpid(), silent).unwrap();
+        assert!(matches!(join(None), Answer::Silent(socket) if socket == inode));
+        let second = listener(&dir);
+        assert_ne!(second.inode, inode);
+        serve(second);
+        assert!(matches!(join(Some(inode)), Answer::Joined(_)));
+        // It takes no name away that is another's by now.
+        hangs.close();
+        assert!(matches!(join(None), Answer::Joined(_)));
+    }
 }
