@@ -45,7 +45,7 @@ pub(crate) fn run() -> Result<()> {
     )?;
     spank::test()?;
     println!("== damaged bytes, for a few seconds; `cargo xtask fuzz` does it for longer");
-    fuzz::run(&["--seconds", "2"])?;
+    fuzz::short()?;
     println!("== end-to-end tests, as user {}", setup::USER);
     execute(
         cargo()
