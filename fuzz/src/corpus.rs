@@ -69,7 +69,8 @@ pub(crate) fn squashfs() -> Vec<Vec<u8>> {
     all
 }
 
-/// SIF files with one and with several objects.
+/// SIF files with one and with several objects; those of `corpus` are laid out as
+/// Apptainer, Singularity 3 (data at 32,768) and SingularityCE 4 (OCI-SIF) do it.
 pub(crate) fn sif() -> Vec<Vec<u8>> {
     let make = |count: usize| {
         let out = tempfile::NamedTempFile::new().expect("a temporary file");
@@ -88,7 +89,9 @@ pub(crate) fn sif() -> Vec<Vec<u8>> {
         }
         std::fs::read(out.path()).expect("a SIF file")
     };
-    vec![make(1), make(5)]
+    let mut all = files("sif");
+    all.extend([make(1), make(5)]);
+    all
 }
 
 /// Layers with every kind of entry and header.

@@ -5,7 +5,8 @@
 //! result to its end. A panic, a run of more than [`SLOWEST`] and, under the
 //! memory limit that xtask sets, an allocation without bound end the program, as
 //! does a stack without bound; what caused it is kept, as it is written down before
-//! it is read. The generator is seeded, so a run can be repeated.
+//! it is read. The generator is seeded by the time, so that no two runs are the same; a
+//! run prints its seed, and can be repeated with it.
 #![forbid(unsafe_code)]
 
 mod corpus;
@@ -17,7 +18,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mutate::Random;
 use targets::Target;
@@ -33,8 +34,10 @@ struct Options {
 }
 
 fn options() -> Option<Options> {
-    let mut options =
-        Options { seconds: 30, seed: 1, only: None, crashes: PathBuf::from("target/fuzz-crashes") };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let seed = now.map_or(1, |now| now.as_nanos() as u64);
+    let crashes = PathBuf::from("target/fuzz-crashes");
+    let mut options = Options { seconds: 30, seed, only: None, crashes };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next()?;
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         eprintln!("usage: sampan-fuzz [--seconds N] [--seed N] [--target NAME] [--crashes DIR]");
         return ExitCode::from(2);
     };
+    println!("seed {}", options.seed);
     let mut failed = false;
     for target in targets::all() {
         if options.only.as_deref().is_none_or(|only| only == target.name) {

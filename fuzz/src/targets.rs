@@ -45,7 +45,12 @@ const MOST_INODES: usize = 400;
 const MOST_BYTES: usize = 1 << 18;
 
 fn squashfs(input: &[u8]) -> bool {
-    let options = ReaderOptions { data_cache: 1 << 16, metadata_cache: 1 << 15, inode_cache: 64 };
+    let options = ReaderOptions {
+        data_cache: 1 << 16,
+        metadata_cache: 1 << 15,
+        inode_cache: 64,
+        list_cache: 1 << 15,
+    };
     let Ok(image) = Image::open(input.to_vec(), 0, options) else { return false };
     let mut good = true;
     let mut todo = vec![image.root()];
@@ -60,7 +65,8 @@ fn squashfs(input: &[u8]) -> bool {
             good = false;
             continue;
         };
-        good &= image.xattrs(&inode).is_ok();
+        good &= image.xattrs(&inode).is_ok() & image.xattr_list(&inode).is_ok();
+        good &= image.by_number(inode.number).is_ok();
         match inode.kind {
             InodeKind::Directory { .. } => {
                 let Ok(entries) = image.read_dir(&inode, 0) else {

@@ -70,6 +70,50 @@ fn the_server_is_no_child_of_the_application() {
     assert_eq!(place.sampan(&["exec", &image, "sh", "-c", script]).ok(), "done\n");
 }
 
+/// What the image's server has is not what its first container's caller had.
+#[test]
+fn the_server_has_nothing_of_its_caller() {
+    let place = Place::new();
+    let image = place.image_file();
+    place.write("work/here/note", "held");
+    // On a terminal, in a directory, on one processor, with few descriptors, small
+    // files and descriptors of its own.
+    let caller = format!(
+        "cd here; exec 7<note 8>written; all=$(grep Cpus_allowed: /proc/self/status); \
+         ulimit -Sn 64; ulimit -Sf 100000; ulimit -Sv 4000000; taskset -p 1 $$ >/dev/null; \
+         $sampan exec {image} sh -c 'echo >../started; until test -e ../go; do sleep 0.1; done' & \
+         wait_for 'test -e ../started'; server=$(pgrep -f -- '^[^ ]*sampan exec .*{image}'); \
+         tty >../terminal; {{ readlink /proc/$server/cwd; cut -d' ' -f7 /proc/$server/stat; \
+         grep Cpus_allowed: /proc/$server/status; echo \"$all\"; \
+         grep -E '^Max (open files|file size|address space)' /proc/$server/limits; \
+         ls -l /proc/$server/fd; }} >../server; touch ../go; wait"
+    );
+    place.write("work/caller", format!("{}\n{caller}", harness::WAIT_FOR));
+    let _ = place.shell("script -qec 'bash caller' /dev/null </dev/null >said").ok();
+    let read = |name: &str| std::fs::read_to_string(place.path("work").join(name)).unwrap();
+    assert!(read("terminal").starts_with("/dev/"), "the caller had no terminal");
+    let text = read("server");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[..2], ["/", "0"], "directory and terminal: {text}");
+    assert_eq!(lines[2], lines[3], "processors: {text}");
+    for limit in &lines[4..7] {
+        // Name, soft, hard, unit.
+        let words: Vec<&str> = limit.split_whitespace().rev().collect();
+        assert_eq!(words[1], words[2], "{limit}");
+    }
+    for line in lines[7..].iter().filter(|line| line.contains(" -> ")) {
+        let (head, target) = line.split_once(" -> ").unwrap();
+        let number: u32 = head.rsplit(' ').next().unwrap().parse().unwrap();
+        let own = ["/dev/fuse", "socket:", "anon_inode:", "user:", "/"]
+            .contains(&target.split_once('[').map_or(target, |(kind, _)| kind));
+        let expected = match number {
+            0..=2 => target == "/dev/null",
+            _ => own || target.starts_with("anon_inode:") || target == image,
+        };
+        assert!(expected, "{line}\n{text}");
+    }
+}
+
 #[test]
 fn no_new_privileges() {
     let place = Place::new();

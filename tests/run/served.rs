@@ -68,6 +68,7 @@ fn a_damaged_block_is_an_io_error_and_the_rest_is_served_on() {
     damaged(&place);
     let log = place.shell("cat $SAMPAN_SCRATCH/sampan-*/run/errors.log").ok();
     assert!(log.contains("filled.sqfs") && log.contains("offset"), "{log}");
+    assert!(log.contains(" does not inflate: Zstd"), "the cause is missing: {log}");
     assert!(place.sampan(&["doctor"]).out.contains("errors.log"));
 }
 

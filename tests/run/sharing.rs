@@ -116,6 +116,30 @@ fn a_killed_server_is_replaced() {
 }
 
 #[test]
+fn the_first_container_may_be_killed_while_others_go_on() {
+    let place = Place::new();
+    let image = place.image_file();
+    // The server was forked by the first; what the second reads last nobody has read.
+    let script = format!(
+        "export SAMPAN_LINGER=300; \
+         $sampan exec {image} sh -c 'touch one; exec sleep 600' & first=$!; \
+         wait_for 'test -e one'; \
+         $sampan exec {image} sh -c '{NAMESPACE}; touch two; \
+           until test -e go; do sleep 0.1; done; cat /etc/marker; ls /opt' >second & second=$!; \
+         wait_for 'test -e two'; kill -9 $first; wait $first; echo $?; \
+         $sampan exec {image} {NAMESPACE} >third; touch go; wait $second; echo $?; \
+         cat third second"
+    );
+    let out = place.shell(&script).ok();
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[..2], ["137", "0"], "{out}");
+    assert_eq!(lines[2], lines[3], "the third did not join: {out}");
+    assert_eq!(lines[4..], ["from the image", "app"], "{out}");
+    assert_eq!(servers(&place), 1);
+    end_servers(&place);
+}
+
+#[test]
 fn a_server_that_does_not_answer_is_replaced() {
     let place = Place::new();
     let image = place.image_file();

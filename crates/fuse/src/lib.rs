@@ -10,11 +10,32 @@
 //! request arrives and no thread is idle, up to the number of processors; one
 //! thread is enough for all to be answered, since no request waits for
 //! another, but for the block both need.
+//!
+//! Memory is bounded, whatever the image says of itself. With the default
+//! [`squashfs::ReaderOptions`] a server holds at most
+//!
+//! | what | MiB |
+//! |---|---|
+//! | inflated data blocks | 32 |
+//! | inflated metadata | 8 |
+//! | 16,384 inodes | 16 |
+//! | block lists of long files | 3 |
+//! | files to preload (the caller's list) | 12 |
+//! | what a [`Recorder`] notes: 16,384 requests | 6 |
+//!
+//! and for each thread its stack (¼), one answer (1), the blocks of one read (1 and two
+//! blocks), and the decoder of one block (4 for xz, less than 1 for others): below
+//! 7 MiB with blocks of 128 KiB. A directory is read from where the last answer
+//! ended; of 256 readers that place is kept, 20 KiB, and nothing of what they read.
+//! Where one process serves several images, it divides the caches
+//! ([`squashfs::ReaderOptions::divided`]) and the threads over them.
 #![forbid(unsafe_code)]
 
 mod preload;
 mod protocol;
 mod record;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -23,7 +44,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::io::Errno;
-use squashfs::{DirEntry, EntryKind, Image, Inode, InodeKind, InodeRef, Piece};
+use squashfs::{DirPosition, EntryKind, Image, Inode, InodeKind, InodeRef, Piece};
 use types::{ACL_NOTES, Device, OVERRIDE_STAT, Owner, SPECIAL_STAT};
 
 pub use preload::Preload;
@@ -74,8 +95,9 @@ const REQUEST_LEN: usize = 16 << 10;
 const MAX_PAGES: u16 = 256;
 /// More threads than this find little to do.
 const MOST_THREADS: usize = 16;
-/// Listings kept for the next READDIR of a large directory.
-const LISTINGS: usize = 8;
+/// How many readers of large directories may be under way at once without reading
+/// from the beginning again.
+const POSITIONS: usize = 256;
 
 /// Answers requests until the connection dies. `preload` holds files that the
 /// kernel is given once it knows their names; `recorder` notes what is asked. What cannot be read is EIO to
@@ -91,25 +113,9 @@ pub fn serve(
     recorder: Option<Arc<Recorder>>,
     report: Report,
 ) -> Result<(), Error> {
-    let processors = || std::thread::available_parallelism().map_or(1, usize::from);
     let device = Arc::new(device);
     preload.connect(&device);
-    let server = Arc::new(Server {
-        device,
-        image,
-        owner: options.owner,
-        noted: options.noted,
-        attributes: OnceLock::new(),
-        lists: OnceLock::new(),
-        most: options.threads.map_or_else(processors, usize::from).min(MOST_THREADS),
-        preload,
-        recorder,
-        report,
-        threads: AtomicUsize::new(1),
-        idle: AtomicUsize::new(0),
-        listings: Mutex::new(VecDeque::new()),
-    });
-    server.run()
+    Arc::new(Server::new(device, image, options, preload, recorder, report)).run()
 }
 
 /// What a server says when the image cannot be read; it has no terminal.
@@ -129,10 +135,9 @@ struct Server {
     most: usize,
     threads: AtomicUsize,
     idle: AtomicUsize,
-    listings: Mutex<VecDeque<(u64, Listing)>>,
+    /// Where readers of directories will go on, by node and number of the entry.
+    positions: Mutex<VecDeque<((u64, u64), DirPosition)>>,
 }
-
-type Listing = Arc<Vec<DirEntry>>;
 
 /// What a request is answered with.
 enum Reply {
@@ -147,6 +152,32 @@ enum Reply {
 }
 
 impl Server {
+    fn new(
+        device: Arc<OwnedFd>,
+        image: Arc<Image>,
+        options: ServerOptions,
+        preload: Preload,
+        recorder: Option<Arc<Recorder>>,
+        report: Report,
+    ) -> Self {
+        let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            device,
+            image,
+            owner: options.owner,
+            noted: options.noted,
+            attributes: OnceLock::new(),
+            lists: OnceLock::new(),
+            most: options.threads.map_or_else(processors, usize::from).min(MOST_THREADS),
+            preload,
+            recorder,
+            report,
+            threads: AtomicUsize::new(1),
+            idle: AtomicUsize::new(0),
+            positions: Mutex::new(VecDeque::new()),
+        }
+    }
+
     fn run(self: &Arc<Self>) -> Result<(), Error> {
         let mut buffer = vec![0; REQUEST_LEN];
         let mut answer = Answer::new();
@@ -213,7 +244,7 @@ impl Server {
 
     fn answer(&self, request: &Request<'_>, answer: &mut Answer) -> Reply {
         let result = match request.opcode {
-            op::INIT => Ok(init(request, self.lists(), answer)),
+            op::INIT => Ok(init(request, self.wanted(), answer)),
             op::FORGET | op::BATCH_FORGET | op::INTERRUPT => Ok(Reply::Silence),
             op::LOOKUP => self.lookup(request, answer),
             op::GETATTR => self.getattr(request, answer),
@@ -238,7 +269,7 @@ impl Server {
             _ => Ok(Reply::Errno(Errno::NOSYS)),
         };
         result.unwrap_or_else(|error| {
-            (self.report)(&error.to_string());
+            (self.report)(&with_causes(&error));
             Reply::Errno(Errno::IO)
         })
     }
@@ -293,14 +324,34 @@ impl Server {
     fn lookup(&self, request: &Request<'_>, answer: &mut Answer) -> Result<Reply, squashfs::Error> {
         let Some(name) = request.name(0) else { return Ok(Reply::Errno(Errno::INVAL)) };
         let dir = self.inode(request.node)?;
-        match self.image.lookup(&dir, name)? {
-            Some(entry) => {
-                let inode = self.image.inode(entry.inode)?;
-                answer.entry_out(self.node(entry.inode), &self.attr(&inode));
+        let found = match name {
+            b"." | b".." => self.by_handle(&dir, name == b"..")?,
+            _ => self.image.lookup(&dir, name)?.map(|entry| entry.inode),
+        };
+        match found {
+            Some(reference) => {
+                let inode = self.image.inode(reference)?;
+                answer.entry_out(self.node(reference), &self.attr(&inode));
             }
             None => answer.entry_out(0, &Attr::default()),
         }
         Ok(Reply::Data)
+    }
+
+    /// What the kernel asks of a file handle, when it no longer knows the node:
+    /// whether it is one, and which is its parent. The export table tells.
+    fn by_handle(&self, inode: &Inode, parent: bool) -> Result<Option<InodeRef>, squashfs::Error> {
+        if inode.reference == self.image.root() {
+            return Ok(Some(inode.reference));
+        }
+        let real = self.image.by_number(inode.number)?.filter(|at| *at == inode.reference);
+        if real.is_none() || !parent {
+            return Ok(real);
+        }
+        let InodeKind::Directory { parent, .. } = inode.kind else { return Ok(None) };
+        let Some(above) = self.image.by_number(parent)? else { return Ok(None) };
+        let directory = matches!(self.image.inode(above)?.kind, InodeKind::Directory { .. });
+        Ok(directory.then_some(above))
     }
 
     fn getattr(
@@ -359,37 +410,53 @@ impl Server {
             }
             answer.dirent(u64::from(number), index + 1, libc_mode::DIRECTORY >> 12, name);
         }
-        let listing = self.listing(request.node, &dir)?;
-        let first = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
-        for (index, entry) in listing.iter().enumerate().skip(first) {
-            if answer.0.len() + (fixed + entry.name.len()).next_multiple_of(8) > limit {
-                break;
-            }
+        let mut index = offset.saturating_sub(2);
+        let mut entries = match self.position(request.node, index) {
+            Some(position) => self.image.read_dir_at(&position)?,
+            None => self.image.read_dir(&dir, index)?,
+        };
+        loop {
+            let position = entries.position();
+            let entry = match entries.next() {
+                // What there is before the damage is shown.
+                Some(Err(error)) if answer.0.len() == OUT_HEADER => return Err(error),
+                Some(Err(_)) | None => None,
+                Some(Ok(entry)) => Some(entry).filter(|entry| {
+                    answer.0.len() + (fixed + entry.name.len()).next_multiple_of(8) <= limit
+                }),
+            };
+            let Some(entry) = entry else {
+                self.keep_position(request.node, index, position);
+                return Ok(Reply::Data);
+            };
+            index += 1;
             if plus {
-                let inode = self.image.inode(entry.inode)?;
-                answer.entry_out(self.node(entry.inode), &self.attr(&inode));
+                // Without a node the kernel makes no entry, and whoever asks for
+                // the name is told why.
+                match self.image.inode(entry.inode) {
+                    Ok(inode) => answer.entry_out(self.node(entry.inode), &self.attr(&inode)),
+                    Err(_) => answer.entry_out(0, &Attr::default()),
+                }
             }
-            let (ino, next) = (u64::from(entry.inode_number), index as u64 + 3);
-            answer.dirent(ino, next, dirent_type(entry.kind), &entry.name);
+            let ino = u64::from(entry.inode_number);
+            answer.dirent(ino, index + 2, dirent_type(entry.kind), &entry.name);
         }
-        Ok(Reply::Data)
     }
 
-    /// A directory's entries. A large directory is asked for in many pieces,
-    /// so the last few listings are kept.
-    fn listing(&self, node: u64, dir: &Inode) -> Result<Listing, squashfs::Error> {
-        let lock = || self.listings.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, listing)) = lock().iter().find(|(key, _)| *key == node) {
-            return Ok(Arc::clone(listing));
-        }
-        let entries = self.image.read_dir(dir, 0)?.collect::<Result<Vec<_>, _>>()?;
-        let listing = Arc::new(entries);
-        let mut kept = lock();
-        if kept.len() >= LISTINGS {
+    /// Where the reader of a directory was who now wants the entry with an index.
+    /// Each reader has a place of its own: it is taken out here.
+    fn position(&self, node: u64, index: u64) -> Option<DirPosition> {
+        let mut kept = self.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = kept.iter().position(|(key, _)| *key == (node, index))?;
+        kept.remove(at).map(|(_, position)| position)
+    }
+
+    fn keep_position(&self, node: u64, index: u64, position: DirPosition) {
+        let mut kept = self.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= POSITIONS {
             kept.pop_front();
         }
-        kept.push_back((node, Arc::clone(&listing)));
-        Ok(listing)
+        kept.push_back(((node, index), position));
     }
 
     /// `struct fuse_kstatfs`: a full file system.
@@ -420,6 +487,15 @@ impl Server {
             self.noted == Noted::Devices
                 && !matches!(self.image.xattr_names(MOST_LISTS), Ok(Some(names)) if !names.iter().any(noted))
         })
+    }
+
+    /// What is asked of the kernel at INIT.
+    fn wanted(&self) -> u32 {
+        let lists = if self.lists() { flag::POSIX_ACL } else { 0 };
+        // Handles are resolved by the export table.
+        let exported = self.image.superblock().export_table != squashfs::format::ABSENT;
+        let handles = if exported { flag::EXPORT_SUPPORT } else { 0 };
+        flag::WANTED | lists | handles
     }
 
     /// What is noted of an inode; nothing of root's own files.
@@ -468,9 +544,8 @@ impl Server {
         }
         let acl = ACL_NOTES.iter().find(|(acl, _)| self.lists() && acl.as_bytes() == name);
         let name = acl.map_or(name, |(_, note)| note.as_bytes());
-        let found = self.image.xattrs(&inode)?.into_iter().find(|(full, _)| full == name);
-        Ok(match found {
-            Some((_, value)) => sized(answer, size, &value),
+        Ok(match self.image.xattr(&inode, name)? {
+            Some(value) => sized(answer, size, &value),
             None => Reply::Errno(Errno::NODATA),
         })
     }
@@ -487,17 +562,22 @@ impl Server {
             names.extend_from_slice(NOTED);
             names.push(0);
         }
-        let shown = if self.has_attributes() { self.image.xattrs(&inode)? } else { Vec::new() };
+        let shown = if self.has_attributes() { self.image.xattr_list(&inode)? } else { Vec::new() };
         // The kernel refuses to read these in a user namespace (xattr(7)), and a
         // name that cannot be read stops overlayfs from copying the file up.
-        let readable = shown.into_iter().filter(|(name, _)| !name.starts_with(b"trusted."));
-        for (name, _) in readable {
+        for name in shown.iter().filter(|name| !name.starts_with(b"trusted.")) {
             let acl = ACL_NOTES.iter().find(|(_, note)| self.lists() && note.as_bytes() == name);
             names.extend(acl.map_or(&name[..], |(acl, _)| acl.as_bytes()));
             names.push(0);
         }
         Ok(sized(answer, size, &names))
     }
+}
+
+/// An error and what it comes from, in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Where true owners are noted, as `rootemu` reads it.
@@ -573,7 +653,7 @@ fn sized(answer: &mut Answer, room: u32, value: &[u8]) -> Reply {
 }
 
 /// `struct fuse_init_out`.
-fn init(request: &Request<'_>, lists: bool, answer: &mut Answer) -> Reply {
+fn init(request: &Request<'_>, wanted: u32, answer: &mut Answer) -> Reply {
     let (Some(major), Some(readahead), Some(offered)) =
         (request.u32(0), request.u32(8), request.u32(12))
     else {
@@ -587,7 +667,6 @@ fn init(request: &Request<'_>, lists: bool, answer: &mut Answer) -> Reply {
         return Reply::Data;
     }
     answer.u32(readahead);
-    let wanted = if lists { flag::WANTED | flag::POSIX_ACL } else { flag::WANTED };
     answer.u32(offered & wanted);
     // Requests in the background, and where the kernel calls it congested.
     answer.u16(64);

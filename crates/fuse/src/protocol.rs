@@ -41,6 +41,7 @@ pub(crate) mod op {
 /// INIT flags that this server asks for where the kernel offers them.
 pub(crate) mod flag {
     pub(crate) const ASYNC_READ: u32 = 1;
+    /// Asked for only where the image can resolve file handles.
     pub(crate) const EXPORT_SUPPORT: u32 = 1 << 4;
     pub(crate) const DO_READDIRPLUS: u32 = 1 << 13;
     pub(crate) const READDIRPLUS_AUTO: u32 = 1 << 14;
@@ -52,9 +53,8 @@ pub(crate) mod flag {
     pub(crate) const MAX_PAGES: u32 = 1 << 22;
     pub(crate) const CACHE_SYMLINKS: u32 = 1 << 23;
     pub(crate) const NO_OPENDIR_SUPPORT: u32 = 1 << 24;
-    /// All of them but one.
+    /// All of them but those that depend on the image.
     pub(crate) const WANTED: u32 = ASYNC_READ
-        | EXPORT_SUPPORT
         | DO_READDIRPLUS
         | READDIRPLUS_AUTO
         | NO_OPEN_SUPPORT

@@ -94,11 +94,11 @@ impl Recorder {
             return;
         }
         let event = match request.opcode {
-            op::LOOKUP => request.name(0).map(|name| Event::Lookup {
-                parent: request.node,
-                name: name.to_vec(),
-                node,
-            }),
+            // `.` and `..` are asked of file handles, and are no names.
+            op::LOOKUP => request
+                .name(0)
+                .filter(|name| *name != b"." && *name != b"..")
+                .map(|name| Event::Lookup { parent: request.node, name: name.to_vec(), node }),
             op::READLINK => Some(Event::Link { node: request.node }),
             // `struct fuse_read_in`: offset at 8, size at 16.
             op::READDIR | op::READDIRPLUS => {

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fuse::{Noted, Recorder};
@@ -79,12 +79,13 @@ impl ImageFile {
         if parts.len() > MOST_PARTS {
             return Err(RuntimeError::Layers { count: parts.len(), most: MOST_PARTS });
         }
+        let options = squashfs::ReaderOptions::default().divided(parts.len());
         let open = |part: &ImagePart| {
             let path = &part.path;
             let file = File::open(path)
                 .map_err(|source| RuntimeError::OpenImage { path: path.clone(), source })?;
             let fd = file.as_raw_fd();
-            let image = Image::open(file, part.offset, squashfs::ReaderOptions::default())
+            let image = Image::open(file, part.offset, options)
                 .map_err(|source| RuntimeError::Image { path: path.clone(), source })?;
             Ok::<_, RuntimeError>(OpenPart { image: Arc::new(image), fd, path: path.clone() })
         };
@@ -262,7 +263,7 @@ impl Life {
         // As many as the cgroup's cpuset has, now that nothing is pinned; a
         // quota is left to the scheduler.
         let cpus = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count());
-        let threads = std::num::NonZero::new(cpus as usize);
+        let threads = std::num::NonZero::new(threads(cpus as usize, parts.len()));
         let (_, fds) = pass::receive(&self.socket).map_err(failed("receive"))?;
         let mut fds = fds.into_iter();
         let devices: Vec<OwnedFd> = fds.by_ref().take(parts.len()).collect();
@@ -313,7 +314,17 @@ impl Life {
     }
 }
 
-/// A log longer than this takes nothing more.
+/// Most threads of all connections together; each has one at least.
+const MOST_THREADS: usize = 64;
+
+/// How many threads may serve each of several images. Usually few of them are asked
+/// for much at once, so they get more than a part of the processors.
+fn threads(processors: usize, parts: usize) -> usize {
+    processors.min(MOST_THREADS / parts.max(1)).max(1)
+}
+
+/// A log that is longer than this is put aside, as `errors.log.old`, in place of the
+/// one before it.
 const LONGEST_LOG: u64 = 1 << 20;
 
 /// Appends to the log what the server has to say.
@@ -322,20 +333,28 @@ fn report(log: Option<PathBuf>, image: PathBuf) -> fuse::Report {
         let Some(path) = &log else { return };
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let seconds = now.map_or(0, |now| now.as_secs());
-        let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
-        let file = std::os::unix::fs::OpenOptionsExt::custom_flags(
-            File::options().append(true).create(true),
-            flags,
-        )
-        .open(path);
         // Without a log there is nobody else to tell.
-        if let Ok(mut file) = file
-            && file.metadata().is_ok_and(|meta| meta.len() < LONGEST_LOG)
-        {
-            let line = format!("{seconds} {}: {message}\n", image.display());
-            let _ = io::Write::write_all(&mut file, line.as_bytes());
-        }
+        let _ = append(path, &format!("{seconds} {}: {message}\n", image.display()));
     })
+}
+
+/// Appends a line to a log. Two servers may put it aside at once: then the older of
+/// its lines are lost a little earlier.
+fn append(path: &Path, line: &str) -> io::Result<()> {
+    let open = || {
+        let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+        let mut options = File::options();
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, flags);
+        options.append(true).create(true).open(path)
+    };
+    let mut file = open()?;
+    if file.metadata()?.len() >= LONGEST_LOG {
+        let mut old = path.as_os_str().to_owned();
+        old.push(".old");
+        std::fs::rename(path, old)?;
+        file = open()?;
+    }
+    io::Write::write_all(&mut file, line.as_bytes())
 }
 
 /// Keeps the image while it is served, and lets others join while that is
@@ -376,4 +395,39 @@ fn detach(keep: &[RawFd]) -> io::Result<()> {
     sys::signal::restore_defaults();
     sys::signal::reap_children();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_keeps_what_is_newest() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("errors.log");
+        let report = report(Some(path.clone()), PathBuf::from("image"));
+        let length = |path: &Path| std::fs::metadata(path).unwrap().len();
+        let long = "x".repeat(100_000);
+        for number in 0..40 {
+            report(&format!("{number} {long}"));
+            assert!(length(&path) < LONGEST_LOG + 200_000);
+        }
+        let old = dir.path().join("errors.log.old");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(" image: 39 x"), "the newest line is missing");
+        let before = std::fs::read_to_string(&old).unwrap();
+        let first = text.lines().next().unwrap().split(' ').nth(2).unwrap();
+        let last = before.lines().last().unwrap().split(' ').nth(2).unwrap();
+        assert_eq!(last.parse::<u32>().unwrap() + 1, first.parse::<u32>().unwrap());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn threads_are_divided_over_the_images() {
+        assert_eq!([1, 2, 8].map(|cpus| threads(cpus, 1)), [1, 2, 8]);
+        for parts in 1..=MOST_PARTS {
+            let each = threads(256, parts);
+            assert!(each >= 1 && each * parts <= MOST_THREADS.max(parts));
+        }
+    }
 }

@@ -56,8 +56,9 @@ pub struct CodecError {
     reason: String,
 }
 
-/// A decoder may not take more memory than this for one block.
-const XZ_MEMORY: u64 = 64 << 20;
+/// A decoder may not take more memory than this for one block. The dictionary, which
+/// is most of it, is no larger than a block, 1 MiB; the kernel refuses others too.
+const XZ_MEMORY: u64 = 4 << 20;
 
 thread_local! {
     static ZLIB: RefCell<libdeflater::Decompressor> = RefCell::new(libdeflater::Decompressor::new());

@@ -36,6 +36,18 @@ pub const ABSENT: u64 = u64::MAX;
 /// Longest name.
 pub const NAME_LEN: usize = 256;
 
+/// Longest value of an extended attribute: XATTR_SIZE_MAX of linux/limits.h.
+pub const XATTR_VALUE_LEN: usize = 65_536;
+/// Most bytes of names that an inode's attributes have, each with its NUL: what
+/// listxattr(2) can return, XATTR_LIST_MAX of the same.
+pub const XATTR_NAMES_LEN: usize = 65_536;
+/// Most bytes of values that an inode's attributes have together. Linux has no
+/// such limit; file systems that keep them beside the inode end far below it.
+pub const XATTR_VALUES_LEN: usize = 1 << 20;
+/// Longest target of a symbolic link: PATH_MAX of linux/limits.h less its NUL,
+/// which is also what FUSE takes.
+pub const LINK_LEN: usize = 4095;
+
 /// Superblock flags.
 pub mod flags {
     /// Fragments are always used.

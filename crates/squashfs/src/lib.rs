@@ -44,7 +44,8 @@ pub use codec::Compression;
 pub use error::Error;
 pub use read_at::ReadAt;
 pub use reader::{
-    Block, DirEntry, EntryKind, Image, Inode, InodeKind, InodeRef, Piece, ReadDir, ReaderOptions,
+    Block, DirEntry, DirPosition, EntryKind, Image, Inode, InodeKind, InodeRef, Piece, ReadDir,
+    ReaderOptions,
 };
 pub use tree::{Meta, Node, NodeId, NodeKind, Tree};
 pub use writer::{FileData, Summary, WriteError, Writer, WriterOptions};

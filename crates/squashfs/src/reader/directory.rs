@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 
 use super::{Cursor, Image, Inode, InodeKind, InodeRef};
 use crate::error::Error;
-use crate::format::{NAME_LEN, kind, le16, le32};
+use crate::format::{ABSENT, METADATA_LEN, NAME_LEN, kind, le16, le32};
 
 /// What an entry is, as its directory says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,17 @@ pub struct ReadDir<'a> {
     failed: bool,
 }
 
+/// A place in a listing, from which reading can go on.
+#[derive(Clone, Copy, Debug)]
+pub struct DirPosition {
+    /// Metadata block and the offset there.
+    at: (u64, usize),
+    left: u64,
+    run: u32,
+    block: u32,
+    base: u32,
+}
+
 /// The fixed part of an entry.
 struct Head {
     inode: InodeRef,
@@ -58,6 +69,14 @@ struct Head {
 }
 
 impl ReadDir<'_> {
+    /// Where this is: before the entry that comes next.
+    #[must_use]
+    pub fn position(&self) -> DirPosition {
+        let at = (self.cursor.block, self.cursor.offset);
+        let Self { left, run, block, base, .. } = *self;
+        DirPosition { at, left, run, block, base }
+    }
+
     fn corrupt(&self, what: &'static str) -> Error {
         Error::Corrupt { what, offset: self.cursor.place() }
     }
@@ -174,6 +193,15 @@ impl Image {
         Ok(listing)
     }
 
+    /// The entries of a directory from where another reading of it was.
+    ///
+    /// # Errors
+    /// When the image cannot be read.
+    pub fn read_dir_at(&self, position: &DirPosition) -> Result<ReadDir<'_>, Error> {
+        let DirPosition { at, left, run, block, base } = *position;
+        Ok(ReadDir { cursor: self.cursor(at.0, at.1)?, left, run, block, base, failed: false })
+    }
+
     /// The entry with a name.
     ///
     /// # Errors
@@ -195,14 +223,19 @@ impl Image {
         if let Some(name) = name.filter(|_| indexes > 0) {
             let (skipped, at) = self.index(dir, indexes, name)?;
             if let Some(at) = at {
-                offset = (offset + skipped as usize) % crate::format::METADATA_LEN;
+                offset = (offset + skipped as usize) % METADATA_LEN;
                 block = u64::from(at);
                 left = left.saturating_sub(u64::from(skipped));
             }
         }
-        let table = self.superblock().directory_table;
+        let (table, end) = self.directories();
         let what = "the position of a directory";
         let at = table.checked_add(block).ok_or(Error::Corrupt { what, offset: block })?;
+        // No metadata block takes less than three bytes on disk.
+        let room = end.saturating_sub(at).div_ceil(3).saturating_mul(METADATA_LEN as u64);
+        if left > room {
+            return Err(Error::Corrupt { what: "the length of a directory", offset: at });
+        }
         let cursor = if left == 0 && block == 0 && offset == 0 {
             // An image of empty directories may have an empty table.
             self.cursor(self.superblock().inode_table, 0)?
@@ -210,6 +243,14 @@ impl Image {
             self.cursor(at, offset)?
         };
         Ok(ReadDir { cursor, left, run: 0, block: 0, base: 0, failed: false })
+    }
+
+    /// Where the directory table starts, and an end that it cannot pass.
+    fn directories(&self) -> (u64, u64) {
+        let sb = self.superblock();
+        let others = [sb.fragment_table, sb.export_table, sb.id_table, sb.xattr_table];
+        let after = others.into_iter().filter(|at| *at != ABSENT && *at > sb.directory_table);
+        (sb.directory_table, after.fold(sb.bytes_used, u64::min))
     }
 
     /// The last index entry whose name is not greater: how many bytes of the

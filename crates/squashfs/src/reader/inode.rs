@@ -1,10 +1,11 @@
 //! Inodes and the data of files.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
+use super::blocks::{Chunk, chunk_of};
 use super::{Block, Cursor, Image};
 use crate::error::Error;
-use crate::format::{BLOCK_STORED, NONE, decode_device, kind, le16, le32, le64};
+use crate::format::{BLOCK_STORED, LINK_LEN, NONE, decode_device, kind, le16, le32, le64};
 
 /// Where an inode is: block position in the inode table << 16 | offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,24 +88,9 @@ pub struct Inode {
     pub(super) xattr: u32,
     /// Where the variable part starts: block and offset.
     tail: (u64, usize),
-    /// Position on disk of every 64th block of a file, and the words of all
-    /// blocks; read when the file first is.
-    blocks: std::sync::OnceLock<Result<Blocks, Error>>,
+    /// The block list, if it is short; read when the file first is.
+    pub(super) list: OnceLock<Arc<Chunk>>,
 }
-
-/// The block list of a file.
-#[derive(Debug, Clone)]
-struct Blocks {
-    words: Arc<[u32]>,
-    /// Position of blocks 0, 64, 128, …
-    marks: Arc<[u64]>,
-}
-
-const MARK: usize = 64;
-
-/// Longest block list that is read: 8 TiB in blocks of 128 KiB, 256 MiB of
-/// memory. Longer ones need larger blocks.
-const MAX_BLOCKS: u64 = 1 << 26;
 
 impl Inode {
     /// Length in bytes of what a stat(2) shows.
@@ -134,7 +120,7 @@ impl Inode {
         self.tail
     }
 
-    fn wrong(&self, expected: &'static str) -> Error {
+    pub(super) fn wrong(&self, expected: &'static str) -> Error {
         Error::Kind { inode: self.number, expected }
     }
 }
@@ -169,7 +155,7 @@ impl Image {
             nlink,
             xattr,
             tail: (cursor.block, cursor.offset),
-            blocks: std::sync::OnceLock::new(),
+            list: OnceLock::new(),
         })
     }
 
@@ -182,45 +168,10 @@ impl Image {
             return Err(inode.wrong("a symbolic link"));
         };
         let (block, offset) = inode.tail;
-        // The kernel refuses targets of a page and more; so does read_kind.
+        // read_kind has checked the length.
         let mut target = vec![0; size as usize];
         self.cursor(block, offset)?.fill(&mut target)?;
         Ok(target)
-    }
-
-    fn blocks(&self, inode: &Inode) -> Result<Blocks, Error> {
-        inode.blocks.get_or_init(|| self.read_blocks(inode)).clone()
-    }
-
-    fn read_blocks(&self, inode: &Inode) -> Result<Blocks, Error> {
-        let InodeKind::File { size, start, fragment, .. } = inode.kind else {
-            return Err(inode.wrong("a regular file"));
-        };
-        let block_size = u64::from(self.superblock().block_size);
-        let count = if fragment == NONE { size.div_ceil(block_size) } else { size / block_size };
-        let (block, offset) = inode.tail;
-        if count > MAX_BLOCKS {
-            return Err(Error::Corrupt { what: "the size of a file", offset: block });
-        }
-        let mut cursor = self.cursor(block, offset)?;
-        // The list grows as it is read, so a size that lies costs no more
-        // memory than the table has words.
-        let (mut words, mut marks, mut at) = (Vec::new(), Vec::new(), start);
-        for index in 0..count {
-            if index % MARK as u64 == 0 {
-                marks.push(at);
-            }
-            let word = u32::from_le_bytes(cursor.take()?);
-            words.push(word);
-            let len = u64::from(word & !BLOCK_STORED);
-            if word & !(BLOCK_STORED | 0x00ff_ffff) != 0 || len > block_size {
-                return Err(Error::Corrupt { what: "a file's block list", offset: cursor.place() });
-            }
-            at = at
-                .checked_add(len)
-                .ok_or(Error::Corrupt { what: "a file's blocks", offset: at })?;
-        }
-        Ok(Blocks { words: words.into(), marks: marks.into() })
     }
 
     /// A block of a file, inflated; None for a block of zeroes. The last one
@@ -230,23 +181,18 @@ impl Image {
     /// When the inode is no file, has no such block, or the image is corrupt
     /// there.
     pub fn block(&self, inode: &Inode, index: u64) -> Result<Option<Block>, Error> {
-        let InodeKind::File { size, .. } = inode.kind else {
-            return Err(inode.wrong("a regular file"));
-        };
-        let blocks = self.blocks(inode)?;
-        let none = Error::Corrupt { what: "the index of a file's block", offset: index };
-        let number = usize::try_from(index).map_err(|_| none.clone())?;
-        let word = *blocks.words.get(number).ok_or_else(|| none.clone())?;
+        self.block_in(inode, &*self.chunk(inode, index)?, index)
+    }
+
+    fn block_in(&self, inode: &Inode, chunk: &Chunk, index: u64) -> Result<Option<Block>, Error> {
+        let (at, word) = chunk.block(index);
         if word & !BLOCK_STORED == 0 {
             return Ok(None);
         }
-        let mark = number / MARK;
-        let len = |word: &u32| u64::from(word & !BLOCK_STORED);
-        let before: u64 = blocks.words[mark * MARK..number].iter().map(len).sum();
-        let at = blocks.marks[mark] + before;
-        let block_size = u64::from(self.superblock().block_size);
-        let expected = block_size.min(size - index * block_size) as usize;
-        let block = self.data_block(at, word, self.superblock().block_size as usize)?;
+        let limit = self.superblock().block_size;
+        let block_size = u64::from(limit);
+        let expected = block_size.min(inode.size() - index * block_size) as usize;
+        let block = self.data_block(at, word, limit as usize)?;
         if block.len() < expected {
             return Err(Error::Corrupt { what: "a data block that is too short", offset: at });
         }
@@ -277,7 +223,8 @@ impl Image {
         };
         let want = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(len);
         let block_size = u64::from(self.superblock().block_size);
-        let full = if fragment == NONE { size.div_ceil(block_size) } else { size / block_size };
+        let full = self.blocks(size, fragment);
+        let mut chunk: Option<(u64, Arc<Chunk>)> = None;
         let mut pieces = Vec::with_capacity(want.div_ceil(block_size as usize) + 1);
         let mut done = 0;
         while done < want {
@@ -286,7 +233,12 @@ impl Image {
             let limit = (block_size - inside as u64).min(size - at) as usize;
             let len = limit.min(want - done);
             let piece = if index < full {
-                Piece { block: self.block(inode, index)?, start: inside, len }
+                let number = chunk_of(index);
+                let chunk = match &chunk {
+                    Some((have, chunk)) if *have == number => chunk,
+                    _ => &chunk.insert((number, self.chunk(inode, index)?)).1,
+                };
+                Piece { block: self.block_in(inode, chunk, index)?, start: inside, len }
             } else {
                 let block = self.fragment(fragment)?;
                 let start = fragment_offset as usize + inside;
@@ -325,9 +277,6 @@ impl Piece {
         }
     }
 }
-
-/// Longest target of a symbolic link, PATH_MAX.
-const LINK_LEN: u32 = 4096;
 
 fn read_kind(
     code: u16,
@@ -387,7 +336,7 @@ fn read_kind(
             let b: [u8; 8] = cursor.take()?;
             *nlink = le32(&b, 0);
             let (size, tail) = (le32(&b, 4), (cursor.block, cursor.offset));
-            if size == 0 || size > LINK_LEN {
+            if size == 0 || size as usize > LINK_LEN {
                 return Err(Error::Corrupt { what: "the length of a link", offset: tail.0 });
             }
             if extended {

@@ -5,15 +5,18 @@
 //! sharded, so that readers on different threads meet no common lock, and a
 //! block is inflated once however many wait for it. Every position and length
 //! comes from outside: it is checked before it is used, and no allocation is
-//! larger than a block, a name list of one directory header, or the block
-//! list of one file, whose length the file's size in the image bounds.
+//! larger than a block, or what an inode may have of extended attributes.
+//!
+//! An image keeps what [`ReaderOptions`] say, and beside it at most 128 KiB of
+//! positions of tables.
 
+mod blocks;
 mod cache;
 mod directory;
 mod inode;
 mod xattr;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::codec::Codec;
 use crate::error::Error;
@@ -22,9 +25,10 @@ use crate::format::{
     le64,
 };
 use crate::read_at::ReadAt;
+use blocks::{Chunk, Starts};
 use cache::Cache;
 
-pub use directory::{DirEntry, EntryKind, ReadDir};
+pub use directory::{DirEntry, DirPosition, EntryKind, ReadDir};
 pub use inode::{Inode, InodeKind, InodeRef, Piece};
 
 /// How much a reader may keep in memory.
@@ -34,13 +38,32 @@ pub struct ReaderOptions {
     pub data_cache: usize,
     /// Inflated metadata blocks, in bytes.
     pub metadata_cache: usize,
-    /// Inodes, in number.
+    /// Inodes, in number; each takes 1 KiB at most.
     pub inode_cache: usize,
+    /// Block lists of long files, in bytes.
+    pub list_cache: usize,
+}
+
+impl ReaderOptions {
+    /// A part of this for each of several images that are read together. None
+    /// gets less than it needs to be read at a good pace: 1 MiB and two blocks
+    /// for data, 256 KiB for metadata, 512 inodes, 96 KiB for lists.
+    #[must_use]
+    pub fn divided(self, images: usize) -> Self {
+        let part = |all: usize, least: usize| (all / images.max(1)).max(least.min(all));
+        Self {
+            data_cache: part(self.data_cache, 1 << 20),
+            metadata_cache: part(self.metadata_cache, 256 << 10),
+            inode_cache: part(self.inode_cache, 512),
+            list_cache: part(self.list_cache, 96 << 10),
+        }
+    }
 }
 
 impl Default for ReaderOptions {
     fn default() -> Self {
-        Self { data_cache: 32 << 20, metadata_cache: 8 << 20, inode_cache: 16_384 }
+        let (data_cache, metadata_cache) = (32 << 20, 8 << 20);
+        Self { data_cache, metadata_cache, inode_cache: 16_384, list_cache: 3 << 20 }
     }
 }
 
@@ -60,10 +83,14 @@ pub struct Image {
     start: u64,
     sb: Superblock,
     codec: Codec,
-    metadata: Cache<Metadata>,
-    positions: Cache<u64>,
-    data: Cache<Block>,
-    inodes: Cache<Arc<Inode>>,
+    metadata: Cache<u64, Metadata>,
+    positions: Cache<u64, u64>,
+    data: Cache<u64, Block>,
+    inodes: Cache<u64, Arc<Inode>>,
+    /// Of block lists, by inode reference and number.
+    chunks: Cache<(u64, u64), Arc<Chunk>>,
+    /// Of long files, by inode reference.
+    starts: Cache<u64, Arc<Mutex<Starts>>>,
 }
 
 impl std::fmt::Debug for Image {
@@ -97,7 +124,7 @@ impl Image {
         if offset.checked_add(sb.bytes_used).is_none_or(|end| end > size) {
             return Err(Error::Truncated { what: "the image", offset: sb.bytes_used });
         }
-        let blocks = options.data_cache / sb.block_size as usize;
+        let capacity = options.data_cache / sb.block_size as usize;
         Ok(Self {
             file,
             start: offset,
@@ -105,8 +132,10 @@ impl Image {
             codec,
             metadata: Cache::new(options.metadata_cache / METADATA_LEN),
             positions: Cache::new(POSITIONS),
-            data: Cache::new(blocks),
+            data: Cache::new(capacity),
             inodes: Cache::new(options.inode_cache),
+            chunks: Cache::new(options.list_cache / blocks::CHUNK_COST),
+            starts: Cache::new(options.list_cache / blocks::FILE_COST),
         })
     }
 
@@ -200,6 +229,20 @@ impl Image {
         }
         let mut cursor = self.table_cursor(self.sb.id_table, u64::from(index) * 4)?;
         Ok(u32::from_le_bytes(cursor.take()?))
+    }
+
+    /// The inode with a number; None where the image has no export table, or no
+    /// such inode.
+    ///
+    /// # Errors
+    /// When the export table cannot be read.
+    pub fn by_number(&self, number: u32) -> Result<Option<InodeRef>, Error> {
+        let at = self.sb.export_table;
+        if number == 0 || number > self.sb.inodes || at == ABSENT {
+            return Ok(None);
+        }
+        let mut cursor = self.table_cursor(at, u64::from(number - 1) * 8)?;
+        Ok(Some(InodeRef(u64::from_le_bytes(cursor.take()?))))
     }
 
     /// The largest id of an owner.
@@ -329,4 +372,22 @@ fn check(sb: &Superblock) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caches_of_many_images_are_those_of_one_divided() {
+        let all = ReaderOptions::default();
+        let one = all.divided(1);
+        assert_eq!((one.data_cache, one.inode_cache), (all.data_cache, all.inode_cache));
+        let sum = |images: usize| {
+            let each = all.divided(images);
+            images * (each.data_cache + each.metadata_cache + each.list_cache)
+        };
+        assert!(sum(30) <= sum(1));
+        assert!(sum(100) <= 100 * ((1 << 20) + (256 << 10) + (96 << 10)));
+    }
 }

@@ -94,7 +94,7 @@ pub enum WriteError {
     #[error("{0:?} cannot be a name in a squashfs image")]
     Name(String),
     /// A symbolic link that is empty or too long.
-    #[error("the target of symbolic link {0:?} is empty or longer than 4096 bytes")]
+    #[error("the target of symbolic link {0:?} is empty or longer than 4095 bytes")]
     Link(String),
     /// More than 65,536 different user and group ids.
     #[error("the image has more than 65536 different user and group ids")]
@@ -102,8 +102,11 @@ pub enum WriteError {
     /// A table grew past what its references can express.
     #[error("the image has too many {0} for squashfs")]
     Table(&'static str),
-    /// An extended attribute that is too long.
-    #[error("extended attribute {0:?} is longer than squashfs allows")]
+    /// An extended attribute that is too long, or is one too many of its inode.
+    #[error(
+        "extended attribute {0:?} is longer than Linux allows, or with the others of its file: \
+         64 KiB of names, 1 MiB of values"
+    )]
     Xattr(String),
     /// A worker thread is gone.
     #[error("a compression thread ended unexpectedly")]

@@ -9,7 +9,8 @@ use super::metadata::Stream;
 use super::{Summary, WriteError, WriterOptions};
 use crate::codec::Compression;
 use crate::format::{
-    ABSENT, METADATA_LEN, METADATA_STORED, NAME_LEN, NONE, Superblock, encode_device, flags, kind,
+    ABSENT, LINK_LEN, METADATA_LEN, METADATA_STORED, NAME_LEN, NONE, Superblock, XATTR_NAMES_LEN,
+    XATTR_VALUE_LEN, XATTR_VALUES_LEN, encode_device, flags, kind,
 };
 use crate::tree::{Meta, NodeId, NodeKind, Tree};
 
@@ -181,13 +182,16 @@ impl Xattrs {
     fn get(&mut self, list: &[(Vec<u8>, Vec<u8>)]) -> Result<u32, WriteError> {
         const PREFIXES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
         let (mut bytes, mut count) = (Vec::new(), 0);
+        let (mut names, mut values) = (0, 0);
         let mut sorted: Vec<_> = list.iter().collect();
         sorted.sort();
         for (name, value) in sorted {
             let find = |(code, prefix): (u16, &&[u8])| Some((code, name.strip_prefix(*prefix)?));
             let Some((code, rest)) = (0..).zip(&PREFIXES).find_map(find) else { continue };
             let too_long = || WriteError::Xattr(String::from_utf8_lossy(name).into_owned());
-            if rest.len() > 255 || value.len() > 65_536 {
+            (names, values) = (names + name.len() + 1, values + value.len());
+            let together = names > XATTR_NAMES_LEN || values > XATTR_VALUES_LEN;
+            if rest.len() > 255 || value.len() > XATTR_VALUE_LEN || together {
                 return Err(too_long());
             }
             bytes.extend(code.to_le_bytes());
@@ -322,7 +326,7 @@ impl<'a> Builder<'a> {
                 return self.file(node, record, nlink, xattr);
             }
             NodeKind::Symlink(target) => {
-                if target.is_empty() || target.len() > 4096 {
+                if target.is_empty() || target.len() > LINK_LEN {
                     return Err(WriteError::Link(String::from_utf8_lossy(name).into_owned()));
                 }
                 bytes = self.head(extended(kind::SYMLINK), node)?;
