@@ -5,6 +5,7 @@
 mod convert;
 mod elsewhere;
 mod faults;
+mod foreign;
 mod hostile;
 mod layered;
 mod layers;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use sif::{Arch, CreateOptions, FsKind, Kind, NewObject, PartKind, Partition};
 
 /// A tree with the scripts of an image that a definition file made.
-fn apptainer_tree(place: &Place) -> String {
+pub(crate) fn apptainer_tree(place: &Place) -> String {
     let root = place.image_dir();
     for (path, text) in [
         (".singularity.d/env/10-docker2singularity.sh", "export PATH=/bin\nexport A=image\n"),

@@ -84,6 +84,8 @@ pub struct Layout {
     diff_ids: Vec<String>,
     /// The `config` object of the image configuration.
     pub config: Value,
+    /// What the image is for.
+    pub architecture: &'static str,
 }
 
 impl Layout {
@@ -95,7 +97,13 @@ impl Layout {
     pub fn new(dir: PathBuf) -> Self {
         fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
         fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
-        Self { dir, layers: Vec::new(), diff_ids: Vec::new(), config: json!({}) }
+        Self {
+            dir,
+            layers: Vec::new(),
+            diff_ids: Vec::new(),
+            config: json!({}),
+            architecture: "amd64",
+        }
     }
 
     fn blob(&self, media: &str, bytes: &[u8]) -> Value {
@@ -132,7 +140,7 @@ impl Layout {
     #[must_use]
     pub fn finish(&self, tag: &str) -> String {
         let config = json!({
-            "architecture": "amd64", "os": "linux", "config": self.config,
+            "architecture": self.architecture, "os": "linux", "config": self.config,
             "rootfs": {"type": "layers", "diff_ids": self.diff_ids},
         });
         let config =

@@ -162,6 +162,7 @@ impl Builder<'_> {
             config: ImageConfig::default(),
             stored: None,
             scripts: false,
+            sif: Default::default(),
         };
         let container = self.engine().prepare_apart(request, &resolved)?;
         let (output, end) =

@@ -23,11 +23,9 @@ pub fn run(engine: &Engine, globals: &Globals, args: &BuildArgs) -> Result<(), C
     if let Some(path) = &args.sandbox {
         outputs.push(Destination::parse(&format!("dir:{}", path.display()))?);
     }
-    let epoch = match (args.timestamp, std::env::var("SOURCE_DATE_EPOCH")) {
-        (None, Ok(text)) if !text.is_empty() => Some(text.parse::<u32>().map_err(|_| {
-            wrong(format!("SOURCE_DATE_EPOCH cannot be {text:?}: it is seconds since 1970"))
-        })?),
-        (given, _) => given,
+    let epoch = match args.timestamp {
+        None => engine::source_date_epoch()?,
+        given => given,
     };
     let keep = tempfile::tempdir()
         .map_err(|source| BuildError::Write { path: std::env::temp_dir(), source })?;
@@ -68,7 +66,7 @@ pub fn run(engine: &Engine, globals: &Globals, args: &BuildArgs) -> Result<(), C
     let id = image.id.to_string();
     for to in &outputs {
         let name: ImageRef = id.parse().map_err(engine::Error::from)?;
-        let options = ExportOptions { force: true, deterministic: epoch.is_some() };
+        let options = ExportOptions { force: true, deterministic: false, epoch };
         engine.convert(&name, to, options, &bars::progress(globals))?;
     }
     output::print(&format!("{id}\n"))
@@ -96,7 +94,7 @@ pub fn commit(engine: &Engine, globals: &Globals, args: &CommitArgs) -> Result<(
 pub fn save(engine: &Engine, globals: &Globals, args: &SaveArgs) -> Result<(), CliError> {
     let image: ImageRef = args.image.parse().map_err(engine::Error::from)?;
     let progress = bars::progress(globals);
-    let options = ExportOptions { force: true, deterministic: false };
+    let options = ExportOptions { force: true, ..ExportOptions::default() };
     let name = match &image {
         ImageRef::Registry(_) => engine.name_in_store(&image)?,
         _ => None,

@@ -140,7 +140,8 @@ fn pull(engine: &Engine, globals: &Globals, args: &PullArgs) -> Result<(), CliEr
 
 fn convert(engine: &Engine, globals: &Globals, args: &ConvertArgs) -> Result<(), CliError> {
     let to = Destination::parse(&args.destination)?;
-    let options = ExportOptions { force: args.force, deterministic: args.deterministic };
+    let epoch = engine::source_date_epoch()?;
+    let options = ExportOptions { force: args.force, deterministic: args.deterministic, epoch };
     export(engine, globals, (&args.image, &to), options, args.which.json)
 }
 
@@ -149,7 +150,8 @@ fn push(engine: &Engine, globals: &Globals, args: &PushArgs) -> Result<(), CliEr
     let name = args.destination.as_ref().unwrap_or(&args.image);
     let name = name.strip_prefix("docker://").unwrap_or(name);
     let to = Destination::Registry(name.parse().map_err(engine::Error::from)?);
-    export(engine, globals, (&args.image, &to), ExportOptions::default(), args.which.json)
+    let options = ExportOptions { epoch: engine::source_date_epoch()?, ..Default::default() };
+    export(engine, globals, (&args.image, &to), options, args.which.json)
 }
 
 fn tag(engine: &Engine, globals: &Globals, args: &TagArgs) -> Result<(), CliError> {

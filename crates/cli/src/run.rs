@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use engine::{Engine, INSTANCE, Resolved};
-use plan::{Command, Plan, Skip, render_text};
+use plan::{Command, Plan, PlanError, Skip, render_text};
 use types::ImageRef;
 
 use crate::agent::Again;
@@ -58,7 +58,17 @@ pub fn test(
     again: &Again,
 ) -> Result<i32, CliError> {
     let described = describe(&args.container, &args.words)?;
-    start(engine, globals, again, described, |_, args| Command::Test { args })
+    let of_app = described.args.app.is_some();
+    match start(engine, globals, again, described, |_, args| Command::Test { args }) {
+        // As Apptainer has it: an image need not have one.
+        Err(CliError::Engine(engine::Error::Plan(error @ PlanError::NoTest))) if !of_app => {
+            if !globals.quiet {
+                report::note(&error.to_string());
+            }
+            Ok(0)
+        }
+        other => other,
+    }
 }
 
 /// Becomes a shell.

@@ -202,7 +202,9 @@ impl Engine {
     ) -> Result<Vec<(String, StoredImage)>> {
         let failed =
             |source| Error::Archive { name: file.display().to_string(), source: Box::new(source) };
-        let (docker, names) = image::LocalImage::names(file).map_err(failed)?;
+        let (docker, names) = crate::transport::archive(file, self.config())
+            .and_then(|archive| image::LocalImage::names(&archive))
+            .map_err(failed)?;
         let names =
             if names.is_empty() { vec![None] } else { names.into_iter().map(Some).collect() };
         let mut loaded = Vec::new();

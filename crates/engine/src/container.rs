@@ -79,6 +79,7 @@ impl Engine {
         wanted: Option<&Devices>,
         unset: &[String],
     ) -> Result<Container> {
+        self.check_architecture(resolved)?;
         let mut facts = host::facts();
         if request.root_emulation == RootEmulation::Subid && !facts.real_root {
             facts.sub_ids = Some(host::subid::find(&facts)?);
@@ -110,7 +111,7 @@ impl Engine {
             }
             let key = resolved.stored.as_ref().map(|image| image.id.hex().to_owned());
             let scratch = &self.config().scratch.value;
-            let dir = unpack::unpacked(parts, key, scratch)?;
+            let dir = unpack::unpacked(parts, key, scratch, self.config().size_limit.value)?;
             warnings.push(format!(
                 "/dev/fuse cannot be used ({reason}): the image was unpacked into {}",
                 dir.display()

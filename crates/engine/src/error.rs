@@ -284,6 +284,12 @@ pub enum Error {
         /// What to do.
         hint: &'static str,
     },
+    /// A time of the environment that is none.
+    #[error("SOURCE_DATE_EPOCH cannot be {text:?}: it is seconds since 1970")]
+    Epoch {
+        /// What it is.
+        text: String,
+    },
     /// A destination whose form is not told.
     #[error("{text:?} does not say what to write")]
     Destination {
@@ -375,6 +381,14 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         source: squashfs::Error,
+    },
+    /// An image cannot be unpacked.
+    #[error("cannot unpack the image into {path:?}")]
+    UnpackImage {
+        /// Where to.
+        path: PathBuf,
+        /// Why.
+        source: image::UnpackError,
     },
     /// The directory for unpacked images belongs to somebody else.
     #[error("{path:?} is not a directory of this user alone: images are not unpacked there")]
@@ -584,6 +598,7 @@ impl Error {
     /// The exit code of a command that runs no container.
     #[must_use]
     pub fn exit_code(&self) -> i32 {
+        use image::UnpackError as E;
         if is_full(self) {
             return exit::NO_SPACE;
         }
@@ -593,6 +608,7 @@ impl Error {
             | Self::Name(_)
             | Self::NoContainerName { .. }
             | Self::Edf(_)
+            | Self::Epoch { .. }
             | Self::LibrariesInPlace
             | Self::Cdi(host::cdi::CdiError::Name(_))
             | Self::Device { .. }
@@ -618,6 +634,9 @@ impl Error {
             | Self::LargeConfig { .. }
             | Self::FileDigest { .. }
             | Self::UnpackRead { .. } => exit::INTEGRITY,
+            Self::UnpackImage {
+                source: E::Read { .. } | E::Twice(_) | E::TooLarge { .. }, ..
+            } => exit::INTEGRITY,
             Self::ReadConfig { .. } | Self::Convert { .. } | Self::Archive { .. } => {
                 let from_registry =
                     search(self, |e| e.downcast_ref::<registry::Error>().map(registry_code));

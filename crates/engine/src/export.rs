@@ -4,23 +4,45 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use host::DirectoryTree;
-use image::{Extra, TreeSource};
+use image::Extra;
 use plan::{RootSource, RootTree, SCRIPTS};
 use runtime::ImageTree;
 use sif::{Arch, CreateOptions, FsKind, Kind, NewObject, PartKind, Partition};
 use squashfs::{Image, ReaderOptions};
-use types::{Digest, ImageConfig, ImageRef, Platform};
+use types::{Digest, ImageConfig, ImageRef};
 
-use crate::{Destination, Engine, Error, Metadata, Resolved, Result, SharedProgress, unpack};
+use crate::image_file::{self, OCI_CONFIG};
+use crate::whole::Whole;
+use crate::{
+    Destination, Engine, Error, Event, Metadata, Resolved, Result, SharedProgress, unpack,
+};
 
 /// How an image is written.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ExportOptions {
     /// Replace a file that is there.
     pub force: bool,
-    /// No time and no random identity in a SIF file; implied by
-    /// SOURCE_DATE_EPOCH, whose time then counts.
+    /// No time and no random identity in a SIF file.
     pub deterministic: bool,
+    /// Seconds since 1970 that no file is younger than, as SOURCE_DATE_EPOCH says;
+    /// the time of a SIF file too, which then has no random identity. What is
+    /// copied in layers stays as it is.
+    pub epoch: Option<u32>,
+}
+
+/// What SOURCE_DATE_EPOCH says, if it says anything
+/// (reproducible-builds.org/specs/source-date-epoch).
+///
+/// # Errors
+/// When it is no time that a squashfs image can have.
+pub fn source_date_epoch() -> Result<Option<u32>> {
+    match std::env::var_os("SOURCE_DATE_EPOCH") {
+        Some(text) if !text.is_empty() => {
+            let text = text.to_string_lossy().into_owned();
+            text.parse().map(Some).map_err(|_| Error::Epoch { text })
+        }
+        _ => Ok(None),
+    }
 }
 
 /// What was written.
@@ -94,7 +116,7 @@ impl Engine {
             | Destination::OciArchive(..)
             | Destination::DockerArchive(..)
             | Destination::Registry(_) => {
-                self.export_oci(image, to, options.force, progress).map(|d| exported(Some(d)))
+                self.export_oci(image, to, options, progress).map(|d| exported(Some(d)))
             }
             Destination::Directory(path) => {
                 let image = self.resolve(image, progress)?;
@@ -102,7 +124,9 @@ impl Engine {
                     return Err(Error::Exists { path: path.clone() });
                 }
                 match &image.root {
-                    RootSource::Squashfs { parts } => unpack::with_owners(parts, path)?,
+                    RootSource::Squashfs { .. } => {
+                        self.write_directory(&image, path, options.epoch, progress)?;
+                    }
                     RootSource::Directory { path } => {
                         return Err(Error::NothingToConvert { path: path.clone() });
                     }
@@ -115,7 +139,7 @@ impl Engine {
                 let silent = image.config == ImageConfig::default();
                 let extras = if silent { Vec::new() } else { scripts_for(&image)? };
                 let (fresh, file) = Fresh::replacing(path, options.force)?;
-                self.write_squashfs(&image, file, &extras, path)?;
+                self.write_squashfs(&image, file, &extras, path, options.epoch)?;
                 fresh.keep().map(|()| exported(None))
             }
             Destination::Sif(path) | Destination::OciSif(path) => {
@@ -124,68 +148,50 @@ impl Engine {
                     return Err(Error::Exists { path: path.clone() });
                 }
                 if let Destination::OciSif(_) = to {
-                    return self.write_oci_sif(&image, path).map(|d| exported(Some(d)));
+                    return self
+                        .write_oci_sif(&image, path, options.epoch)
+                        .map(|d| exported(Some(d)));
                 }
                 self.write_sif(&image, path, options).map(|()| exported(None))
             }
         }
     }
 
-    /// A root file system as one squashfs image; a directory is copied to a
-    /// file without a name beside `near`.
-    pub(crate) fn as_image(&self, image: &Resolved, near: &Path) -> Result<Image> {
-        match &image.root {
-            RootSource::Squashfs { parts } => unpack::flat(parts, near),
-            RootSource::Directory { .. } => {
-                let cannot = |source| Error::Export { path: near.to_owned(), source };
-                let file = unpack::nameless(near).map_err(cannot)?;
-                let copy = file.try_clone().map_err(cannot)?;
-                self.write_squashfs(image, copy, &[], near)?;
-                let unread = |source| Error::UnpackRead { path: near.to_owned(), source };
-                Image::open(file, 0, ReaderOptions::default()).map_err(unread)
-            }
-        }
-    }
-
-    pub(crate) fn write_squashfs(
+    fn write_directory(
         &self,
         image: &Resolved,
-        file: File,
-        extras: &[Extra],
         path: &Path,
+        latest: Option<u32>,
+        progress: &SharedProgress,
     ) -> Result<()> {
-        let config = self.config();
-        let options = image::ConvertOptions {
-            compression: config.compression.value,
-            size_limit: config.size_limit.value,
-            ..image::ConvertOptions::default()
-        };
-        let failed = |source| Error::Copy { path: path.to_owned(), source };
-        match &image.root {
-            RootSource::Directory { path: from } => {
-                image::copy(TreeSource::Directory(from), file, &options, extras).map_err(failed)?;
-            }
-            RootSource::Squashfs { parts } => {
-                let opened = unpack::open(parts)?;
-                image::copy(TreeSource::Images(&opened), file, &options, extras).map_err(failed)?;
-            }
+        let limit = self.config().size_limit.value;
+        let tree = self.as_image(image, path, latest)?;
+        if let Some(lost) = unpack::with_owners(&tree, path, limit)? {
+            let image::Lost { files, path: first, source } = lost;
+            progress.event(Event::Notice(format!(
+                "{} cannot keep what the image says of owners, modes or attributes of {files} \
+                 files, {} first: {source}",
+                path.display(),
+                first.display()
+            )));
         }
         Ok(())
     }
 
     fn write_sif(&self, image: &Resolved, path: &Path, options: ExportOptions) -> Result<()> {
         let extras = scripts_for(image)?;
-        let (partition, file) = Fresh::create(path, "squashfs")?;
-        self.write_squashfs(image, file, &extras, path)?;
-        let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
+        let data = self.as_squashfs(image, &extras, path, options.epoch)?;
         let now = i64::try_from(store::unix_now()).unwrap_or(0);
-        let time = epoch.or((!options.deterministic).then_some(now));
+        let time = match options.epoch {
+            Some(epoch) => Some(i64::from(epoch)),
+            None => (!options.deterministic).then_some(now),
+        };
         let mut uuid = [0; 16];
-        if epoch.is_none() {
+        if options.epoch.is_none() {
             // A file without identity is as good.
             let _ = rustix::rand::getrandom(&mut uuid, rustix::rand::GetRandomFlags::empty());
         }
-        let arch = Arch::from_name(Platform::host().architecture());
+        let arch = Arch::from_name(self.platform_of(image).architecture());
         let (fresh, file) = Fresh::create(path, "new")?;
         let create = CreateOptions { arch, time, uuid, launch: true };
         let mut sif = sif::create(file, &fresh.temporary, &create)?;
@@ -197,8 +203,6 @@ impl Engine {
             partition: None,
             digest: None,
         };
-        let failed = |source| Error::Export { path: path.to_owned(), source };
-        let mut data = File::open(&partition.temporary).map_err(failed)?;
         // Where Apptainer looks first.
         let about = metadata_of(&data, path)?;
         if let Some(text) = &about.deffile {
@@ -208,25 +212,59 @@ impl Engine {
             let text = about.document().to_string();
             sif.add(object(Kind::GenericJson, "inspect-metadata.json"), &mut text.as_bytes())?;
         }
-        if image.config != ImageConfig::default() {
-            let text = serde_json::to_vec(&oci_config(&image.config)).unwrap_or_default();
-            sif.add(object(Kind::GenericJson, "oci-config.json"), &mut &text[..])?;
+        if let Some(said) = oci_said(image)? {
+            let text = serde_json::to_vec(&said).unwrap_or_default();
+            sif.add(object(Kind::GenericJson, OCI_CONFIG), &mut &text[..])?;
         }
         let system = Partition { fs: FsKind::Squashfs, part: PartKind::Primary, arch };
         let root = NewObject { partition: Some(system), ..object(Kind::Partition, "") };
-        sif.add(root, &mut data)?;
+        sif.add_file(root, &data.file, data.at..data.at + data.len, data.padded)?;
         drop(sif);
+        let failed = |source| Error::Export { path: path.to_owned(), source };
         make_executable(&fresh.temporary).map_err(failed)?;
         fresh.keep()
     }
 }
 
-/// What the image in a squashfs file says of itself.
-fn metadata_of(file: &File, path: &Path) -> Result<Metadata> {
+/// What an image says in the words of OCI: a configuration of its own, or what
+/// a SIF file has kept of it.
+fn oci_said(image: &Resolved) -> Result<Option<serde_json::Value>> {
+    if image.config != ImageConfig::default() {
+        return Ok(Some(oci_config(&image.config)));
+    }
+    let Some(path) = &image.sif.path else { return Ok(None) };
+    Ok(image_file::oci_config(path)?.map(|kept| kept.said.into()))
+}
+
+/// What an image of OCI's form starts that was a SIF file: what the file has
+/// kept of its source, unless a definition file has given it another script.
+pub(crate) fn process_of_sif(image: &Resolved) -> Result<Option<serde_json::Value>> {
+    let Some(path) = &image.sif.path else { return Ok(None) };
+    let Some(image_file::OciConfig { mut said, config }) = image_file::oci_config(path)? else {
+        return Ok(None);
+    };
+    let RootSource::Squashfs { parts } = &image.root else { return Ok(None) };
+    let images = unpack::open(parts)?.into_iter().map(Into::into).collect();
+    let script = Metadata::read(&ImageTree::new(images)).runscript;
+    let ours = scripts(&config).into_iter().find(|extra| extra.path.ends_with("/runscript"));
+    let ours = ours.map(|extra| String::from_utf8_lossy(&extra.bytes).trim().to_owned());
+    let of_oci = script.is_none_or(|script| {
+        // Apptainer's own begins with these variables.
+        script.contains("OCI_ENTRYPOINT=") || ours.is_some_and(|ours| ours == script.trim())
+    });
+    if !of_oci {
+        said.remove("Cmd");
+        said.insert("Entrypoint".to_owned(), serde_json::json!([format!("{SCRIPTS}/actions/run")]));
+    }
+    Ok(Some(said.into()))
+}
+
+/// What a squashfs image says of itself.
+fn metadata_of(data: &Whole, path: &Path) -> Result<Metadata> {
     let unread = |source| Error::UnpackRead { path: path.to_owned(), source };
-    let file =
-        file.try_clone().map_err(|source| Error::Export { path: path.to_owned(), source })?;
-    let image = Image::open(file, 0, ReaderOptions::default()).map_err(unread)?;
+    let file = data.file.try_clone();
+    let file = file.map_err(|source| Error::Export { path: path.to_owned(), source })?;
+    let image = Image::open(file, data.at, ReaderOptions::default()).map_err(unread)?;
     Ok(Metadata::read(&ImageTree::new(vec![image.into()])))
 }
 

@@ -4,13 +4,19 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use sif::{FsKind, Kind, Object, PartKind, Partition, Sif};
-use types::{ImageConfig, Platform};
+use types::ImageConfig;
 
 use crate::{Error, Result};
 
 /// Longest JSON object that is read.
 const MOST_JSON: u64 = 16 << 20;
+/// The object that says what the OCI image was.
+pub(crate) const OCI_CONFIG: &str = "oci-config.json";
+/// The annotation with the name of an image in an index (OCI image-spec,
+/// annotations.md).
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// Where the root file system is, and what the image says of its process.
 pub(crate) struct Found {
@@ -19,6 +25,10 @@ pub(crate) struct Found {
     pub(crate) config: ImageConfig,
     /// Whether it is an image of Apptainer's own form, with scripts.
     pub(crate) scripts: bool,
+    /// The architecture of its programs, in Go's name.
+    pub(crate) architecture: Option<String>,
+    /// Whether the file may have objects that describe it.
+    pub(crate) described: bool,
 }
 
 /// A file system inside a file.
@@ -73,7 +83,9 @@ pub(crate) fn in_file(path: &Path) -> Result<Found> {
         return Err(refused(path, "it is neither a SIF file nor squashfs", hint));
     };
     let part = Part { offset: start as u64, size: len.saturating_sub(start as u64), form };
-    Ok(Found { parts: vec![part], config: ImageConfig::default(), scripts: true })
+    let config = ImageConfig::default();
+    let (architecture, described) = (None, false);
+    Ok(Found { parts: vec![part], config, scripts: true, architecture, described })
 }
 
 /// Finds the root file system of a SIF file.
@@ -87,18 +99,40 @@ fn find(path: &Path) -> Result<Found> {
         let hint = "sampan sif list shows what it holds, sampan sif setprim chooses a partition";
         return Err(refused(path, "it has no primary system partition", hint));
     };
-    let host = Platform::host();
-    if partition.arch.name().is_some_and(|arch| arch != host.architecture()) {
-        let hint = "take an image for this machine's architecture";
-        return Err(refused(path, "its programs are for another architecture", hint));
-    }
     let mut parts = vec![part(path, object, partition, "/")?];
     for (object, partition) in sif.partitions().filter(|(_, p)| p.part == PartKind::Overlay) {
         // Overlays that are directories of a writable file system have the
         // working directory of overlayfs beside them.
         parts.push(part(path, object, partition, "upper")?);
     }
-    Ok(Found { parts, config: ImageConfig::default(), scripts: true })
+    let architecture = partition.arch.name().map(str::to_owned);
+    let config = ImageConfig::default();
+    Ok(Found { parts, config, scripts: true, architecture, described: true })
+}
+
+/// The object in which Apptainer keeps what the OCI image said that the file was
+/// made from: the `config` of its configuration. `run` goes by the scripts.
+pub(crate) struct OciConfig {
+    /// As it is.
+    pub(crate) said: Map<String, Value>,
+    /// The same, read.
+    pub(crate) config: ImageConfig,
+}
+
+/// Reads that object; None where the file has none.
+pub(crate) fn oci_config(path: &Path) -> Result<Option<OciConfig>> {
+    let sif = Sif::open(path)?;
+    let named = |object: &&Object| object.kind == Kind::GenericJson && object.name == OCI_CONFIG;
+    let Some(object) = sif.objects().iter().find(named) else { return Ok(None) };
+    let name = || format!("{} in {}", object.name, path.display());
+    let malformed = |source| Error::ImageConfig { name: name(), source };
+    let bytes = sif.read(object, MOST_JSON)?;
+    let said: Option<Map<String, Value>> =
+        serde_json::from_slice(&bytes).map_err(|source| malformed(source.into()))?;
+    let said = said.unwrap_or_default();
+    let whole = serde_json::json!({ "config": &said }).to_string();
+    let config = types::parse_image_config(whole.as_bytes()).map_err(malformed)?;
+    Ok(Some(OciConfig { said, config }))
 }
 
 /// A partition that can be part of the root file system.
@@ -123,6 +157,17 @@ struct Descriptor {
     digest: String,
     #[serde(default, rename = "mediaType")]
     media_type: String,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+impl Descriptor {
+    /// Whether it is what cosign has said of an image in the file:
+    /// SingularityCE gives it a name of that form.
+    fn is_cosign(&self) -> bool {
+        let name = self.annotations.as_ref().and_then(|all| all.get(REF_NAME));
+        name.is_some_and(|name| name.starts_with("_cosign"))
+    }
 }
 
 #[derive(Deserialize)]
@@ -152,7 +197,8 @@ fn oci(path: &Path, sif: &Sif, index: &Object) -> Result<Found> {
     let read = |object: &Object| sif.read(object, MOST_JSON);
     let malformed = |_| refused(path, "its OCI index or manifest is malformed", hint);
     let index: Index = serde_json::from_slice(&read(index)?).map_err(malformed)?;
-    let [manifest] = &index.manifests[..] else {
+    let images: Vec<_> = index.manifests.iter().filter(|one| !one.is_cosign()).collect();
+    let [manifest] = images[..] else {
         return Err(refused(path, "its OCI index does not name one image", hint));
     };
     let manifest = read(blob(&manifest.digest)?)?;
@@ -177,5 +223,6 @@ fn oci(path: &Path, sif: &Sif, index: &Object) -> Result<Found> {
     if parts.is_empty() {
         return Err(refused(path, "it has no layer", hint));
     }
-    Ok(Found { parts, config, scripts: false })
+    let architecture = config.platform.as_ref().map(|p| p.architecture().to_owned());
+    Ok(Found { parts, config, scripts: false, architecture, described: false })
 }

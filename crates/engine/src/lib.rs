@@ -48,6 +48,7 @@ mod share;
 mod site;
 mod transport;
 mod unpack;
+mod whole;
 
 use std::cell::OnceCell;
 use std::time::Duration;
@@ -65,7 +66,7 @@ pub use devices::{Cdi, Checked, Devices};
 pub use doctor::{Check, Status};
 pub use elsewhere::FetchedFile;
 pub use error::{Error, Result, exit};
-pub use export::{ExportOptions, Exported, apptainer_scripts};
+pub use export::{ExportOptions, Exported, apptainer_scripts, source_date_epoch};
 pub use host::cdi::Listed as CdiDevice;
 pub use host::gpu::Choice as GpuChoice;
 pub use inspect::Inspected;
@@ -76,7 +77,7 @@ pub use integrate::{Fabric, MpiMode};
 pub use metadata::Metadata;
 pub use progress::{Event, LayerInfo, Progress, SharedProgress, Silent};
 pub use pull::Pulled;
-pub use resolve::Resolved;
+pub use resolve::{Resolved, SifFacts};
 pub use site::{ImageCommand, SiteFacts};
 pub use unpack::open as open_parts;
 
@@ -168,6 +169,9 @@ impl Engine {
     /// When the store cannot be read or written.
     pub fn prune(&self, options: &PruneOptions) -> Result<PruneReport> {
         let report = self.store()?.prune(options)?;
+        if !options.dry_run {
+            unpack::prune(&self.config.scratch.value)?;
+        }
         if options.all && !options.dry_run {
             unpack::clear(&self.config.scratch.value)?;
             self.clear_build_cache()?;

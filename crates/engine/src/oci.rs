@@ -4,7 +4,6 @@
 //! and its digest: blobs are copied, nothing is converted. A directory, a SIF
 //! or squashfs file, and what is only in the store, become one layer.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -24,8 +23,8 @@ use crate::export::{self, Fresh, oci_config};
 use crate::layers::{RegistryLayers, Watched};
 use crate::pull::{fetch_config, find_manifest};
 use crate::{
-    Destination, Engine, Error, Event, LayerInfo, Origin, PullPolicy, Resolved, Result,
-    SharedProgress, resolve, transport, unpack,
+    Destination, Engine, Error, Event, ExportOptions, LayerInfo, Origin, PullPolicy, Resolved,
+    Result, SharedProgress, resolve, transport, unpack,
 };
 
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -51,7 +50,7 @@ impl Engine {
         &self,
         source: &ImageRef,
         to: &Destination,
-        force: bool,
+        ExportOptions { force, epoch, .. }: ExportOptions,
         progress: &SharedProgress,
     ) -> Result<Digest> {
         let name = source.to_string();
@@ -78,7 +77,7 @@ impl Engine {
             return self.put(&documents, &layers, to, (force, from), progress);
         }
         if !matches!(source, ImageRef::Path(_) | ImageRef::File(_) | ImageRef::Registry(_)) {
-            let image = transport::open(source, &self.config().platform.value)?.image;
+            let image = transport::open(source, self.config())?.image;
             let documents = Documents {
                 media_type: media_type(&image.manifest_bytes),
                 manifest: image.manifest.clone(),
@@ -96,7 +95,7 @@ impl Engine {
         {
             return self.export_built(stored, &provenance, to, force, progress);
         }
-        let (documents, layer) = self.one_layer(&resolved)?;
+        let (documents, layer) = self.one_layer(&resolved, epoch)?;
         self.put(&documents, &layer, to, (force, None), progress)
     }
 
@@ -160,7 +159,7 @@ impl Engine {
                 put(&below, Some(&reference))
             }
             local => {
-                let opened = transport::open(&local, &self.config().platform.value)?;
+                let opened = transport::open(&local, self.config())?;
                 put(&opened.image, None)
             }
         }
@@ -188,10 +187,10 @@ impl Engine {
     }
 
     /// A root file system as an image of one layer.
-    fn one_layer(&self, resolved: &Resolved) -> Result<(Documents, OneLayer)> {
+    fn one_layer(&self, resolved: &Resolved, epoch: Option<u32>) -> Result<(Documents, OneLayer)> {
         let scratch = &self.config().scratch.value;
         let near = unpack::own_directory(&unpack::cache(scratch))?.join("layer");
-        let image = self.as_image(resolved, &near)?;
+        let image = self.as_image(resolved, &near, epoch)?;
         let layer = self.as_layer(&image)?;
         let config = self.config_of(resolved, layer.diff_id())?;
         let descriptor = Descriptor::new(CONFIG, digest(&config), config.len() as u64);
@@ -206,6 +205,9 @@ impl Engine {
     /// The configuration of an image whose layers became one.
     fn config_of(&self, resolved: &Resolved, diff_id: &Digest) -> Result<Vec<u8>> {
         let mut value = self.document(resolved)?;
+        if let Some(process) = export::process_of_sif(resolved)? {
+            value["config"] = process;
+        }
         value["rootfs"] = json!({"type": "layers", "diff_ids": [diff_id]});
         value["history"] =
             json!([{"created_by": "sampan convert", "comment": "all layers as one"}]);
@@ -226,7 +228,7 @@ impl Engine {
         if let Some(kept) = kept.filter(Value::is_object) {
             return Ok(kept);
         }
-        let platform = resolved.config.platform.as_ref().unwrap_or(&self.config().platform.value);
+        let platform = self.platform_of(resolved);
         Ok(json!({
             "architecture": platform.architecture(), "os": platform.os(),
             "config": process_of(resolved)?, "rootfs": {"type": "layers", "diff_ids": []},
@@ -304,13 +306,15 @@ impl Engine {
     }
 
     /// Writes a SIF file of SingularityCE's OCI form, of one layer.
-    pub(crate) fn write_oci_sif(&self, resolved: &Resolved, path: &Path) -> Result<Digest> {
-        let (layer, file) = Fresh::create(path, "squashfs")?;
-        let reader = file.try_clone();
-        self.write_squashfs(resolved, file, &[], path)?;
+    pub(crate) fn write_oci_sif(
+        &self,
+        resolved: &Resolved,
+        path: &Path,
+        epoch: Option<u32>,
+    ) -> Result<Digest> {
+        let data = self.as_squashfs(resolved, &[], path, epoch)?;
         let failed = |source| Error::Export { path: path.to_owned(), source };
-        let reader = reader.map_err(failed)?;
-        let (squashfs, size) = image::digest(&mut FromStart::new(&reader)).map_err(failed)?;
+        let (squashfs, size) = image::digest(&mut data.reader()).map_err(failed)?;
         let config = self.config_of(resolved, &squashfs)?;
         let config_descriptor = Descriptor::new(CONFIG, digest(&config), config.len() as u64);
         let layers = [Descriptor::new(SQUASHFS_LAYER, squashfs, size)];
@@ -324,8 +328,7 @@ impl Engine {
         });
         let index = index.to_string().into_bytes();
         let (fresh, file) = Fresh::create(path, "new")?;
-        let platform = resolved.config.platform.as_ref().unwrap_or(&self.config().platform.value);
-        let arch = Arch::from_name(platform.architecture());
+        let arch = Arch::from_name(self.platform_of(resolved).architecture());
         let options = CreateOptions { arch, time: None, uuid: [0; 16], launch: false };
         let mut sif = sif::create(file, &fresh.temporary, &options)?;
         let mut add = |kind, digest: &Digest, data: &mut dyn io::Read| {
@@ -339,11 +342,11 @@ impl Engine {
             };
             sif.add(object, data)
         };
-        add(Kind::OciBlob, &layers[0].digest, &mut FromStart::new(&reader))?;
+        add(Kind::OciBlob, &layers[0].digest, &mut data.reader())?;
         add(Kind::OciBlob, &config_descriptor.digest, &mut &config[..])?;
         add(Kind::OciBlob, &manifest_digest, &mut &manifest[..])?;
         add(Kind::OciRootIndex, &digest(&index), &mut &index[..])?;
-        drop((sif, layer));
+        drop(sif);
         fresh.keep()?;
         Ok(manifest_digest)
     }
@@ -357,26 +360,6 @@ fn process_of(resolved: &Resolved) -> Result<Value> {
         return Ok(oci_config(&resolved.config));
     }
     Ok(json!({ "Entrypoint": [action] }))
-}
-
-/// A file from its first byte on, whatever its offset is.
-struct FromStart<'a> {
-    file: &'a File,
-    at: u64,
-}
-
-impl<'a> FromStart<'a> {
-    fn new(file: &'a File) -> Self {
-        Self { file, at: 0 }
-    }
-}
-
-impl io::Read for FromStart<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let got = std::os::unix::fs::FileExt::read_at(self.file, buffer, self.at)?;
-        self.at += got as u64;
-        Ok(got)
-    }
 }
 
 /// The layers of a base, and those that a build has put over them.

@@ -81,8 +81,7 @@ impl Engine {
     fn pull_local(&self, image: &ImageRef, progress: &SharedProgress) -> Result<Pulled> {
         let shown = image.to_string();
         progress.event(Event::Resolving { name: shown.clone() });
-        let Opened { id, reference, image } =
-            transport::open(image, &self.config().platform.value)?;
+        let Opened { id, reference, image } = transport::open(image, self.config())?;
         let (manifest, manifest_bytes) = (image.manifest.clone(), image.manifest_bytes.clone());
         let candidate = Candidate { id, reference, manifest, manifest_bytes, local: true };
         let begin = self.begin(&candidate.id, progress)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use plan::{ImagePart, RootSource};
 use registry::{Environment, RegistriesConf};
 use store::{Flight, ImageId, Store, StoredImage, canonical_reference};
-use types::{ImageConfig, ImageRef, RegistryRef};
+use types::{ImageConfig, ImageRef, Platform, RegistryRef};
 
 use crate::built;
 use crate::image_file::{self, Form, Part};
@@ -25,6 +25,17 @@ pub struct Resolved {
     pub stored: Option<StoredImage>,
     /// Whether it may be of Apptainer's form, with scripts of its own.
     pub scripts: bool,
+    /// What a SIF file says beyond that.
+    pub sif: SifFacts,
+}
+
+/// What a SIF file says of its image, which `run` does not heed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SifFacts {
+    /// The file, where it is of Apptainer's form.
+    pub path: Option<PathBuf>,
+    /// The architecture of its programs, in Go's name.
+    pub architecture: Option<String>,
 }
 
 impl Resolved {
@@ -32,7 +43,8 @@ impl Resolved {
         let root = RootSource::squashfs(stored.path.clone(), 0);
         // An image that was built from a definition file starts by its scripts.
         let scripts = stored.record.config.entrypoint == [format!("{}/actions/run", plan::SCRIPTS)];
-        Self { name, root, config: stored.record.config.clone(), stored: Some(stored), scripts }
+        let (config, sif) = (stored.record.config.clone(), SifFacts::default());
+        Self { name, root, config, stored: Some(stored), scripts, sif }
     }
 }
 
@@ -46,11 +58,11 @@ impl Engine {
         if let ImageRef::Path(path) = image {
             // What runs may change its directory.
             let name = std::path::absolute(path).map_or(name, |path| path.display().to_string());
-            return local(name, path, &self.config().scratch.value);
+            return self.local(name, path);
         }
         if let ImageRef::File(file) = image {
             let path = self.fetch_file(file, progress)?.path;
-            return local(name, &path, &self.config().scratch.value);
+            return self.local(name, &path);
         }
         let policy = self.config().pull.value;
         if policy != PullPolicy::Always
@@ -68,6 +80,37 @@ impl Engine {
         }
         let pulled = self.pull(image, progress)?;
         Ok(Resolved::of_stored(name, pulled.image))
+    }
+
+    fn local(&self, name: String, path: &Path) -> Result<Resolved> {
+        local(name, path, &self.config().scratch.value, self.config().size_limit.value)
+    }
+
+    /// Refuses an image whose programs this machine cannot run.
+    pub(crate) fn check_architecture(&self, image: &Resolved) -> Result<()> {
+        let Some(architecture) = &image.sif.architecture else { return Ok(()) };
+        let host = Platform::host();
+        let runs = match (host.architecture(), architecture.as_str()) {
+            ("amd64", "386") | ("arm64", "arm") => true,
+            (host, image) => host == image,
+        };
+        if runs {
+            return Ok(());
+        }
+        Err(Error::Sif {
+            path: image.name.clone().into(),
+            reason: "its programs are for another architecture",
+            hint: "take an image for this machine's architecture",
+        })
+    }
+
+    /// What an image is for, as far as it says so, and else what is asked for.
+    pub(crate) fn platform_of(&self, image: &Resolved) -> Platform {
+        let sif = image.sif.architecture.as_deref();
+        let stored = image.stored.as_ref().map(|stored| stored.record.platform.clone());
+        let said = image.config.platform.clone().or(stored);
+        said.or_else(|| sif.map(|name| Platform::new("linux", name, None)))
+            .unwrap_or_else(|| self.config().platform.value.clone())
     }
 
     /// Fetches what is not there. Of all who want it over one store, one asks
@@ -106,7 +149,7 @@ impl Engine {
                 None => Ok(None),
             };
         }
-        let source = transport::open(image, &config.platform.value)?;
+        let source = transport::open(image, config)?;
         Ok(store.image(&source.id)?)
     }
 
@@ -127,26 +170,30 @@ impl Engine {
 }
 
 /// A directory or image file of the person's own.
-fn local(name: String, path: &Path, scratch: &Path) -> Result<Resolved> {
+fn local(name: String, path: &Path, scratch: &Path, limit: u64) -> Result<Resolved> {
     let failed = |source| Error::OpenImage { path: path.to_owned(), source };
     let meta = std::fs::metadata(path).map_err(failed)?;
     let absolute: PathBuf = std::path::absolute(path).map_err(failed)?;
     let mut config = ImageConfig::default();
-    let mut scripts = true;
+    let (mut scripts, mut sif) = (true, SifFacts::default());
     let root = if meta.is_dir() {
         RootSource::Directory { path: absolute }
     } else if meta.is_file() {
         let found = image_file::in_file(path)?;
         (config, scripts) = (found.config, found.scripts);
+        sif.architecture = found.architecture;
+        sif.path = found.described.then(|| absolute.clone());
         let part = |part: &Part| match part.form {
             Form::Squashfs => Ok(ImagePart { path: absolute.clone(), offset: part.offset }),
-            Form::Ext(top) => unpack::from_ext(&absolute, part.offset, part.size, top, scratch),
+            Form::Ext(top) => {
+                unpack::from_ext(&absolute, part.offset, part.size, top, scratch, limit)
+            }
         };
         RootSource::Squashfs { parts: found.parts.iter().map(part).collect::<Result<_>>()? }
     } else {
         return Err(Error::NotAnImage { path: path.to_owned() });
     };
-    Ok(Resolved { name, root, config, stored: None, scripts })
+    Ok(Resolved { name, root, config, stored: None, scripts, sif })
 }
 
 /// The references under which the store may have an image. A name without a
@@ -169,7 +216,7 @@ pub(crate) fn store_references(image: &ImageRef, config: &Config) -> Result<Vec<
             Ok(all)
         }
         ImageRef::Path(_) | ImageRef::File(_) => Ok(Vec::new()),
-        _ => Ok(vec![transport::open(image, &config.platform.value)?.reference]),
+        _ => Ok(vec![transport::open(image, config)?.reference]),
     }
 }
 
@@ -226,13 +273,13 @@ mod tests {
     fn a_bare_directory_is_run_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let scratch = dir.path();
-        let resolved = local("x".into(), dir.path(), scratch).unwrap();
+        let resolved = local("x".into(), dir.path(), scratch, 1 << 20).unwrap();
         assert_eq!(resolved.root, RootSource::Directory { path: dir.path().to_owned() });
         assert_eq!(resolved.config, ImageConfig::default());
-        let missing = local("x".into(), &dir.path().join("no"), scratch).unwrap_err();
+        let missing = local("x".into(), &dir.path().join("no"), scratch, 1 << 20).unwrap_err();
         assert_eq!(missing.exit_code(), crate::exit::NOT_FOUND);
         assert!(matches!(
-            local("x".into(), Path::new("/dev/null"), scratch),
+            local("x".into(), Path::new("/dev/null"), scratch, 1 << 20),
             Err(Error::NotAnImage { .. })
         ));
     }

@@ -1,12 +1,18 @@
 //! Images that are at hand: OCI layouts, OCI archives, Docker archives.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use image::LocalImage;
+use image::{ArchiveError, LocalImage, Spool, Tarball};
+use plan::ImagePart;
 use store::ImageId;
-use types::{ImageRef, Platform};
+use types::ImageRef;
 
-use crate::{Error, Result};
+use crate::{Config, Error, Result, unpack};
+
+/// Archives that this process has opened, by the state of their files: one that
+/// is compressed is inflated once.
+static OPENED: Mutex<Vec<(String, Arc<Tarball>)>> = Mutex::new(Vec::new());
 
 /// An image that is at hand, open.
 pub(crate) struct Opened {
@@ -18,18 +24,43 @@ pub(crate) struct Opened {
     pub(crate) image: LocalImage,
 }
 
-/// Opens the image that a layout or archive has for a platform.
-pub(crate) fn open(reference: &ImageRef, platform: &Platform) -> Result<Opened> {
+/// Opens an archive. What is inflated of one is in the scratch directory,
+/// without a name, until the process ends.
+pub(crate) fn archive(path: &Path, config: &Config) -> Result<Arc<Tarball>, ArchiveError> {
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    // What cannot be looked at cannot be opened either, which says why.
+    let part = ImagePart { path: path.to_owned(), offset: 0 };
+    let key = unpack::file_key(&part).unwrap_or_default();
+    if let Some((_, known)) = opened.iter().find(|(known, _)| *known == key) {
+        return Ok(Arc::clone(known));
+    }
+    let file = || {
+        let own = unpack::own_directory(&unpack::cache(&config.scratch.value));
+        unpack::nameless(&own.map_err(std::io::Error::other)?.join("archive"))
+    };
+    let archive = Tarball::open(path, &Spool { file: &file, limit: config.size_limit.value })?;
+    let archive = Arc::new(archive);
+    opened.push((key, Arc::clone(&archive)));
+    Ok(archive)
+}
+
+/// Opens the image that a layout or archive has for the platform in force.
+pub(crate) fn open(reference: &ImageRef, config: &Config) -> Result<Opened> {
+    let platform = &config.platform.value;
     let failed = |source| Error::Archive { name: reference.to_string(), source: Box::new(source) };
     let (scheme, path, tag, image) = match reference {
         ImageRef::OciLayout { path, tag } => {
             ("oci", path, tag, LocalImage::layout(path, tag.as_deref(), platform))
         }
         ImageRef::OciArchive { path, tag } => {
-            ("oci-archive", path, tag, LocalImage::oci_archive(path, tag.as_deref(), platform))
+            let opened = archive(path, config)
+                .and_then(|tar| LocalImage::oci_archive(&tar, tag.as_deref(), platform));
+            ("oci-archive", path, tag, opened)
         }
         ImageRef::DockerArchive { path, name } => {
-            ("docker-archive", path, name, LocalImage::docker_archive(path, name.as_deref()))
+            let opened = archive(path, config)
+                .and_then(|tar| LocalImage::docker_archive(&tar, name.as_deref()));
+            ("docker-archive", path, name, opened)
         }
         ImageRef::Path(path) => return Err(Error::NotAnImage { path: path.clone() }),
         ImageRef::Registry(_) | ImageRef::File(_) => {
@@ -57,7 +88,7 @@ mod tests {
     fn what_is_no_layout_is_an_error_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
         let reference = ImageRef::OciLayout { path: dir.path().to_owned(), tag: None };
-        let error = open(&reference, &Platform::host()).err().unwrap();
+        let error = open(&reference, &Config::load_from(&|_| None, &[]).unwrap()).err().unwrap();
         assert!(error.to_string().contains("oci:"), "{error}");
     }
 

@@ -7,29 +7,29 @@
 //! and removes its own. The directory is its user's alone: it is refused when
 //! somebody else owns it or may write to it.
 //!
-//! Everything is made relative to directory descriptors and never through a
-//! symbolic link, so that a hostile image writes nowhere else. Devices are
-//! left out (an ordinary user cannot make them), and so are owners.
+//! Devices are left out (an ordinary user cannot make them), and so are owners.
+//!
+//! `SCRATCH/sampan-UID/KEY.sqfs` is a file system of ext2, ext3 or ext4, copied.
+//! A new copy takes the place of older ones of the same part of the same file,
+//! and copies that nobody has read for a week go with it, or by `prune`.
 
-use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use ::image::TreeSource;
+use ::image::{TreeSource, UnpackOptions};
 use plan::ImagePart;
-use rustix::fs::{CWD, Mode, OFlags, fchmod, mkdirat, openat, symlinkat};
 use sha2::Digest as _;
-use squashfs::{Image, Inode, InodeKind, ReaderOptions};
-use types::{Digest, OVERRIDE_STAT, Owner};
+use squashfs::{Image, ReaderOptions};
+use types::Digest;
 
 use crate::{Error, Result};
 
-/// Deeper than any path that the kernel takes in one piece.
-const DEEPEST: usize = 1024;
+/// How long a copy that nobody reads is kept. File systems note reads once a
+/// day (relatime of mount(8)).
+const UNREAD: Duration = Duration::from_secs(7 * 86400);
 
 pub(crate) fn cache(scratch: &Path) -> PathBuf {
     scratch.join(format!("sampan-{}", rustix::process::geteuid().as_raw()))
@@ -59,6 +59,7 @@ pub(crate) fn unpacked(
     parts: &[ImagePart],
     key: Option<String>,
     scratch: &Path,
+    size_limit: u64,
 ) -> Result<PathBuf> {
     let cannot = |path: &Path| {
         let path = path.to_owned();
@@ -73,15 +74,17 @@ pub(crate) fn unpacked(
     if done.is_dir() {
         return Ok(done);
     }
-    let image = flat(parts, &done)?;
+    let image = flat(parts, &done, size_limit)?;
     let temporary = cache.join(format!(".{}.new", std::process::id()));
     remove(&temporary).map_err(cannot(&temporary))?;
     std::fs::create_dir(&temporary).map_err(cannot(&temporary))?;
-    let made =
-        unpack(&image, &temporary, false).and_then(|()| match std::fs::rename(&temporary, &done) {
+    let options = UnpackOptions { noted: false, size_limit };
+    let made = unpack(&image, &temporary, &options).and_then(|_| {
+        match std::fs::rename(&temporary, &done) {
             Err(_) if done.is_dir() => Ok(()),
             other => other.map_err(cannot(&done)),
-        });
+        }
+    });
     // Gone after the rename; else this is what is left of a failure.
     let removed = remove(&temporary).map_err(cannot(&temporary));
     made?;
@@ -97,6 +100,7 @@ pub(crate) fn from_ext(
     size: u64,
     top: &str,
     scratch: &Path,
+    size_limit: u64,
 ) -> Result<ImagePart> {
     let part = ImagePart { path: path.to_owned(), offset };
     let cache = own_directory(&cache(scratch))?;
@@ -113,7 +117,7 @@ pub(crate) fn from_ext(
     remove(&temporary).map_err(cannot)?;
     let file = File::options().read(true).write(true).create_new(true).open(&temporary);
     let copied = |source| Error::Copy { path: done.clone(), source };
-    let options = ::image::ConvertOptions::default();
+    let options = ::image::ConvertOptions { size_limit, ..Default::default() };
     let made = ::image::copy(TreeSource::Ext(&fs, top), file.map_err(cannot)?, &options, &[])
         .map_err(copied)
         .and_then(|_| std::fs::rename(&temporary, &done).map_err(cannot));
@@ -121,7 +125,47 @@ pub(crate) fn from_ext(
     let removed = remove(&temporary).map_err(cannot);
     made?;
     removed?;
+    // The copy is there, whether or not older ones can be removed.
+    let _ = remove_copies(&cache, Some(&done));
     Ok(ImagePart { path: done, offset: 0 })
+}
+
+/// Removes copies that nobody reads, and older ones of what `new` is a copy of.
+fn remove_copies(cache: &Path, new: Option<&Path>) -> io::Result<()> {
+    // What of a key stays when the file changes: device, inode and offset.
+    let place = |name: &str| -> Option<[String; 3]> {
+        let words: Vec<&str> = name.strip_suffix(".sqfs")?.split('-').collect();
+        match words[..] {
+            [device, inode, _, _, _, offset] => Some([device, inode, offset].map(str::to_owned)),
+            _ => None,
+        }
+    };
+    let text = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let replaced = new.and_then(|new| place(&text(new)));
+    for entry in std::fs::read_dir(cache)? {
+        let path = entry?.path();
+        let Some(of) = place(&text(&path)) else { continue };
+        if Some(&*path) == new {
+            continue;
+        }
+        let meta = path.symlink_metadata()?;
+        let used = meta.accessed()?.max(meta.modified()?);
+        let unread = used.elapsed().is_ok_and(|since| since > UNREAD);
+        if meta.is_file() && (unread || Some(of) == replaced) {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes copies that nobody reads.
+pub(crate) fn prune(scratch: &Path) -> Result<()> {
+    let cache = cache(scratch);
+    if !cache.exists() {
+        return Ok(());
+    }
+    let cache = own_directory(&cache)?;
+    remove_copies(&cache, None).map_err(|source| Error::Unpack { path: cache.clone(), source })
 }
 
 /// Where the sockets and the log of image servers are, beside unpacked images.
@@ -180,8 +224,10 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     }
     let mode = std::os::unix::fs::PermissionsExt::from_mode(meta.mode() | 0o700);
     std::fs::set_permissions(path, mode)?;
-    for entry in std::fs::read_dir(path)? {
-        remove(&entry?.path())?;
+    // Names first: no directory stays open on the way down.
+    let entries = std::fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path()));
+    for entry in entries.collect::<io::Result<Vec<_>>>()? {
+        remove(&entry)?;
     }
     std::fs::remove_dir(path)
 }
@@ -212,7 +258,7 @@ pub(crate) fn nameless(near: &Path) -> io::Result<File> {
 
 /// One image of several: itself, or a copy without a name on the file system
 /// of `near`.
-pub(crate) fn flat(parts: &[ImagePart], near: &Path) -> Result<Image> {
+pub(crate) fn flat(parts: &[ImagePart], near: &Path, size_limit: u64) -> Result<Image> {
     let mut images = open(parts)?;
     if images.len() == 1 {
         return Ok(images.remove(0));
@@ -222,6 +268,7 @@ pub(crate) fn flat(parts: &[ImagePart], near: &Path) -> Result<Image> {
     let copy = file.try_clone().map_err(cannot)?;
     let options = ::image::ConvertOptions {
         compression: squashfs::Compression::None,
+        size_limit,
         ..image::ConvertOptions::default()
     };
     let failed = |source| Error::Copy { path: near.to_owned(), source };
@@ -230,16 +277,21 @@ pub(crate) fn flat(parts: &[ImagePart], near: &Path) -> Result<Image> {
     Image::open(file, 0, ReaderOptions::default()).map_err(unread)
 }
 
-/// Unpacks an image into a new directory. Owners and modes that a person
-/// cannot give are noted as extended attributes, as other tools do.
-pub(crate) fn with_owners(parts: &[ImagePart], to: &Path) -> Result<()> {
+/// Unpacks an image into a new directory; what the file system could not keep.
+/// Owners and modes that a person cannot give are noted as extended attributes,
+/// as other tools do.
+pub(crate) fn with_owners(
+    image: &Image,
+    to: &Path,
+    size_limit: u64,
+) -> Result<Option<::image::Lost>> {
     let cannot = |source| Error::Unpack { path: to.to_owned(), source };
-    let image = flat(parts, to)?;
     let name = to.file_name().unwrap_or_default().to_string_lossy();
     let temporary = to.with_file_name(format!(".{name}.{}.new", std::process::id()));
     std::fs::create_dir(&temporary).map_err(cannot)?;
-    let made = unpack(&image, &temporary, true)
-        .and_then(|()| std::fs::rename(&temporary, to).map_err(cannot));
+    let options = UnpackOptions { noted: true, size_limit };
+    let made = unpack(image, &temporary, &options)
+        .and_then(|lost| std::fs::rename(&temporary, to).map_err(cannot).map(|()| lost));
     if made.is_err() {
         // The first failure is the one that is told.
         let _ = remove(&temporary);
@@ -247,97 +299,9 @@ pub(crate) fn with_owners(parts: &[ImagePart], to: &Path) -> Result<()> {
     made
 }
 
-/// Notes owner and mode of a file or directory; a file system without user
-/// attributes has no place for them.
-fn note_owner(fd: impl AsFd, inode: &Inode) {
-    let Inode { uid, gid, mode, .. } = *inode;
-    let value = Owner { uid, gid, mode: u32::from(mode), device: None }.to_string();
-    let flags = rustix::fs::XattrFlags::empty();
-    if let Err(error) = rustix::fs::fsetxattr(fd, OVERRIDE_STAT, value.as_bytes(), flags) {
-        tracing::debug!("the owner of inode {} is lost: {error}", inode.number);
-    }
-}
-
-fn unpack(image: &Image, to: &Path, owners: bool) -> Result<()> {
-    let cannot =
-        |source: rustix::io::Errno| Error::Unpack { path: to.to_owned(), source: source.into() };
-    let unread = |source| Error::UnpackRead { path: "/".into(), source };
-    let root = image.inode(image.root()).map_err(unread)?;
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = openat(CWD, to, flags, Mode::empty()).map_err(cannot)?;
-    directory(image, &root, &dir, Path::new("/"), 0, owners)
-}
-
-fn directory(
-    image: &Image,
-    inode: &Inode,
-    dir: &OwnedFd,
-    path: &Path,
-    depth: usize,
-    owners: bool,
-) -> Result<()> {
-    let unread = |source| Error::UnpackRead { path: path.to_owned(), source };
-    let cannot = |path: &Path| {
-        let path = path.to_owned();
-        move |source: rustix::io::Errno| Error::Unpack { path, source: source.into() }
-    };
-    if depth > DEEPEST {
-        return Err(cannot(path)(rustix::io::Errno::NAMETOOLONG));
-    }
-    for entry in image.read_dir(inode, 0).map_err(unread)? {
-        let entry = entry.map_err(unread)?;
-        let name = OsStr::from_bytes(&entry.name);
-        let below = path.join(name);
-        let child = image.inode(entry.inode).map_err(unread)?;
-        match &child.kind {
-            InodeKind::Directory { .. } => {
-                mkdirat(dir, name, Mode::RWXU).map_err(cannot(&below))?;
-                let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let next = openat(dir, name, flags, Mode::empty()).map_err(cannot(&below))?;
-                directory(image, &child, &next, &below, depth + 1, owners)?;
-            }
-            InodeKind::File { .. } => regular(image, &child, dir, &below, owners)?,
-            InodeKind::Symlink { .. } => {
-                let target = image.read_link(&child).map_err(unread)?;
-                symlinkat(OsStr::from_bytes(&target), dir, name).map_err(cannot(&below))?;
-            }
-            InodeKind::Fifo => {
-                let kind = rustix::fs::FileType::Fifo;
-                let mode = Mode::from_raw_mode(u32::from(child.mode) & 0o777);
-                rustix::fs::mknodat(dir, name, kind, mode, 0).map_err(cannot(&below))?;
-            }
-            _ => {}
-        }
-    }
-    if owners {
-        note_owner(dir, inode);
-    }
-    let mode = Mode::from_raw_mode(u32::from(inode.mode) & 0o1777);
-    fchmod(dir.as_fd(), mode).map_err(cannot(path))
-}
-
-fn regular(image: &Image, inode: &Inode, dir: &OwnedFd, path: &Path, owners: bool) -> Result<()> {
-    let unread = |source| Error::UnpackRead { path: path.to_owned(), source };
-    let cannot = |source| Error::Unpack { path: path.to_owned(), source };
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let name = path.file_name().unwrap_or_default();
-    let fd = openat(dir, name, flags, Mode::RUSR | Mode::WUSR).map_err(|e| cannot(e.into()))?;
-    let mut file = File::from(fd);
-    let mut buffer = vec![0; 1 << 20];
-    let mut offset = 0;
-    loop {
-        let count = image.read(inode, offset, &mut buffer).map_err(unread)?;
-        if count == 0 {
-            break;
-        }
-        file.write_all(&buffer[..count]).map_err(cannot)?;
-        offset += count as u64;
-    }
-    if owners {
-        note_owner(&file, inode);
-    }
-    let mode = Mode::from_raw_mode(u32::from(inode.mode) & 0o777);
-    fchmod(file.as_fd(), mode).map_err(|e| cannot(e.into()))
+fn unpack(image: &Image, to: &Path, options: &UnpackOptions) -> Result<Option<::image::Lost>> {
+    let failed = |source| Error::UnpackImage { path: to.to_owned(), source };
+    ::image::unpack(image, to, options).map_err(failed)
 }
 
 #[cfg(test)]
@@ -377,13 +341,13 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let file = scratch.path().join("x.sqfs");
         image(&file);
-        let dir = unpacked(&parts(&file), None, scratch.path()).unwrap();
+        let dir = unpacked(&parts(&file), None, scratch.path(), 1 << 20).unwrap();
         assert_eq!(std::fs::read(dir.join("dir/file")).unwrap(), b"hello");
         let mode = |name: &str| std::fs::symlink_metadata(dir.join(name)).unwrap().mode() & 0o7777;
         assert_eq!((mode("dir"), mode("dir/file")), (0o555, 0o750));
         assert_eq!(std::fs::read_link(dir.join("out")).unwrap(), Path::new("/etc"));
         let first = std::fs::metadata(&dir).unwrap().ino();
-        let again = unpacked(&parts(&file), None, scratch.path()).unwrap();
+        let again = unpacked(&parts(&file), None, scratch.path(), 1 << 20).unwrap();
         assert_eq!(std::fs::metadata(&again).unwrap().ino(), first);
         let names = std::fs::read_dir(cache(scratch.path())).unwrap().count();
         assert_eq!(names, 1, "something temporary is left");
@@ -407,12 +371,44 @@ mod tests {
     }
 
     #[test]
+    fn copies_of_what_changed_or_is_not_read_go() {
+        let cache = tempfile::tempdir().unwrap();
+        let copy = |name: &str, age: u64| {
+            let path = cache.path().join(name);
+            let file = File::create(&path).unwrap();
+            let time = std::time::SystemTime::now() - Duration::from_secs(age * 86400);
+            let times = std::fs::FileTimes::new().set_accessed(time).set_modified(time);
+            file.set_times(times).unwrap();
+            path
+        };
+        let left = || {
+            let names = std::fs::read_dir(cache.path()).unwrap();
+            let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            names.collect::<std::collections::BTreeSet<_>>()
+        };
+        let new = copy("1-2-30-4-5-0.sqfs", 0);
+        // The same file as it was; another part of it; another file; no copy.
+        copy("1-2-20-3-4-0.sqfs", 1);
+        let kept = ["1-2-20-3-4-1000.sqfs", "1-3-20-3-4-0.sqfs", "x.sqfs", "1-2-20-3-4-0"];
+        let _ = kept.map(|name| copy(name, 6));
+        remove_copies(cache.path(), Some(&new)).unwrap();
+        let mut all: std::collections::BTreeSet<_> = kept.map(str::to_owned).into();
+        all.insert("1-2-30-4-5-0.sqfs".to_owned());
+        assert_eq!(left(), all);
+        copy(kept[0], 8);
+        copy(kept[2], 8);
+        remove_copies(cache.path(), None).unwrap();
+        all.remove(kept[0]);
+        assert_eq!(left(), all);
+    }
+
+    #[test]
     fn a_cut_image_leaves_nothing() {
         let scratch = tempfile::tempdir().unwrap();
         let file = scratch.path().join("x.sqfs");
         image(&file);
         std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(200).unwrap();
-        assert!(unpacked(&parts(&file), Some("k".into()), scratch.path()).is_err());
+        assert!(unpacked(&parts(&file), Some("k".into()), scratch.path(), 1 << 20).is_err());
         assert_eq!(std::fs::read_dir(cache(scratch.path())).unwrap().count(), 0);
     }
 }

@@ -18,8 +18,9 @@ pub enum Error {
     /// There is no superblock.
     #[error("it is no ext2, ext3 or ext4 file system")]
     NotExt,
-    /// It was not unmounted: the journal holds changes that the rest lacks.
-    #[error("it was not unmounted, so changes wait in its journal")]
+    /// It was not unmounted, and its journal is on another device, very large, or of
+    /// a form that this reader does not have.
+    #[error("it was not unmounted, and its journal cannot be read: e2fsck -p replays it")]
     Journal,
     /// It needs what this reader does not have.
     #[error("it uses features that are not supported (incompat {bits:#x})")]

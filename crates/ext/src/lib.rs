@@ -5,8 +5,8 @@
 //! file that holds one; inodes, directories, file contents, links and extended
 //! attributes are read on demand, any number of threads at once.
 //!
-//! The journal is not replayed: a file system that needs it is
-//! [`Error::Journal`]. Inline data, encryption and compression are
+//! Of a file system that was not unmounted, as a writable overlay whose container
+//! was killed, the blocks that wait in its journal are read from there. Inline data, encryption and compression are
 //! [`Error::Unsupported`]. Nothing is trusted: a corrupt field is
 //! [`Error::Corrupt`], never a panic, a loop or a large allocation.
 //!
@@ -15,14 +15,18 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod journal;
 mod map;
 mod xattr;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 pub use error::Error;
 pub use xattr::Xattr;
+
+use journal::{ESCAPE, Newer};
 
 /// Inode number of the root directory.
 pub const ROOT: u32 = 2;
@@ -65,6 +69,8 @@ pub struct FileSystem {
     inodes_per_group: u32,
     inode_size: u64,
     descriptor_size: u64,
+    /// Blocks that the journal has in a newer form.
+    newer: HashMap<u64, Newer>,
 }
 
 /// What an inode is.
@@ -137,47 +143,63 @@ impl FileSystem {
             inodes_per_group: 1,
             inode_size: 128,
             descriptor_size: 32,
+            newer: HashMap::new(),
         };
         if len < SUPERBLOCK + 1024 {
             return Err(Error::NotExt);
         }
         let b = fs.bytes(SUPERBLOCK, 1024, "the superblock")?;
-        if le16(&b, 56) != MAGIC {
+        let waiting = fs.geometry(&b)? & incompat::RECOVER != 0;
+        if waiting {
+            fs.newer = match le32(&b, 224) {
+                // The journal is on another device.
+                0 => return Err(Error::Journal),
+                inode => fs.journal(inode)?,
+            };
+            let b = fs.bytes(SUPERBLOCK, 1024, "the superblock")?;
+            fs.geometry(&b)?;
+        }
+        Ok(fs)
+    }
+
+    /// Takes from a superblock how the file system is laid out; its features.
+    fn geometry(&mut self, b: &[u8]) -> Result<u32, Error> {
+        if le16(b, 56) != MAGIC {
             return Err(Error::NotExt);
         }
         let corrupt = |what| Error::Corrupt { what, offset: SUPERBLOCK };
-        let features = if le32(&b, 76) == 0 { 0 } else { le32(&b, 96) };
-        if features & incompat::RECOVER != 0 {
-            return Err(Error::Journal);
-        }
-        let unknown = features & !incompat::KNOWN;
+        let features = if le32(b, 76) == 0 { 0 } else { le32(b, 96) };
+        let unknown = features & !incompat::KNOWN & !incompat::RECOVER;
         if unknown != 0 {
             return Err(Error::Unsupported { bits: unknown });
         }
-        let shift = le32(&b, 24);
+        let shift = le32(b, 24);
         if shift > 6 {
             return Err(corrupt("the block size"));
         }
-        fs.block_size = 1024 << shift;
-        fs.first_block = u64::from(le32(&b, 20));
-        fs.inodes = le32(&b, 0);
-        fs.inodes_per_group = le32(&b, 40);
-        if fs.inodes_per_group == 0 || fs.first_block > 1 {
+        self.block_size = 1024 << shift;
+        self.first_block = u64::from(le32(b, 20));
+        self.inodes = le32(b, 0);
+        self.inodes_per_group = le32(b, 40);
+        if self.inodes_per_group == 0 || self.first_block > 1 {
             return Err(corrupt("the geometry"));
         }
-        if le32(&b, 76) != 0 {
-            fs.inode_size = u64::from(le16(&b, 88));
+        if le32(b, 76) != 0 {
+            self.inode_size = u64::from(le16(b, 88));
         }
-        if !fs.inode_size.is_power_of_two() || !(128..=fs.block_size).contains(&fs.inode_size) {
+        if !self.inode_size.is_power_of_two() || !(128..=self.block_size).contains(&self.inode_size)
+        {
             return Err(corrupt("the size of inodes"));
         }
         if features & incompat::WIDE != 0 {
-            fs.descriptor_size = u64::from(le16(&b, 254));
-            if !fs.descriptor_size.is_power_of_two() || !(64..=1024).contains(&fs.descriptor_size) {
+            self.descriptor_size = u64::from(le16(b, 254));
+            if !self.descriptor_size.is_power_of_two()
+                || !(64..=1024).contains(&self.descriptor_size)
+            {
                 return Err(corrupt("the size of group descriptors"));
             }
         }
-        Ok(fs)
+        Ok(features)
     }
 
     /// Bytes at a place, all of them.
@@ -198,6 +220,32 @@ impl FileSystem {
         buf: &mut [u8],
         what: &'static str,
     ) -> Result<(), Error> {
+        if self.newer.is_empty() {
+            return self.stored(offset, buf, what);
+        }
+        let mut done = 0;
+        while done < buf.len() {
+            let at = offset.checked_add(done as u64).ok_or(Error::Corrupt { what, offset })?;
+            let within = at % self.block_size;
+            let len = ((self.block_size - within) as usize).min(buf.len() - done);
+            let part = &mut buf[done..done + len];
+            match self.newer.get(&(at / self.block_size)) {
+                None => self.stored(at, part, what)?,
+                Some(newer) => {
+                    self.stored(newer.place + within, part, what)?;
+                    let head = ESCAPE.iter().skip(usize::try_from(within).unwrap_or(4));
+                    if newer.escaped {
+                        part.iter_mut().zip(head).for_each(|(byte, magic)| *byte = *magic);
+                    }
+                }
+            }
+            done += len;
+        }
+        Ok(())
+    }
+
+    /// Bytes that are there, whatever the journal says.
+    fn stored(&self, offset: u64, buf: &mut [u8], what: &'static str) -> Result<(), Error> {
         let end = offset.checked_add(buf.len() as u64).filter(|end| *end <= self.len);
         let (Some(_), Some(at)) = (end, self.start.checked_add(offset)) else {
             return Err(Error::Corrupt { what, offset });

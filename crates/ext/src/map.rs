@@ -23,6 +23,11 @@ impl Inode {
     pub(crate) fn has_extents(&self) -> bool {
         self.flags & EXTENTS != 0
     }
+
+    /// Where the inode is.
+    pub(crate) fn place(&self) -> u64 {
+        self.place
+    }
 }
 
 impl FileSystem {
@@ -37,11 +42,7 @@ impl FileSystem {
         while done < want {
             let at = offset + done as u64;
             let (index, within) = (at / self.block_size, at % self.block_size);
-            let run = if inode.has_extents() {
-                self.extent(inode, index)?
-            } else {
-                self.listed(inode, index)?
-            };
+            let run = self.run(inode, index)?;
             let bytes = run.count.max(1).saturating_mul(self.block_size) - within;
             let len = usize::try_from(bytes).unwrap_or(usize::MAX).min(want - done);
             let part = &mut buf[done..done + len];
@@ -55,6 +56,16 @@ impl FileSystem {
             done += len;
         }
         Ok(want)
+    }
+
+    /// The byte where a block of a file is; None in a hole.
+    pub(crate) fn located(&self, inode: &Inode, index: u64) -> Result<Option<u64>, Error> {
+        let block = self.run(inode, index)?.block;
+        block.map(|block| self.block(block, "a file's block")).transpose()
+    }
+
+    fn run(&self, inode: &Inode, index: u64) -> Result<Run, Error> {
+        if inode.has_extents() { self.extent(inode, index) } else { self.listed(inode, index) }
     }
 
     /// By the list in the inode and the blocks of lists that it names.

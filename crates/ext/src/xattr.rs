@@ -10,12 +10,15 @@ const MAGIC: u32 = 0xea02_0000;
 const HEAD: usize = 32;
 /// An entry without its name.
 const ENTRY: usize = 16;
+/// Lists of acl(5).
+const ACCESS_LIST: &[u8] = b"system.posix_acl_access";
+const DEFAULT_LIST: &[u8] = b"system.posix_acl_default";
 /// The part of an inode that all have.
 const PLAIN_INODE: u64 = 128;
 
 impl FileSystem {
-    /// The extended attributes of an inode. Access control lists have a form of
-    /// their own on disk and are left out.
+    /// The extended attributes of an inode. Access control lists, which have a
+    /// form of their own on disk, are in that of the kernel's interface.
     ///
     /// # Errors
     /// When they are corrupt.
@@ -59,6 +62,14 @@ fn entries(mut area: &[u8], values: &[u8], place: u64, list: &mut Vec<Xattr>) ->
             return Err(corrupt());
         }
         let value = values.get(offset..).and_then(|from| from.get(..size)).ok_or_else(corrupt)?;
+        let list_name = match index {
+            2 => Some(ACCESS_LIST),
+            3 => Some(DEFAULT_LIST),
+            _ => None,
+        };
+        if let Some(list_name) = list_name {
+            list.push((list_name.to_vec(), access_list(value).ok_or_else(corrupt)?));
+        }
         let prefix: Option<&[u8]> = match index {
             1 => Some(b"user."),
             4 => Some(b"trusted."),
@@ -71,4 +82,25 @@ fn entries(mut area: &[u8], values: &[u8], place: u64, list: &mut Vec<Xattr>) ->
         area = area.get((ENTRY + len).next_multiple_of(4)..).ok_or_else(corrupt)?;
     }
     Ok(())
+}
+
+/// A list as getxattr(2) gives it (linux/posix_acl_xattr.h), from its form on disk
+/// (fs/ext4/acl.h), where entries that name nobody have no id.
+fn access_list(mut stored: &[u8]) -> Option<Vec<u8>> {
+    const VERSION: u32 = 1;
+    const SHOWN: u32 = 2;
+    const NAMED: [u16; 2] = [0x02, 0x08];
+    if stored.len() < 4 || le32(stored, 0) != VERSION {
+        return None;
+    }
+    let mut shown = SHOWN.to_le_bytes().to_vec();
+    stored = &stored[4..];
+    while !stored.is_empty() {
+        let named = NAMED.contains(&le16(stored.get(..4)?, 0));
+        shown.extend(&stored[..4]);
+        let len = if named { 8 } else { 4 };
+        shown.extend(if named { stored.get(4..8)? } else { &[0xff; 4] });
+        stored = &stored[len..];
+    }
+    Some(shown)
 }

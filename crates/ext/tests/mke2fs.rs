@@ -150,10 +150,103 @@ fn what_cannot_be_read_is_refused() {
     let (from, image) = (dir.path().join("tree"), dir.path().join("x.img"));
     std::fs::create_dir(&from).unwrap();
     make("ext3", &[], &from, &image);
-    debugfs(&image, "feature needs_recovery\n");
+    debugfs(&image, "feature needs_recovery\nset_super_value journal_inum 0\n");
     assert!(matches!(open(&image, 0), Err(Error::Journal)));
     make("ext4", &["-O", "inline_data"], &from, &image);
     assert!(matches!(open(&image, 0), Err(Error::Unsupported { bits: 0x8000 })));
+}
+
+/// Fills five blocks of `name`, then logs: new blocks, one of them beginning with
+/// the journal's magic number; a block that is revoked, before and behind; one
+/// without a commit.
+fn journalled(dir: &Path, kind: &str, options: &[&str], open_journal: &str) -> PathBuf {
+    let (from, image) = (dir.join("tree"), dir.join("x.img"));
+    std::fs::create_dir_all(&from).unwrap();
+    std::fs::write(from.join("name"), [b'a'; 5 * 1024]).unwrap();
+    make(kind, &[&["-b", "1024"], options].concat(), &from, &image);
+    let (new, magic) = (dir.join("new"), dir.join("magic"));
+    std::fs::write(&new, [b'n'; 1024]).unwrap();
+    std::fs::write(&magic, [&[0xc0, 0x3b, 0x39, 0x98][..], &[b'm'; 1020]].concat()).unwrap();
+    std::fs::write(dir.join("two"), [[b'1'; 1024], [b'2'; 1024]].concat()).unwrap();
+    let blocks = Command::new("debugfs")
+        .args(["-R", "blocks name", image.to_str().unwrap()])
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .output()
+        .unwrap();
+    let blocks = String::from_utf8(blocks.stdout).unwrap();
+    let blocks: Vec<&str> = blocks.split_whitespace().collect();
+    let [a, b, c, d, e] = blocks[..] else { panic!("{blocks:?}") };
+    let at = dir.display();
+    let commands = format!(
+        "{open_journal}\njw -b {b} {at}/new\njw -b {a} {at}/new\njw -b {b} {at}/magic\n\
+         jw -b {c} {at}/new\njw -r {c}\njw -r {d},{e}\njw -b {d},{e} {at}/two\n\
+         jw -b {a} -c {at}/two\njc\n"
+    );
+    debugfs(&image, &commands);
+    image
+}
+
+#[test]
+fn blocks_that_wait_in_the_journal_are_read_from_it() {
+    let cases: [(&str, &[&str], &str); 3] = [
+        ("ext3", &[], "jo"),
+        ("ext4", &["-O", "64bit,metadata_csum"], "jo -c -v 3"),
+        ("ext4", &["-O", "^64bit,metadata_csum"], "jo -c -v 2"),
+    ];
+    for (kind, options, open_journal) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let image = journalled(dir.path(), kind, options, open_journal);
+        let fs = open(&image, 0).unwrap();
+        let bytes = content(&fs, &walk(&fs)[Path::new("name")]);
+        let starts: Vec<u8> = bytes.chunks(1024).map(|block| block[1023]).collect();
+        assert_eq!(starts, b"nma12", "{kind} {options:?}");
+        assert_eq!(bytes[1024..1029], [0xc0, 0x3b, 0x39, 0x98, b'm'], "{kind} {options:?}");
+    }
+}
+
+#[test]
+fn a_damaged_journal_is_an_error_or_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = journalled(dir.path(), "ext3", &[], "jo");
+    let bytes = std::fs::read(&image).unwrap();
+    let file = File::options().write(true).open(&image).unwrap();
+    let magic = [0xc0, 0x3b, 0x39, 0x98];
+    let own: Vec<usize> =
+        (0..bytes.len()).step_by(1024).filter(|at| bytes[*at..].starts_with(&magic)).collect();
+    assert!(own.len() > 10, "{own:?}");
+    let mut refused = 0;
+    for at in own.into_iter().flat_map(|at| at..at + 64) {
+        for value in [0, 0xff, bytes[at] ^ 1] {
+            file.write_all_at(&[value], at as u64).unwrap();
+            let looked = open(&image, 0).and_then(|fs| fs.entries(&fs.inode(ROOT)?));
+            refused += usize::from(looked.is_err());
+        }
+        file.write_all_at(&bytes[at..=at], at as u64).unwrap();
+    }
+    assert!(refused > 20, "{refused}");
+}
+
+#[test]
+fn access_lists_have_the_form_of_the_kernel() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, image) = (dir.path().join("tree"), dir.path().join("x.img"));
+    std::fs::create_dir(&from).unwrap();
+    std::fs::write(from.join("name"), "words").unwrap();
+    make("ext4", &[], &from, &image);
+    // user::rw-, user:7:r--, group::r--, mask::r--, other::---
+    let entry = |tag: u16, bits: u16, id: u32| {
+        [&tag.to_le_bytes()[..], &bits.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    let none = u32::MAX;
+    let list = [(1, 6, none), (2, 4, 7), (4, 4, none), (16, 4, none), (32, 0, none)];
+    let list = list.map(|(tag, bits, id)| entry(tag, bits, id)).concat();
+    let list = [&2_u32.to_le_bytes()[..], &list].concat();
+    std::fs::write(dir.path().join("list"), &list).unwrap();
+    let set = format!("ea_set -f {}/list name system.posix_acl_access\n", dir.path().display());
+    debugfs(&image, &set);
+    let fs = open(&image, 0).unwrap();
+    let found = fs.xattrs(&walk(&fs)[Path::new("name")]).unwrap();
+    assert_eq!(found, [(b"system.posix_acl_access".to_vec(), list)]);
 }
 
 /// Damage of every byte of the metadata, and cuts: an error or data, no panic.

@@ -1,12 +1,7 @@
 //! Images in directories and tar files: OCI layouts and `docker save`.
-//!
-//! A tar file is indexed once and its members are read where they are, so an
-//! archive has to be uncompressed, as skopeo, podman and docker write them.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +14,7 @@ use types::{
 
 use crate::layer::WrittenLayer;
 use crate::stream::{Layer, LayerSource};
+use crate::tarball::{Member, Tarball};
 
 /// Why an image in a directory or tar file cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +26,28 @@ pub enum ArchiveError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// An archive that is compressed could not be inflated.
+    #[error("cannot inflate {path:?} into the scratch directory")]
+    Spool {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// An archive with more data than the limit allows.
+    #[error("{path:?} passes the size limit of {limit} bytes when it is inflated")]
+    TooLarge {
+        /// Which.
+        path: PathBuf,
+        /// The limit.
+        limit: u64,
+    },
+    /// An archive that is compressed in a way that is not read.
+    #[error("{path:?} is compressed by bzip2: inflate it first, with bunzip2 -k")]
+    Bzip2 {
+        /// Which.
+        path: PathBuf,
     },
     /// A file that an image must have.
     #[error("{path:?} has no {name}")]
@@ -125,27 +143,14 @@ const DEPTH: usize = 4;
 
 enum Files {
     Directory(PathBuf),
-    Tar { path: PathBuf, file: Arc<File>, members: HashMap<String, (u64, u64)> },
+    Tar(Arc<Tarball>),
 }
 
 impl Files {
-    fn tar(path: &Path) -> Result<Self, ArchiveError> {
-        let failed = |source| ArchiveError::Open { path: path.to_owned(), source };
-        let file = File::open(path).map_err(failed)?;
-        let mut archive = tar::Archive::new(&file);
-        let mut members = HashMap::new();
-        for entry in archive.entries_with_seek().map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            let place = (entry.raw_file_position(), entry.size());
-            members.insert(name.trim_start_matches("./").to_owned(), place);
-        }
-        Ok(Self::Tar { path: path.to_owned(), file: Arc::new(file), members })
-    }
-
     fn path(&self) -> PathBuf {
         match self {
-            Self::Directory(path) | Self::Tar { path, .. } => path.clone(),
+            Self::Directory(path) => path.clone(),
+            Self::Tar(archive) => archive.path().to_owned(),
         }
     }
 
@@ -156,9 +161,8 @@ impl Files {
                 let size = file.metadata()?.len();
                 Ok((Box::new(file), size))
             }
-            Self::Tar { file, members, .. } => {
-                let (at, size) = *members.get(name).ok_or(io::ErrorKind::NotFound)?;
-                let member = Member { file: Arc::clone(file), at, end: at.saturating_add(size) };
+            Self::Tar(archive) => {
+                let (member, size) = archive.member(name)?;
                 Ok((Box::new(member), size))
             }
         }
@@ -248,25 +252,6 @@ impl LayerSource for OneLayer {
     }
 }
 
-/// A member of a tar file.
-struct Member {
-    file: Arc<File>,
-    at: u64,
-    end: u64,
-}
-
-impl Read for Member {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let len = (self.end - self.at).min(buf.len() as u64) as usize;
-        let got = self.file.read_at(&mut buf[..len], self.at)?;
-        if got == 0 && len > 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.at += got as u64;
-        Ok(got)
-    }
-}
-
 /// A reader that fails at the end unless the bytes have their digest.
 struct Checked {
     inner: Box<dyn Read + Send>,
@@ -333,11 +318,11 @@ impl LocalImage {
     /// # Errors
     /// When it is none, or has no such image.
     pub fn oci_archive(
-        file: &Path,
+        archive: &Arc<Tarball>,
         tag: Option<&str>,
         platform: &Platform,
     ) -> Result<Self, ArchiveError> {
-        Self::oci(Files::tar(file)?, tag, platform)
+        Self::oci(Files::Tar(Arc::clone(archive)), tag, platform)
     }
 
     /// The names of the images in an archive of either form: whether it is one of
@@ -345,8 +330,8 @@ impl LocalImage {
     ///
     /// # Errors
     /// When it is no archive of images.
-    pub fn names(file: &Path) -> Result<(bool, Vec<String>), ArchiveError> {
-        let files = Files::tar(file)?;
+    pub fn names(archive: &Arc<Tarball>) -> Result<(bool, Vec<String>), ArchiveError> {
+        let files = Files::Tar(Arc::clone(archive));
         let oci = files.read("index.json");
         if let Ok(bytes) = files.read("manifest.json") {
             let images: Vec<Saved> = files.json("manifest.json", &bytes)?;
@@ -398,8 +383,12 @@ impl LocalImage {
     ///
     /// # Errors
     /// When it is something else, or has no such image.
-    pub fn docker_archive(file: &Path, name: Option<&str>) -> Result<Self, ArchiveError> {
-        let files = Files::tar(file)?;
+    pub fn docker_archive(
+        archive: &Arc<Tarball>,
+        name: Option<&str>,
+    ) -> Result<Self, ArchiveError> {
+        let files = Files::Tar(Arc::clone(archive));
+        let file = archive.path();
         let bytes = files.read("manifest.json")?;
         let images: Vec<Saved> = files.json("manifest.json", &bytes)?;
         let tags = |s: &Saved| s.repo_tags.clone().unwrap_or_default();

@@ -23,7 +23,8 @@ pub struct ConvertOptions {
     pub parallel_layers: usize,
     /// Most uncompressed bytes of all layers together.
     pub size_limit: u64,
-    /// Seconds since 1970 that nothing copied from a directory is younger than.
+    /// Seconds since 1970 that nothing copied from a tree is younger than, and
+    /// the time of the image itself.
     pub latest: Option<u32>,
 }
 

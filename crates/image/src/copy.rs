@@ -11,7 +11,9 @@ use std::sync::Arc;
 use ext::{FileSystem, Kind};
 use squashfs::{Image, Inode, InodeKind, Meta, Node, NodeId, NodeKind, Writer, WriterOptions};
 
-use types::{ACL_NOTES, Device, OVERRIDE_STAT, Owner, SPECIAL_OWNERS, Special};
+use types::{
+    ACL_NOTES, CAPABILITY, CAPABILITY_NOTE, Device, OVERRIDE_STAT, Owner, SPECIAL_OWNERS, Special,
+};
 
 use crate::merge::{Depth, Merge};
 use crate::{Conversion, ConvertOptions};
@@ -118,8 +120,11 @@ pub fn copy(
     options: &ConvertOptions,
     extras: &[Extra],
 ) -> Result<Conversion, CopyError> {
-    let writer_options =
-        WriterOptions { compression: options.compression, ..WriterOptions::default() };
+    let writer_options = WriterOptions {
+        compression: options.compression,
+        mkfs_time: options.latest.unwrap_or(0),
+        ..WriterOptions::default()
+    };
     let mut copier = Copier {
         writer: Writer::new(out, writer_options)?,
         merge: Merge::new(),
@@ -183,7 +188,11 @@ impl Copier {
         };
         let top = Path::new("/");
         let root = image.inode(image.root()).map_err(failed(top))?;
-        self.merge.place_dir(&[], image_meta(image, &root).map_err(failed(top))?, depth);
+        self.merge.place_dir(
+            &[],
+            image_meta(image, &root, self.latest).map_err(failed(top))?,
+            depth,
+        );
         let mut links: HashMap<u32, NodeId> = HashMap::new();
         let mut seen = HashSet::from([root.reference]);
         let mut todo = vec![(root, Vec::new())];
@@ -208,7 +217,7 @@ impl Copier {
                     if !seen.insert(inode.reference) {
                         return Err(CopyError::Loop(below));
                     }
-                    let meta = image_meta(image, &inode).map_err(failed(&below))?;
+                    let meta = image_meta(image, &inode, self.latest).map_err(failed(&below))?;
                     self.merge.place_dir(&words, meta, depth);
                     todo.push((inode, words));
                     continue;
@@ -221,7 +230,7 @@ impl Copier {
                     continue;
                 }
                 let kind = self.kind(image, &inode, &below)?;
-                let meta = image_meta(image, &inode).map_err(failed(&below))?;
+                let meta = image_meta(image, &inode, self.latest).map_err(failed(&below))?;
                 let node = self.merge.place(id, &entry.name, Node { meta, kind }, depth);
                 if inode.nlink > 1 {
                     links.insert(inode.number, node);
@@ -351,9 +360,15 @@ impl Copier {
         if dir.kind != Kind::Directory {
             return Err(missing());
         }
+        let latest = self.latest;
         let meta = |inode: &ext::Inode| {
-            let xattrs = fs.xattrs(inode)?;
-            let mtime = u32::try_from(inode.mtime.max(0)).unwrap_or(u32::MAX);
+            let noted = |(name, value): (Vec<u8>, Vec<u8>)| {
+                let note = ACL_NOTES.iter().find(|(acl, _)| acl.as_bytes() == name);
+                (note.map_or(name, |(_, note)| note.as_bytes().to_vec()), value)
+            };
+            let mut xattrs: Vec<_> = fs.xattrs(inode)?.into_iter().map(noted).collect();
+            xattrs.sort();
+            let mtime = u32::try_from(inode.mtime.max(0)).unwrap_or(u32::MAX).min(latest);
             let ext::Inode { mode, uid, gid, .. } = *inode;
             Ok(Meta { mode, uid, gid, mtime, xattrs })
         };
@@ -471,12 +486,12 @@ impl Read for ExtReader<'_> {
     }
 }
 
-fn image_meta(image: &Image, inode: &Inode) -> Result<Meta, squashfs::Error> {
+fn image_meta(image: &Image, inode: &Inode, latest: u32) -> Result<Meta, squashfs::Error> {
     Ok(Meta {
         mode: inode.mode,
         uid: inode.uid,
         gid: inode.gid,
-        mtime: inode.mtime,
+        mtime: inode.mtime.min(latest),
         xattrs: image.xattrs(inode)?.into_iter().filter(|(name, _)| !of_overlay(name)).collect(),
     })
 }
@@ -505,8 +520,10 @@ fn host_meta(path: &Path, meta: &std::fs::Metadata, form: Form) -> (Meta, Option
             noted = Owner::parse(&value);
         } else if upper && name == b"user.overlay.opaque" {
             xattrs.push((b"trusted.overlay.opaque".to_vec(), value));
-        } else if name == b"security.capability" {
+        } else if name == CAPABILITY.as_bytes() {
             xattrs.push((name, capability(value)));
+        } else if name == CAPABILITY_NOTE.as_bytes() {
+            real.push((CAPABILITY.into(), value));
         } else if let Some((_, note)) = ACL_NOTES.iter().find(|(acl, _)| acl.as_bytes() == name) {
             // Of a tree of the host it names the host's users.
             if upper && within(&value) {

@@ -1,5 +1,5 @@
 //! OCI layers, images and directories to one squashfs file, and back to layers,
-//! layouts and archives.
+//! layouts, archives and directories.
 //!
 //! Layers stream from their source through inflation and digest check into the
 //! squashfs writer: no unpacked tree is ever on disk. The top layer comes
@@ -17,6 +17,8 @@ mod merge;
 mod put;
 mod sparse;
 mod stream;
+mod tarball;
+mod unpack;
 
 pub use archive::{ArchiveError, LocalImage, OneLayer, layers};
 pub use convert::{Conversion, ConvertOptions, convert};
@@ -25,3 +27,5 @@ pub use error::ConvertError;
 pub use layer::{LayerForm, WrittenLayer, digest, tar_digest, write_layer};
 pub use put::{OciImage, PutError, manifest};
 pub use stream::{Layer, LayerSource};
+pub use tarball::{Spool, Tarball};
+pub use unpack::{Lost, UnpackError, UnpackOptions, unpack};

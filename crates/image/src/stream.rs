@@ -155,16 +155,31 @@ fn pump(
     }
 }
 
+const GZIP: &[u8] = &[0x1f, 0x8b];
+const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
+/// Most memory that a stream of xz may want: what level 9 does is half of it.
+const XZ_MEMORY: u64 = 128 << 20;
+
+/// Whether [`inflate`] has something to do.
+pub(crate) fn is_compressed(head: &[u8]) -> bool {
+    [GZIP, ZSTD, XZ].iter().any(|magic| head.starts_with(magic))
+}
+
 /// The magic bytes decide: media types lie, and Docker's do not tell.
 pub(crate) fn inflate<'a>(
     blob: Box<dyn Read + Send + 'a>,
 ) -> io::Result<Box<dyn Read + Send + 'a>> {
     let mut blob = BufReader::with_capacity(1 << 16, blob);
     let head = blob.fill_buf()?;
-    if head.starts_with(&[0x1f, 0x8b]) {
+    if head.starts_with(GZIP) {
         Ok(Box::new(flate2::bufread::MultiGzDecoder::new(blob)))
-    } else if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+    } else if head.starts_with(ZSTD) {
         Ok(Box::new(zstd::Decoder::with_buffer(blob)?))
+    } else if head.starts_with(XZ) {
+        let flags = liblzma::stream::CONCATENATED;
+        let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, flags)?;
+        Ok(Box::new(liblzma::bufread::XzDecoder::new_stream(blob, stream)))
     } else {
         Ok(Box::new(blob))
     }

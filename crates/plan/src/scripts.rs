@@ -21,9 +21,26 @@ use crate::{Command, EntryKind, PlanError, RootTree, RunRequest, TreeError, reso
 pub const SCRIPTS: &str = "/.singularity.d";
 
 /// Sources what there is, then sets what the user has given, word by word and
-/// unseen by the shell's evaluation, then becomes the command.
-const SOURCE: &str = r#"for file in /.singularity.d/env/*.sh; do
+/// unseen by the shell's evaluation, then becomes the command. The words are
+/// quoted into a variable first: a script that is sourced may replace them by
+/// those of its own `set`.
+const SOURCE: &str = r#"sampan_words=
+for sampan_word; do
+sampan_words="$sampan_words '"
+while :; do
+case $sampan_word in
+*\'*) ;;
+*) break ;;
+esac
+sampan_head=${sampan_word%%\'*}
+sampan_word=${sampan_word#*\'}
+sampan_words="$sampan_words$sampan_head'\\''"
+done
+sampan_words="$sampan_words$sampan_word'"
+done
+for file in /.singularity.d/env/*.sh; do
 if [ -f "$file" ]; then . "$file"; fi; done
+eval "set -- $sampan_words"
 while [ "$1" != -- ]; do export "$1"; shift; done
 shift; exec "$@""#;
 
@@ -181,6 +198,27 @@ mod tests {
         assert_eq!(words[3..], rest);
         let words = argv(&request(Command::Exec { args: vec![] })).unwrap();
         assert_eq!(words.last().map(String::as_str), Some("plain"));
+    }
+
+    /// Sources one script with a shell, behind a word with a value and a command.
+    fn sourced(shell: &[&str], script: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("1.sh"), script).unwrap();
+        let source = SOURCE.replace("/.singularity.d/env", dir.path().to_str().unwrap());
+        let words = ["A=it's $(id)", "--", "printf", "[%s]", "a b", "", "it's", "\\'$x\n\""];
+        let mut command = std::process::Command::new(shell[0]);
+        command.args(&shell[1..]).args(["-c", &source, "sampan"]).args(words);
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    }
+
+    #[test]
+    fn a_script_that_sets_words_of_its_own_loses_none() {
+        for shell in [&["/bin/sh"][..], &["bash", "--posix"]] {
+            for script in ["set --", "set -- x y; IFS=,", "shift $#", "A=other"] {
+                let out = sourced(shell, script);
+                assert_eq!(out, "[a b][][it's][\\'$x\n\"]", "{shell:?}: {script}");
+            }
+        }
     }
 
     #[test]

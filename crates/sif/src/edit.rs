@@ -1,7 +1,8 @@
 //! Writing new files and changing those that are there.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -47,7 +48,7 @@ pub struct CreateOptions {
 }
 
 /// The time of deterministic files: Go's zero, in year 1.
-const NO_TIME: i64 = -62_135_596_800;
+pub(crate) const NO_TIME: i64 = -62_135_596_800;
 
 /// Writes a new file in an empty one, without objects.
 ///
@@ -77,7 +78,7 @@ pub fn create(file: File, path: &Path, options: &CreateOptions) -> Result<Sif, E
     let io = || Error::io(path);
     file.set_len(header.data_offset).map_err(io())?;
     file.write_all_at(&header.encode(), 0).map_err(io())?;
-    Ok(Sif { file, path: path.to_owned(), header, objects: Vec::new() })
+    Ok(Sif { file, path: path.to_owned(), header, objects: Vec::new(), now: time })
 }
 
 impl Sif {
@@ -88,20 +89,67 @@ impl Sif {
     /// When there is no room, the name is too long, or the file cannot be
     /// written.
     pub fn add(&mut self, new: NewObject, data: &mut dyn Read) -> Result<u32, Error> {
+        self.add_by(new, |sif, offset| sif.append(data, offset))
+    }
+
+    /// As [`add`](Self::add), with a part of another file; zeroes follow until the
+    /// object has `padded` bytes. The kernel copies, or shares the blocks.
+    ///
+    /// # Errors
+    /// As of [`add`](Self::add), and when the other file is shorter.
+    pub fn add_file(
+        &mut self,
+        new: NewObject,
+        from: &File,
+        range: Range<u64>,
+        padded: u64,
+    ) -> Result<u32, Error> {
+        self.add_by(new, |sif, offset| {
+            let len = range.end.saturating_sub(range.start);
+            let (mut from, mut to) = (from, &sif.file);
+            from.seek(io::SeekFrom::Start(range.start)).map_err(Error::Source)?;
+            to.seek(io::SeekFrom::Start(offset)).map_err(Error::io(&sif.path))?;
+            // Of the two files either may fail.
+            let copied = io::copy(&mut from.take(len), &mut to).map_err(Error::io(&sif.path))?;
+            if copied < len {
+                return Err(Error::Source(io::ErrorKind::UnexpectedEof.into()));
+            }
+            let size = padded.max(len);
+            sif.file.set_len(offset + size).map_err(Error::io(&sif.path))?;
+            Ok(size)
+        })
+    }
+
+    /// Where data can begin: behind header and table, whatever the header says.
+    fn first(&self) -> u64 {
+        let table = self.header.descriptors_total * DESCRIPTOR_LEN as u64;
+        self.header.data_offset.max(self.header.descriptors_offset + table)
+    }
+
+    /// Where the last object ends.
+    fn end(&self) -> u64 {
+        let ends = self.objects.iter().map(|object| object.offset + object.size);
+        ends.max().unwrap_or(0).max(self.first())
+    }
+
+    fn add_by(
+        &mut self,
+        new: NewObject,
+        write: impl FnOnce(&Self, u64) -> Result<u64, Error>,
+    ) -> Result<u32, Error> {
         if new.name.len() >= NAME_LEN {
             return Err(Error::Name(new.name));
         }
         let taken: Vec<u32> = self.objects.iter().map(|object| object.slot).collect();
         let slot = (0..self.header.descriptors_total as u32).find(|slot| !taken.contains(slot));
         let slot = slot.ok_or_else(|| Error::Full(self.path.clone()))?;
-        let ends = self.objects.iter().map(|object| object.offset + object.size);
-        let end = ends.max().unwrap_or(0).max(self.header.data_offset);
+        let end = self.end();
         let offset = match new.kind {
             Kind::Partition => end.next_multiple_of(PAGE),
             _ => end,
         };
-        let size = self.append(data, offset)?;
-        let time = self.header.modified;
+        let size = write(self, offset)?;
+        let time = self.now;
         let object = Object {
             id: slot + 1,
             kind: new.kind,
@@ -158,14 +206,13 @@ impl Sif {
         let object = self.object(id)?.clone();
         let at = self.descriptor_at(object.slot);
         self.file.write_all_at(&[0; DESCRIPTOR_LEN], at).map_err(Error::io(&self.path))?;
-        self.objects.retain(|other| other.id != id);
+        self.objects.retain(|other| other.slot != object.slot);
         self.header.descriptors_free += 1;
-        let ends = self.objects.iter().map(|object| object.offset + object.size);
-        let end = ends.max().unwrap_or(self.header.data_offset);
+        let end = self.end();
         self.header.data_size = end.saturating_sub(self.header.data_offset);
         self.write_header()?;
         if object.offset >= end {
-            self.file.set_len(end.max(self.header.data_offset)).map_err(Error::io(&self.path))?;
+            self.file.set_len(end).map_err(Error::io(&self.path))?;
         }
         Ok(())
     }
@@ -206,7 +253,8 @@ impl Sif {
     }
 
     /// The header but for the launch line, which is the writer's own.
-    fn write_header(&self) -> Result<(), Error> {
+    fn write_header(&mut self) -> Result<(), Error> {
+        self.header.modified = self.now;
         let bytes = self.header.encode();
         let tail = &bytes[32..HEADER_LEN];
         self.file.write_all_at(tail, 32).map_err(Error::io(&self.path))

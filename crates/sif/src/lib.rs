@@ -23,6 +23,7 @@ pub use edit::{CreateOptions, NewObject, create};
 pub use error::Error;
 pub use format::{Arch, FsKind, Header, Kind, NO_GROUP, Object, PartKind, Partition, is_sif};
 
+use edit::NO_TIME;
 use format::{DESCRIPTOR_LEN, HEADER_LEN};
 
 /// More descriptors than this are not read: 48 is what all writers make.
@@ -35,6 +36,8 @@ pub struct Sif {
     path: PathBuf,
     header: Header,
     objects: Vec<Object>,
+    /// The time of changes, seconds since 1970.
+    now: i64,
 }
 
 impl Sif {
@@ -74,7 +77,9 @@ impl Sif {
         };
         let table = header.descriptors_total.checked_mul(DESCRIPTOR_LEN as u64);
         let end = table.and_then(|table| table.checked_add(header.descriptors_offset));
-        if header.descriptors_total > MOST_OBJECTS || end.is_none_or(|end| end > len) {
+        let over_header = header.descriptors_offset < HEADER_LEN as u64;
+        let outside = end.is_none_or(|end| end > len);
+        if header.descriptors_total > MOST_OBJECTS || over_header || outside {
             return Err(corrupt("the table of objects", header.descriptors_offset));
         }
         let mut table = vec![0; header.descriptors_total as usize * DESCRIPTOR_LEN];
@@ -89,7 +94,9 @@ impl Sif {
             }
             objects.push(object);
         }
-        Ok(Self { file, path: path.to_owned(), header, objects })
+        // What has no times stays so.
+        let now = if header.created == NO_TIME { NO_TIME } else { unix_now() };
+        Ok(Self { file, path: path.to_owned(), header, objects, now })
     }
 
     /// The header.
@@ -158,6 +165,11 @@ impl Sif {
 
 #[cfg(test)]
 mod tests;
+
+fn unix_now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.ok().and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or(0)
+}
 
 /// Opening a FIFO would wait for somebody to write to it.
 fn regular(path: &Path) -> Result<(), Error> {

@@ -120,3 +120,62 @@ fn damage_is_an_error_or_harmless() {
     std::fs::write(&path, &lying).unwrap();
     assert!(matches!(Sif::open(&path), Err(Error::Corrupt { .. })));
 }
+
+#[test]
+fn changes_have_the_time_at_which_they_are_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image.sif");
+    drop(empty(dir.path(), Some(5)));
+    let mut sif = Sif::open_for_writing(&path).unwrap();
+    let id = sif.add(labels(), &mut &b"{}"[..]).unwrap();
+    let made = sif.object(id).unwrap().created;
+    drop(sif);
+    let mut sif = Sif::open_for_writing(&path).unwrap();
+    assert!(made > 5 && sif.header().modified == made, "{made}");
+    assert_eq!((sif.header().created, sif.object(id).unwrap().modified), (5, made));
+    sif.header.modified = 6;
+    sif.delete(id).unwrap();
+    assert!(Sif::open(&path).unwrap().header().modified >= made);
+    // One without times gets none.
+    drop(empty(dir.path(), None));
+    let mut sif = Sif::open_for_writing(&path).unwrap();
+    let id = sif.add(labels(), &mut &b"{}"[..]).unwrap();
+    assert_eq!((sif.object(id).unwrap().created, sif.header().modified), (NO_TIME, NO_TIME));
+}
+
+#[test]
+fn a_header_that_puts_data_at_its_own_place_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image.sif");
+    let mut sif = empty(dir.path(), Some(5));
+    sif.add(labels(), &mut &b"{}"[..]).unwrap();
+    drop(sif);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[112..120].fill(0);
+    std::fs::write(&path, bytes).unwrap();
+    let mut sif = Sif::open_for_writing(&path).unwrap();
+    sif.delete(1).unwrap();
+    let id = sif.add(labels(), &mut &b"again"[..]).unwrap();
+    let sif = Sif::open(&path).unwrap();
+    assert_eq!(sif.read(sif.object(id).unwrap(), 10).unwrap(), b"again");
+}
+
+#[test]
+fn a_part_of_a_file_is_added_and_padded() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = dir.path().join("other");
+    std::fs::write(&other, "before-data-behind").unwrap();
+    let file = File::open(&other).unwrap();
+    let mut sif = empty(dir.path(), None);
+    sif.add(labels(), &mut &b"{}"[..]).unwrap();
+    let id = sif.add_file(partition(PartKind::Primary), &file, 7..11, 4096).unwrap();
+    let more = sif.add(labels(), &mut &b"more"[..]).unwrap();
+    let sif = Sif::open(&dir.path().join("image.sif")).unwrap();
+    let bytes = sif.read(sif.object(id).unwrap(), 4096).unwrap();
+    assert_eq!((&bytes[..4], bytes.len()), (&b"data"[..], 4096));
+    assert!(bytes[4..].iter().all(|byte| *byte == 0));
+    assert_eq!(sif.read(sif.object(more).unwrap(), 10).unwrap(), b"more");
+    let mut sif = Sif::open_for_writing(&dir.path().join("image.sif")).unwrap();
+    let short = sif.add_file(labels(), &file, 7..99, 0);
+    assert!(matches!(short, Err(Error::Source(_))), "{short:?}");
+}

@@ -18,6 +18,12 @@ pub const ACL_NOTES: [(&str, &str); 2] = [
     ("system.posix_acl_default", "user.sampan.posix_acl_default"),
 ];
 
+/// File capabilities (capabilities(7)), and the attribute that notes them where
+/// nobody with the right to may give them.
+pub const CAPABILITY: &str = "security.capability";
+/// See [`CAPABILITY`].
+pub const CAPABILITY_NOTE: &str = "user.sampan.capability";
+
 /// The file beside the upper directory of an overlay that says whose the links,
 /// FIFOs and sockets in it are: lines of [`Special`], the latest of an inode last.
 pub const SPECIAL_OWNERS: &str = "owners";

@@ -323,7 +323,7 @@ impl Instance {
     pub fn resolved(&self) -> Resolved {
         let Inside { image, root, config, scripts, .. } = &self.inside;
         let (name, root, config) = (image.clone(), root.clone(), config.clone());
-        Resolved { name, root, config, stored: None, scripts: *scripts }
+        Resolved { name, root, config, stored: None, scripts: *scripts, sif: Default::default() }
     }
 
     /// The digest of an image of the store.
