@@ -222,7 +222,7 @@ fn prune(engine: &Engine, globals: &Globals, args: &PruneArgs) -> Result<(), Cli
     let parse = |age: &String| text::parse_age(age).ok_or_else(|| CliError::Age(age.clone()));
     let older_than = args.older_than.as_ref().map(parse).transpose()?;
     let options = PruneOptions { all: args.all, older_than, dry_run: args.dry_run };
-    let report = engine.prune(&options)?;
+    let report = engine.prune(&options, &bars::progress(globals))?;
     if args.json {
         output::json(&report)
     } else if globals.quiet && !args.dry_run {

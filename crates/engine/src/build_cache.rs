@@ -25,7 +25,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use types::Digest;
 
-use crate::{Engine, Error, Event, Result, SharedProgress, Silent};
+use crate::{Engine, Error, Result, SharedProgress, Silent};
 
 /// What another machine has made, and what nobody names, stays so long: no step takes
 /// longer.
@@ -102,31 +102,30 @@ impl Engine {
         Ok(Arc::new(BuildLease { file, path }))
     }
 
-    /// Removes what builds that were killed have left, and layers that neither a
-    /// record nor an image names; with `all` every record and cache mount too. Does
-    /// nothing while a build runs; whether none did.
-    pub(crate) fn prune_builds(&self, all: bool, progress: &SharedProgress) -> Result<bool> {
+    /// Keeps builds from beginning, and says whether one runs; None where none has ever
+    /// begun.
+    pub(crate) fn builds(&self) -> Result<Option<Builds>> {
         let dir = self.build_dir()?;
         if !dir.is_dir() {
-            return Ok(true);
+            return Ok(None);
         }
         let silent: SharedProgress = Arc::new(Silent);
-        let _turn = self.turn(TURN, &silent)?;
-        let unread = cannot(&dir);
+        let turn = self.turn(TURN, &silent)?;
+        let leases = list(&dir)?.into_iter().filter(|path| is_hidden(path, Some(LEASE)));
+        let running = leases.filter(|path| !store::is_left(path, LONGEST_STEP)).count() > 0;
+        Ok(Some(Builds { _turn: turn, dir, running }))
+    }
+
+    /// Removes what builds that were killed have left, and layers that neither a
+    /// record nor an image names; with `all` every record and cache mount too.
+    pub(crate) fn prune_builds(&self, builds: &Builds, all: bool) -> Result<()> {
+        let dir = &builds.dir;
         let (mut named, mut layers) = (HashSet::new(), Vec::new());
         let mut gone = Vec::new();
-        for entry in std::fs::read_dir(&dir).map_err(&unread)? {
-            let path = entry.map_err(&unread)?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let ending = path.extension().unwrap_or_default().to_string_lossy().into_owned();
-            if name.starts_with('.') {
-                if store::is_left(&path, LONGEST_STEP) {
-                    gone.push(path);
-                } else if ending == LEASE {
-                    let text = "a build runs: layers of builds are left as they are";
-                    progress.event(Event::Notice(text.to_owned()));
-                    return Ok(false);
-                }
+        for path in list(dir)? {
+            let ending = path.extension().unwrap_or_default();
+            if is_hidden(&path, None) {
+                gone.extend(store::is_left(&path, LONGEST_STEP).then_some(path));
             } else if ending == "sqfs" {
                 layers.push(path);
             } else if all {
@@ -135,19 +134,39 @@ impl Engine {
                 && let Ok(bytes) = std::fs::read(&path)
                 && let Ok(record) = serde_json::from_slice::<BuildRecord>(&bytes)
             {
-                named.extend(record.layer.map(|(digest, _)| layer_file(&dir, &digest)));
+                named.extend(record.layer.map(|(digest, _)| layer_file(dir, &digest)));
             }
         }
         for entry in self.images()? {
             let provenance = self.provenance_of(&entry.record)?.unwrap_or_default();
-            named.extend(provenance.layers.iter().map(|digest| layer_file(&dir, digest)));
+            named.extend(provenance.layers.iter().map(|digest| layer_file(dir, digest)));
         }
         layers.retain(|path| !named.contains(path));
         for path in gone.iter().chain(&layers) {
             crate::unpack::remove(path).map_err(cannot(path))?;
         }
-        Ok(true)
+        Ok(())
     }
+}
+
+/// Builds while none begins.
+pub(crate) struct Builds {
+    _turn: store::Turn,
+    dir: PathBuf,
+    /// Whether one runs.
+    pub(crate) running: bool,
+}
+
+fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(dir).map_err(cannot(dir))?;
+    entries.map(|entry| Ok(entry.map_err(cannot(dir))?.path())).collect()
+}
+
+/// Whether the name is that of something that a process makes, with such an ending.
+fn is_hidden(path: &Path, ending: Option<&str>) -> bool {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    let ends = |ending: &str| path.extension().is_some_and(|found| found == ending);
+    name.starts_with(b".") && ending.is_none_or(ends)
 }
 
 fn cannot(path: &Path) -> impl Fn(std::io::Error) -> Error {
