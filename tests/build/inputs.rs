@@ -315,3 +315,96 @@ fn a_stage_is_built_on_its_own_platform() {
     let made = std::fs::read_to_string(place.path("work/cross/t")).unwrap();
     assert_eq!(made, "for arm64\n");
 }
+
+/// A source of a mount is a path, and no image writes outside of the copy that is made.
+#[test]
+fn a_mount_of_a_hostile_image_writes_nothing_elsewhere() {
+    let place = Place::new();
+    let out = place.path("work/out");
+    std::fs::create_dir(&out).unwrap();
+    place.give(&out);
+    let tar = harness::layer(|tar| {
+        let mut link = tar::Header::new_gnu();
+        link.set_entry_type(tar::EntryType::Symlink);
+        link.set_size(0);
+        link.set_mode(0o777);
+        tar.append_link(&mut link, "p1/x", &out).unwrap();
+        let mut file = tar::Header::new_gnu();
+        file.set_size(5);
+        file.set_mode(0o644);
+        tar.append_data(&mut file, "p2/x/autostart/new", &b"evil\n"[..]).unwrap();
+        tar.append_data(&mut file, "p*/x/new", &b"star\n"[..]).unwrap();
+    });
+    let dir = place.path("evil");
+    let evil = harness::Layout::new(dir).layer(&tar).finish("evil");
+    let text = |source: &str, look: &str| {
+        format!(
+            "ARG BASE\nFROM {evil} AS evil\nFROM $BASE\n\
+             RUN --mount=type=bind,from=evil,source={source},target=/m {look}\n"
+        )
+    };
+    let ran = build(&place, &text("/p?", "true"), &[]);
+    assert!(ran.fails(1).contains("\"/p?\" is not there"));
+    let ran = build(&place, &text("/", "cat /m/p2/x/autostart/new && readlink /m/p1/x"), &[]);
+    assert!(ran.err.contains("evil\n"), "{}", ran.err);
+    let _ = id(ran);
+    let ran = build(&place, &text("/p*", "cat /m/x/new && test ! -e /m/x/autostart"), &[]);
+    assert!(ran.err.contains("star\n"), "{}", ran.err);
+    let _ = id(ran);
+    assert_eq!(std::fs::read_dir(out).unwrap().count(), 0);
+}
+
+/// What a stage has is what a mount of it shows.
+#[test]
+fn a_mount_shows_links_devices_and_capabilities() {
+    let place = Place::new();
+    let text = "ARG BASE\nFROM $BASE AS tools\n\
+        RUN mkdir /t && echo x >/t/a && ln /t/a /t/b && busybox mknod /t/null c 1 3 && \
+            busybox chown 5:6 /t/null && busybox touch -d @1000 /t\n\
+        FROM $BASE\n\
+        RUN --mount=from=tools,source=/t,target=/m stat -c '%h %Y' /m/a /m && \
+            stat -c '%F %t,%T %u:%g' /m/null && cp -a /m /copy\n\
+        RUN stat -c '%F %u:%g' /copy/null\n";
+    let ran = build(&place, text, &[]);
+    let expected =
+        ["2 ", " 1000\n", "character special file 1,3 5:6\n", "character special file 5:6\n"];
+    for word in expected {
+        assert!(ran.err.contains(word), "{word}: {}", ran.err);
+    }
+    let _ = id(ran);
+}
+
+#[test]
+fn what_is_excluded_is_no_source() {
+    let place = Place::new();
+    crate::context(&place);
+    for name in ["home.txt", "home.md", "homes/x.txt", "homes/y"] {
+        place.write(&format!("work/ctx/{name}"), name);
+    }
+    let text = "ARG BASE\nFROM $BASE\nCOPY --exclude=*.txt hom* /d/\nCOPY --exclude=dir/b.* dir/b.txt a.txt /e/\n\
+                CMD ls /d /e\n";
+    let _ = id(build(&place, text, &[]));
+    assert_eq!(place.sampan(&["run", "made"]).ok(), "/d:\nhome.md\ny\n\n/e:\na.txt\n");
+}
+
+/// An archive goes into a directory that is there, and becomes one that is not.
+#[test]
+fn where_an_archive_goes_is_an_input() {
+    let place = Place::new();
+    let of = |to: &str| {
+        let text =
+            format!("ARG BASE\nFROM $BASE\nRUN mkdir /d\nADD archive.tar.gz {to}\nCMD ls /d\n");
+        let _ = id(build(&place, &text, &[]));
+        place.sampan(&["run", "made"]).ok()
+    };
+    assert_eq!(of("/d"), "a.txt\ndir\n");
+    assert_eq!(of("/d/archive.tar.gz"), "archive.tar.gz\n");
+    // None is larger than the limit, however small it is in the context.
+    let _ = place.shell("cd ctx && busybox dd if=/dev/zero of=zeros bs=1M count=64 && tar -cJf z.tar.xz zeros && rm zeros").ok();
+    place.write("work/Dockerfile", "ARG BASE\nFROM $BASE\nADD z.tar.xz /z/\n");
+    let script = format!(
+        "SAMPAN_SIZE_LIMIT=32M $sampan build -f Dockerfile --build-arg BASE={} ctx",
+        crate::base(&place)
+    );
+    assert!(place.shell(&script).fails(1).contains("size_limit"));
+}

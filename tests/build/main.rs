@@ -10,9 +10,11 @@ mod definition;
 mod emulation;
 mod inputs;
 mod mirrors;
+mod outputs;
 mod programs;
 mod recipes;
 mod rpm;
+mod sharing;
 mod subid;
 
 use std::path::Path;

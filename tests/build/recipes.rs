@@ -176,6 +176,47 @@ const RECIPES: &[(&str, &str)] = &[
         "ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility\nLABEL com.nvidia.volumes.needed=\"nvidia_driver\"\nCMD echo $NVIDIA_DRIVER_CAPABILITIES",
         "compute,utility\n",
     ),
+    // Spack: an install tree by hashes, a view of links into it, modules, an environment that
+    // the entrypoint reads, and only those in the last stage.
+    (
+        "ARG BASE\nFROM $BASE AS builder\n\
+         ENV SPACK_ROOT=/opt/spack\n\
+         RUN <<EOF\nset -e\np=/opt/software/linux-x86_64/gcc-12.2.0/hello-2.12-abcdefg\n\
+         mkdir -p $p/bin $p/.spack /opt/views/view/bin /opt/modules/hello /opt/spack/opt\n\
+         printf '#!/bin/sh\\necho hello from $HELLO_ROOT\\n' >$p/bin/hello\nbusybox chmod 755 $p/bin/hello\n\
+         ln -s $p /opt/spack/opt/hello\nln -s /opt/spack/opt/hello/bin/hello /opt/views/view/bin/hello\n\
+         echo \"setenv HELLO_ROOT $p\" >/opt/modules/hello/2.12\n\
+         printf 'export HELLO_ROOT=/opt/views/view\\nexport PATH=/opt/views/view/bin:$PATH\\n' >/etc/spack.sh\nEOF\n\
+         FROM $BASE\n\
+         COPY --from=builder /opt/software /opt/software\n\
+         COPY --from=builder /opt/spack/opt /opt/spack/opt\n\
+         COPY --from=builder /opt/views /opt/views\n\
+         COPY --from=builder /opt/modules /opt/modules\n\
+         COPY --from=builder /etc/spack.sh /etc/spack.sh\n\
+         RUN { echo '#!/bin/sh'; echo '. /etc/spack.sh; exec \"$@\"'; } >/entry && busybox chmod 755 /entry\n\
+         ENTRYPOINT [\"/entry\"]\nCMD [\"hello\"]",
+        "hello from /opt/views/view\n",
+    ),
+    // CUDA: a development image, a runtime image with the libraries alone, ld.so.conf.d,
+    // stubs for linking, and an application that is copied between them.
+    (
+        "ARG BASE\nARG CUDA=12.4\nFROM $BASE AS common\nARG CUDA\n\
+         ENV CUDA_VERSION=$CUDA NVIDIA_REQUIRE_CUDA=\"cuda>=${CUDA}\" LD_LIBRARY_PATH=/usr/local/cuda/lib64:/usr/local/nvidia/lib64\n\
+         RUN mkdir -p /usr/local/cuda-$CUDA/lib64 /etc/ld.so.conf.d && \
+             ln -s cuda-$CUDA /usr/local/cuda && echo /usr/local/cuda/lib64 >/etc/ld.so.conf.d/cuda.conf && \
+             echo cudart >/usr/local/cuda/lib64/libcudart.so.${CUDA%.*} && \
+             ln -s libcudart.so.${CUDA%.*} /usr/local/cuda/lib64/libcudart.so\n\
+         FROM common AS devel\n\
+         RUN mkdir -p /usr/local/cuda/lib64/stubs /usr/local/cuda/bin && \
+             echo stub >/usr/local/cuda/lib64/stubs/libcuda.so\n\
+         ENV LIBRARY_PATH=/usr/local/cuda/lib64/stubs\n\
+         FROM devel AS build\nWORKDIR /src\nCOPY exec.sh .\n\
+         RUN cat $LIBRARY_PATH/libcuda.so exec.sh | busybox sed 1d >/app && busybox chmod 755 /app\n\
+         FROM common AS runtime\nCOPY --from=build /app /opt/app/run\n\
+         CMD /opt/app/run; cat $(cat /etc/ld.so.conf.d/cuda.conf)/libcudart.so; \
+             test -e /usr/local/cuda/lib64/stubs || echo $NVIDIA_REQUIRE_CUDA",
+        "executed\ncudart\ncuda>=12.4\n",
+    ),
 ];
 
 #[test]

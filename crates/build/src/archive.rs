@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use image::{ConvertOptions, Layer, LayerSource};
 use runtime::ImageTree;
 use squashfs::{Compression, Image, ReaderOptions};
-use types::Digest;
+use types::{ByteSize, Digest};
 
 use crate::bootstrap::inflate::inflate;
 use crate::error::Result;
@@ -41,46 +41,74 @@ impl LayerSource for OneTar {
     }
 }
 
-/// The tree of an archive; None for what is no archive.
-pub(crate) fn open<'a>(
-    open: impl Fn() -> io::Result<Box<dyn Read + 'a>>,
-) -> io::Result<Option<ImageFiles>> {
-    let mut head = Vec::new();
-    open()?.take(HEAD).read_to_end(&mut head)?;
-    let packed = [GZIP, ZSTD, XZ, BZIP2].iter().any(|magic| head.starts_with(magic));
-    if !has_magic(&head) && !packed {
-        return Ok(None);
+/// Where archives are unpacked, and how much of one at most.
+pub(crate) struct Room {
+    pub(crate) scratch: PathBuf,
+    /// In bytes.
+    pub(crate) limit: u64,
+}
+
+impl Room {
+    /// A file without a name.
+    fn file(&self) -> io::Result<File> {
+        tempfile::tempfile_in(&self.scratch)
     }
-    let mut bytes = tempfile::tempfile()?;
-    io::copy(&mut open()?, &mut bytes)?;
-    let inflated = || {
-        let mut file = bytes.try_clone()?;
-        file.rewind()?;
-        inflate(file)
-    };
-    let mut start = Vec::new();
-    if inflated()?.take(HEAD).read_to_end(&mut start).is_err() {
-        return Ok(None);
+
+    /// The tree of an archive; None for what is no archive.
+    pub(crate) fn open<'a>(
+        &self,
+        open: impl Fn() -> io::Result<Box<dyn Read + 'a>>,
+    ) -> io::Result<Option<ImageFiles>> {
+        let mut head = Vec::new();
+        open()?.take(HEAD).read_to_end(&mut head)?;
+        let packed = [GZIP, ZSTD, XZ, BZIP2].iter().any(|magic| head.starts_with(magic));
+        if !has_magic(&head) && !packed {
+            return Ok(None);
+        }
+        let mut bytes = self.file()?;
+        io::copy(&mut open()?, &mut bytes)?;
+        let inflated = || {
+            let mut file = bytes.try_clone()?;
+            file.rewind()?;
+            inflate(file)
+        };
+        let mut start = Vec::new();
+        if inflated()?.take(HEAD).read_to_end(&mut start).is_err() {
+            return Ok(None);
+        }
+        if [XZ, BZIP2].iter().any(|magic| head.starts_with(magic)) {
+            let mut plain = self.file()?;
+            let most = self.limit.saturating_add(1);
+            if io::copy(&mut inflated()?.take(most), &mut plain)? == most {
+                let text = format!("it unpacks to more than {} (size_limit)", ByteSize(self.limit));
+                return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+            }
+            bytes = plain;
+        }
+        self.tree(bytes, has_magic(&start))
     }
-    if [XZ, BZIP2].iter().any(|magic| head.starts_with(magic)) {
-        let mut plain = tempfile::tempfile()?;
-        io::copy(&mut inflated()?, &mut plain)?;
-        bytes = plain;
+
+    /// The tree of a tar; None for what is none, unless it says that it is one.
+    fn tree(&self, tar: File, named: bool) -> io::Result<Option<ImageFiles>> {
+        let size = tar.metadata()?.len();
+        let layer = Layer { digest: Digest::sha256(&[0; 32]), size, diff_id: None };
+        let source = OneTar { layer: [layer], file: tar };
+        let out = self.file()?;
+        let kept = out.try_clone()?;
+        let options = ConvertOptions {
+            compression: Compression::None,
+            size_limit: self.limit,
+            ..ConvertOptions::default()
+        };
+        match image::convert(&source, out, &options) {
+            Ok(_) => {}
+            // Compressed, but no tar: a file like any other.
+            Err(_) if !named => return Ok(None),
+            Err(error) => return Err(io::Error::other(error)),
+        }
+        let image = Image::open(kept, 0, ReaderOptions::default()).map_err(io::Error::other)?;
+        Ok(Some(ImageFiles(ImageTree::new(vec![image.into()]))))
     }
-    let size = bytes.metadata()?.len();
-    let layer = Layer { digest: Digest::sha256(&[0; 32]), size, diff_id: None };
-    let source = OneTar { layer: [layer], file: bytes };
-    let out = tempfile::tempfile()?;
-    let kept = out.try_clone()?;
-    let options = ConvertOptions { compression: Compression::None, ..ConvertOptions::default() };
-    match image::convert(&source, out, &options) {
-        Ok(_) => {}
-        // Compressed, but no tar: a file like any other.
-        Err(_) if !has_magic(&start) => return Ok(None),
-        Err(error) => return Err(io::Error::other(error)),
-    }
-    let image = Image::open(kept, 0, ReaderOptions::default()).map_err(io::Error::other)?;
-    Ok(Some(ImageFiles(ImageTree::new(vec![image.into()]))))
 }
 
 fn has_magic(head: &[u8]) -> bool {
@@ -127,4 +155,51 @@ pub(crate) fn copy_all(writer: &mut LayerWriter<'_>, tree: &ImageFiles, to: &Pat
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tar with one file of a megabyte.
+    fn tar() -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1 << 20);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, "zeros", io::repeat(0).take(1 << 20)).unwrap();
+        tar.into_inner().unwrap()
+    }
+
+    #[test]
+    fn an_archive_unpacks_to_the_limit_at_most() {
+        let scratch = tempfile::tempdir().unwrap();
+        let plain = tar();
+        let xz = {
+            let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+            io::Write::write_all(&mut xz, &plain).unwrap();
+            xz.finish().unwrap()
+        };
+        let zstd = zstd::encode_all(&plain[..], 1).unwrap();
+        for (bytes, limit, good) in [
+            (&plain, 4 << 20, true),
+            (&xz, 4 << 20, true),
+            (&zstd, 4 << 20, true),
+            (&plain, 1 << 19, false),
+            (&xz, 1 << 19, false),
+            (&zstd, 1 << 19, false),
+        ] {
+            let room = Room { scratch: scratch.path().to_owned(), limit };
+            let opened = room.open(|| Ok(Box::new(&bytes[..]) as Box<dyn Read + '_>));
+            assert_eq!(opened.is_ok_and(|tree| tree.is_some()), good, "{} {limit}", bytes.len());
+        }
+    }
+
+    #[test]
+    fn it_is_unpacked_in_scratch() {
+        let room = Room { scratch: "/nonexistent".into(), limit: 1 << 30 };
+        let bytes = tar();
+        let opened = room.open(|| Ok(Box::new(&bytes[..]) as Box<dyn Read + '_>));
+        assert_eq!(opened.err().map(|e| e.kind()), Some(io::ErrorKind::NotFound));
+    }
 }

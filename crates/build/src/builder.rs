@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use engine::{Engine, SharedProgress};
-use plan::{ImagePart, RootEmulation, RootSource, SubIds};
+use engine::{BuildLease, Engine, SharedProgress};
+use plan::{RootEmulation, SubIds};
 use serde_json::{Value, json};
-use squashfs::Compression;
-use store::LayerRecord;
-use types::{Digest, ImageRef, Platform};
+use store::{Flight, LayerRecord};
+use types::Platform;
 
 use crate::cache::{Cache, Hasher, Key, Out, Record};
 use crate::dockerfile::expand::expand;
@@ -64,9 +63,16 @@ pub trait Watch {
     fn step(&mut self, stage: &str, text: &str);
     /// It was in the cache.
     fn cached(&mut self);
+    /// It was made now.
+    fn done(&mut self) {}
+    /// From here on this is one process of several that tell of steps.
+    fn apart(&mut self) {}
     /// A command says something.
     fn output(&mut self, bytes: &[u8]);
 }
+
+/// The variable that says how young files may be.
+pub const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
@@ -74,7 +80,7 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 pub(crate) struct Known {
     globals: BTreeMap<String, String>,
     done: HashMap<String, State>,
-    fresh: HashSet<Key>,
+    name: String,
 }
 
 /// A build on its way.
@@ -85,6 +91,10 @@ pub(crate) struct Builder<'a> {
     progress: SharedProgress,
     watch: &'a mut dyn Watch,
     cache: Cache,
+    /// Keeps others from removing layers.
+    lease: Arc<BuildLease>,
+    /// What this build calls itself, all its processes.
+    name: String,
     scratch: PathBuf,
     /// Ids of RUN, where the kernel gives it many.
     sub_ids: Option<SubIds>,
@@ -94,13 +104,10 @@ pub(crate) struct Builder<'a> {
     done: HashMap<String, State>,
     /// Caches of other builds.
     remotes: Vec<Remote>,
-    /// Layers that this build has come by, those that this process made, and
-    /// those of its other processes.
+    /// Layers that this build has come by.
     used: Vec<Key>,
-    made: Vec<Key>,
-    fresh: HashSet<Key>,
-    /// Stages that other processes built, and whether a layer was made anew.
-    elsewhere: HashMap<usize, bool>,
+    /// Stages that other processes built.
+    elsewhere: HashSet<usize>,
     /// Nobody needs to hear of steps.
     silent: bool,
     pub(crate) last_output: Vec<u8>,
@@ -120,11 +127,14 @@ impl<'a> Builder<'a> {
             RootEmulation::Subid => engine.sub_ids()?,
             _ => None,
         };
-        let cache = Cache { dir: engine.build_cache()? };
+        let lease = engine.lease_builds(&progress)?;
+        let cache = Cache::new(engine.build_cache()?);
         cache.clean();
         Ok(Self {
             ignore: Arc::new(read_ignore(options)?),
             cache,
+            lease,
+            name: store::temporary_name("build"),
             engine,
             options,
             file,
@@ -136,9 +146,7 @@ impl<'a> Builder<'a> {
             done: HashMap::new(),
             remotes: Vec::new(),
             used: Vec::new(),
-            made: Vec::new(),
-            fresh: HashSet::new(),
-            elsewhere: HashMap::new(),
+            elsewhere: HashSet::new(),
             silent: false,
             last_output: Vec::new(),
         })
@@ -162,6 +170,10 @@ impl<'a> Builder<'a> {
 
     pub(crate) fn ignore(&self) -> Arc<Ignore> {
         Arc::clone(&self.ignore)
+    }
+
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
     }
 
     pub(crate) fn epoch(&self) -> Option<u32> {
@@ -214,12 +226,15 @@ impl<'a> Builder<'a> {
         let all: HashSet<&str> =
             self.file.args.iter().chain(of_stages.flatten()).map(|arg| arg.name.as_str()).collect();
         for name in self.options.args.keys() {
-            let known = crate::run::is_proxy(name)
-                || ["SOURCE_DATE_EPOCH", "BUILDKIT_"].iter().any(|own| name.starts_with(own));
-            if !known && !all.contains(name.as_str()) {
-                let text = format!("--build-arg {name}: the Dockerfile has no ARG of that name");
-                self.progress.event(engine::Event::Notice(text));
+            if crate::run::is_proxy(name) || name == EPOCH || all.contains(name.as_str()) {
+                continue;
             }
+            let why = match name.starts_with("BUILDKIT_") {
+                true => "it is BuildKit's and changes nothing here",
+                false => "the Dockerfile has no ARG of that name",
+            };
+            let text = format!("--build-arg {name}: {why}");
+            self.progress.event(engine::Event::Notice(text));
         }
     }
 
@@ -238,25 +253,16 @@ impl<'a> Builder<'a> {
 
     /// What another process needs to go on here.
     pub(crate) fn known(&self) -> Known {
-        Known { globals: self.globals.clone(), done: self.done.clone(), fresh: self.fresh.clone() }
+        Known { globals: self.globals.clone(), done: self.done.clone(), name: self.name.clone() }
     }
 
     pub(crate) fn know(&mut self, known: Known) {
-        Known { globals: self.globals, done: self.done, fresh: self.fresh } = known;
+        Known { globals: self.globals, done: self.done, name: self.name } = known;
     }
 
-    /// The layers that this process has made.
-    pub(crate) fn made(&self) -> &[Key] {
-        &self.made
-    }
-
-    /// Whether another process has built a stage, which is told no more; and then
-    /// whether it made a layer anew.
-    pub(crate) fn begin_quietly(&mut self, index: usize) -> Option<bool> {
-        let elsewhere = self.elsewhere.get(&index).copied();
-        // Whoever built it has told of its steps.
-        self.silent = elsewhere.is_some();
-        elsewhere
+    /// Begins a stage; one that another process has built is told no more.
+    pub(crate) fn begin_quietly(&mut self, index: usize) {
+        self.silent = self.elsewhere.contains(&index);
     }
 
     /// Ends what [`begin_quietly`](Self::begin_quietly) began.
@@ -264,20 +270,23 @@ impl<'a> Builder<'a> {
         self.silent = false;
     }
 
-    /// Takes note of what another process made for a stage.
-    pub(crate) fn made_elsewhere(&mut self, index: usize, made: Vec<Key>) {
-        self.elsewhere.insert(index, !made.is_empty());
-        self.fresh.extend(made);
+    /// Takes note that another process has built a stage.
+    pub(crate) fn made_elsewhere(&mut self, index: usize) {
+        self.elsewhere.insert(index);
+    }
+
+    /// A layer of this cache that this build may use.
+    fn usable(&self, key: &Key) -> Option<Record> {
+        let own = |record: &Record| record.build.as_ref() == Some(&self.name);
+        self.cache.find(key).filter(|record| !self.options.no_cache || own(record))
     }
 
     /// A layer of this cache, or of those of other builds.
-    fn find(&mut self, key: &Key) -> Option<Record> {
-        if let Some(record) = self.cache.find(key) {
-            return Some(record);
-        }
-        let cache = self.cache.clone();
+    fn find(&self, key: &Key) -> Option<Record> {
+        let remote = |remote: &Remote| remote.take(key, &self.cache).ok().flatten();
+        let remotes = if self.options.no_cache { &[][..] } else { &self.remotes };
         // A cache that fails is slower, and no reason to fail.
-        self.remotes.iter().find_map(|remote| remote.take(key, &cache).ok().flatten())
+        self.usable(key).or_else(|| remotes.iter().find_map(remote))
     }
 
     /// Opens the caches of other builds.
@@ -318,6 +327,10 @@ impl<'a> Builder<'a> {
     }
 
     fn predefined(&self, name: &str) -> Option<String> {
+        if name == "TARGETSTAGE" {
+            // As BuildKit has it, the last stage has that name.
+            return Some(self.options.target.clone().unwrap_or_else(|| "default".to_owned()));
+        }
         let (kind, rest) = match name.strip_prefix("TARGET") {
             Some(rest) => (self.engine.config().platform.value.clone(), rest),
             None => (Platform::host(), name.strip_prefix("BUILD")?),
@@ -347,7 +360,7 @@ impl<'a> Builder<'a> {
             return Ok(state.clone());
         }
         let name = self.stage_name(index);
-        let elsewhere = self.begin_quietly(index);
+        self.begin_quietly(index);
         let located = |builder: &Self, source| {
             builder.at(stage.place, &format!("FROM {}", stage.from), source)
         };
@@ -364,7 +377,6 @@ impl<'a> Builder<'a> {
         for instruction in &stage.instructions {
             self.step(index, &name, &mut state, instruction, &mut cmd)?;
         }
-        state.missed |= elsewhere.unwrap_or(false);
         self.end_quietly();
         self.done.insert(known, state.clone());
         Ok(state)
@@ -405,83 +417,17 @@ impl<'a> Builder<'a> {
         Ok((state, triggers))
     }
 
-    /// An image as a state; `scratch` is the empty one.
-    pub(crate) fn image(&mut self, name: &str) -> Result<State> {
-        self.image_for(name, None)
-    }
-
-    /// The same for another platform than the build's.
-    fn image_for(&mut self, name: &str, platform: Option<Platform>) -> Result<State> {
-        let shell = vec!["/bin/sh".to_owned(), "-c".to_owned()];
-        let other = platform.filter(|platform| *platform != self.engine.config().platform.value);
-        let platform = other.clone().unwrap_or(self.engine.config().platform.value.clone());
-        if name.eq_ignore_ascii_case("scratch") {
-            let key = Key::of_base("scratch");
-            if self.cache.find(&key).is_none() {
-                let file = self.cache.create(&key)?;
-                let nothing = Nothing;
-                LayerWriter::new(file, Compression::None, &nothing, Some(0))?.finish()?;
-                let digest = Digest::sha256(&[0; 32]);
-                self.cache.keep(&key, Some((digest, 0)))?;
-            }
-            let config = json!({
-                "architecture": platform.architecture(), "os": platform.os(),
-                "config": {}, "rootfs": {"type": "layers", "diff_ids": []},
-            });
-            let parts = vec![self.cache.part(&key)];
-            let args = BTreeMap::new();
-            let (layers, provenance) = (Vec::new(), Some(engine::Provenance::default()));
-            let missed = false;
-            return Ok(State { parts, layers, provenance, key, config, args, shell, missed });
-        }
-        let reference = name.parse().map_err(engine::Error::from)?;
-        match other {
-            Some(platform) => {
-                self.image_of_engine(&self.engine.with_platform(platform), &reference)
-            }
-            None => self.image_by(&reference),
-        }
-    }
-
-    /// An image as a state.
-    pub(crate) fn image_by(&mut self, reference: &ImageRef) -> Result<State> {
-        self.image_of_engine(self.engine, reference)
-    }
-
-    fn image_of_engine(&self, engine: &Engine, reference: &ImageRef) -> Result<State> {
-        let shell = vec!["/bin/sh".to_owned(), "-c".to_owned()];
-        let resolved = engine.resolve(reference, &self.progress)?;
-        let (layers, id, provenance) = match &resolved.stored {
-            Some(stored) => {
-                let mut provenance = self.engine.provenance(stored)?;
-                if let (ImageRef::Registry(_), Some(from)) = (reference, &mut provenance)
-                    && from.layers.is_empty()
-                    && let Some(name) = self.engine.name_in_store(reference)?
-                {
-                    // Where it was first pulled from may be gone.
-                    from.base = name;
-                }
-                (stored.record.layers.clone(), stored.id.to_string(), provenance)
-            }
-            None => (Vec::new(), engine_key(&resolved.root)?, None),
-        };
-        let RootSource::Squashfs { parts } = &resolved.root else {
-            let text =
-                format!("FROM a directory ({reference}): make it a file with sampan convert");
-            return Err(Problem::Unsupported(text).into());
-        };
-        let config = self.engine.image_document(&resolved)?;
-        let (parts, key, args) = (parts.clone(), Key::of_base(&id), BTreeMap::new());
-        let missed = false;
-        Ok(State { parts, layers, provenance, key, config, args, shell, missed })
-    }
-
     /// The files of another stage or image that a step names.
     pub(crate) fn other(&self, name: &str) -> Result<ImageFiles> {
         match self.done.get(name) {
             Some(state) => state.files(),
             None => Err(BuildError::NoStage(name.to_owned())),
         }
+    }
+
+    /// A stage or image that has come up under a name.
+    pub(crate) fn known_as(&self, name: &str) -> Option<&State> {
+        self.done.get(name)
     }
 
     /// Gives a stage a name for copies.
@@ -497,10 +443,12 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Tells that it was in the cache, if it was.
+    /// Tells that it is over, and whether it was in the cache.
     pub(crate) fn told(&mut self, cached: bool) {
-        if cached && !self.silent {
-            self.watch.cached();
+        match cached {
+            _ if self.silent => {}
+            true => self.watch.cached(),
+            false => self.watch.done(),
         }
     }
 
@@ -577,13 +525,12 @@ impl<'a> Builder<'a> {
     }
 
     /// Puts a layer over a stage.
-    pub(crate) fn apply(&self, state: &mut State, key: Key, record: &Record) {
+    fn apply(&self, state: &mut State, key: &Key, record: &Record) {
         if let Some((digest, size)) = &record.layer {
-            let part = self.cache.part(&key);
             if let Some(provenance) = &mut state.provenance {
-                provenance.layers.push(part.path.clone());
+                provenance.layers.push(digest.clone());
             }
-            state.parts.push(part);
+            state.parts.push(self.cache.part(digest));
             state.layers.push(LayerRecord {
                 digest: digest.clone(),
                 size: *size,
@@ -595,41 +542,62 @@ impl<'a> Builder<'a> {
                 other => *other = json!([digest]),
             }
         }
-        state.key = key;
+        state.key = key.over(record);
     }
 
-    /// The layer of a step: from the cache, or made now; whether it was cached.
-    /// A step that opens no file for it changes nothing.
+    /// The layer of a step: from the cache, or made now, by one of all builds that want
+    /// it; whether it was cached. A step that opens no file for it changes nothing.
     pub(crate) fn layer(
         &mut self,
         state: &mut State,
-        key: Key,
+        key: &Key,
         make: impl FnOnce(&mut Self, &State, &Out<'_>) -> Result<()>,
     ) -> Result<bool> {
+        let key = key.until(self.options.epoch);
         self.used.push(key.clone());
-        let usable = !state.missed && !self.options.no_cache || self.fresh.contains(&key);
-        let found = if usable { self.find(&key) } else { None };
-        if let Some(record) = found {
-            self.apply(state, key, &record);
-            return Ok(true);
-        }
-        state.missed = true;
+        self.lease.touch();
+        let found = match self.find(&key) {
+            Some(record) => Flight::Found(record),
+            None => {
+                // Who makes all anew waits for its own processes alone.
+                let whose = if self.options.no_cache { &*self.name } else { "" };
+                let name = format!("layer {key} {whose}");
+                self.engine.turn_unless(&name, &self.progress, &|| self.usable(&key))?
+            }
+        };
+        let _turn = match found {
+            Flight::Found(record) => {
+                self.apply(state, &key, &record);
+                return Ok(true);
+            }
+            Flight::Yours(turn) => turn,
+        };
         // Of its own, so that the step may use the builder.
         let cache = self.cache.clone();
         let out = Out { cache: &cache, key: &key };
-        // What a killed build of the same process number left.
-        out.discard();
-        let record = make(self, state, &out).and_then(|()| out.keep());
-        let record = record.inspect_err(|_| out.discard())?;
-        self.made.push(key.clone());
-        self.apply(state, key, &record);
+        let made = make(self, state, &out).and_then(|()| {
+            let record = Record { layer: out.written()?, build: Some(self.name.clone()) };
+            out.keep(&record)?;
+            Ok(record)
+        });
+        let record = made.inspect_err(|_| out.discard())?;
+        self.apply(state, &key, &record);
         Ok(false)
+    }
+
+    /// What keeps the layers of the finished image.
+    pub(crate) fn lease(&self) -> Arc<BuildLease> {
+        Arc::clone(&self.lease)
     }
 
     /// Where a cache mount of a name lives.
     pub(crate) fn cache_mount(&self, id: &str) -> PathBuf {
-        let key = Key::of_base(&format!("cache mount {id}"));
-        self.cache.part(&key).path.with_extension("cache")
+        self.cache.mount(&Key::of_base(&format!("cache mount {id}")))
+    }
+
+    /// Where something of that name is made that is renamed when it is whole.
+    pub(crate) fn unfinished(&self, id: &str) -> PathBuf {
+        self.cache.temporary(&Key::of_base(&format!("cache mount {id}")))
     }
 
     /// WORKDIR makes its directory, of the stage's user.
@@ -649,7 +617,7 @@ impl<'a> Builder<'a> {
         let mut hasher = Hasher::new(&state.key, "workdir");
         hasher.text(&format!("{} {owner:?}", real.display()));
         let epoch = self.options.epoch;
-        self.layer(state, hasher.key(), |builder, _, out| {
+        self.layer(state, &hasher.key(), |builder, _, out| {
             let compression = builder.engine.build_compression();
             let mut writer = LayerWriter::new(out.create()?, compression, &files, epoch)?;
             writer.directory(&real, owner)?;
@@ -662,19 +630,6 @@ impl<'a> Builder<'a> {
 pub(crate) enum Base {
     Image(Box<State>),
     Stage(usize),
-}
-
-/// What changes when one of an image's files does.
-fn engine_key(root: &RootSource) -> Result<String> {
-    let RootSource::Squashfs { parts } = root else { return Ok(String::new()) };
-    let key = |ImagePart { path, offset }: &ImagePart| {
-        use std::os::unix::fs::MetadataExt;
-        let failed = |source| BuildError::Read { path: path.clone(), source };
-        let meta = std::fs::metadata(path).map_err(failed)?;
-        let time = (meta.mtime(), meta.mtime_nsec());
-        Ok(format!("{} {} {} {time:?} {offset}", meta.dev(), meta.ino(), meta.len()))
-    };
-    Ok(parts.iter().map(key).collect::<Result<Vec<_>>>()?.join(" "))
 }
 
 fn read_ignore(options: &Options) -> Result<Ignore> {
@@ -709,31 +664,4 @@ fn bounded(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     std::fs::File::open(path)?.take(LARGEST).read_to_string(&mut text)?;
     Ok(text)
-}
-
-/// The image that has nothing.
-struct Nothing;
-
-impl plan::RootTree for Nothing {
-    fn entry(&self, _: &Path) -> std::result::Result<Option<plan::Entry>, plan::TreeError> {
-        Ok(None)
-    }
-
-    fn read(&self, _: &Path, _: usize) -> std::result::Result<Option<Vec<u8>>, plan::TreeError> {
-        Ok(None)
-    }
-}
-
-impl crate::files::Files for Nothing {
-    fn info(&self, _: &Path) -> std::io::Result<Option<crate::files::Info>> {
-        Ok(None)
-    }
-
-    fn list(&self, _: &Path) -> std::io::Result<Vec<std::ffi::OsString>> {
-        Ok(Vec::new())
-    }
-
-    fn open(&self, _: &Path) -> std::io::Result<Box<dyn std::io::Read + '_>> {
-        Err(std::io::ErrorKind::NotFound.into())
-    }
 }

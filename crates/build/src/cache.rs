@@ -1,15 +1,10 @@
-//! Layers of builds, by what they were made from.
+//! Layers of builds, by what they were made from (`engine::layer_file` says where).
 //!
-//! ```text
-//! STORE/build/KEY.sqfs   a layer in the form of overlayfs; absent when it is empty
-//! STORE/build/KEY.json   its record, written last: a layer exists when this does
-//! STORE/build/.KEY@NODE-PIDNAMESPACE.PID   being written; left by who was killed, and
-//!                        removed by the next build there
-//! ```
-//!
-//! KEY is the SHA-256 of the layer below, the instruction and the content of its
-//! inputs: paths are relative to the context and no time counts, so another
-//! checkout of the same files finds the same layers.
+//! A key is the SHA-256 of what lies below (its own key and the digest of its layer),
+//! the instruction, the content of its inputs and the latest time of files, if there is
+//! one: paths are relative to the context and no other time counts, so another checkout
+//! of the same files finds the same layers. As the layer below counts with its content,
+//! no layer is ever put over another one than it was made over.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -22,15 +17,18 @@ use types::Digest;
 
 use crate::error::{BuildError, Result};
 
-/// Older temporary files belong to nobody.
-const LONGEST_STEP: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
-
 /// Another form of layers has other keys.
-const VERSION: &str = "2";
+const VERSION: &str = "3";
 
 /// What a layer is called.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Key(String);
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// Puts a key together.
 pub(crate) struct Hasher(sha2::Sha256);
@@ -70,103 +68,124 @@ impl Key {
         hasher.text(text);
         hasher.key()
     }
+
+    /// Of what lies over the layer that came of this one.
+    pub(crate) fn over(&self, record: &Record) -> Self {
+        let mut hasher = Hasher::new(self, "over");
+        hasher.text(&record.layer.as_ref().map_or_else(String::new, |(d, _)| d.to_string()));
+        hasher.key()
+    }
+
+    /// The same with files that are no younger.
+    pub(crate) fn until(&self, latest: Option<u32>) -> Self {
+        let mut hasher = Hasher::new(self, "until");
+        hasher.text(&format!("{latest:?}"));
+        hasher.key()
+    }
 }
 
-/// What is known of a layer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Record {
-    /// Digest and length of its tar; None for an empty one.
-    pub(crate) layer: Option<(Digest, u64)>,
-}
+pub(crate) use engine::BuildRecord as Record;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Cache {
     pub(crate) dir: PathBuf,
+    /// How the names of this process's files begin.
+    own: String,
 }
 
 impl Cache {
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self { dir, own: store::temporary_name("") }
+    }
+
     fn path(&self, key: &Key, ending: &str) -> PathBuf {
         self.dir.join(format!("{}.{ending}", key.0))
     }
 
-    /// Where a layer is while it is being made.
+    /// Where something of a key is while it is being made.
     pub(crate) fn temporary(&self, key: &Key) -> PathBuf {
-        self.dir.join(format!(".{}@{}.{}", key.0, whereabouts(), std::process::id()))
+        self.dir.join(format!(".{}{}", self.own, key.0))
+    }
+
+    /// Where a cache mount lives.
+    pub(crate) fn mount(&self, key: &Key) -> PathBuf {
+        self.path(key, "cache")
     }
 
     /// A layer's record, if it is there.
     pub(crate) fn find(&self, key: &Key) -> Option<Record> {
         let bytes = std::fs::read(self.path(key, "json")).ok()?;
         let record: Record = serde_json::from_slice(&bytes).ok()?;
-        let there = record.layer.is_none() || self.path(key, "sqfs").is_file();
+        let layer = record.layer.as_ref();
+        let there = layer.is_none_or(|(digest, _)| self.layer(digest).is_file());
         there.then_some(record)
     }
 
-    pub(crate) fn part(&self, key: &Key) -> ImagePart {
-        ImagePart { path: self.path(key, "sqfs"), offset: 0 }
+    /// Where a layer is.
+    pub(crate) fn layer(&self, digest: &Digest) -> PathBuf {
+        engine::layer_file(&self.dir, digest)
+    }
+
+    pub(crate) fn part(&self, digest: &Digest) -> ImagePart {
+        ImagePart { path: self.layer(digest), offset: 0 }
     }
 
     /// Keeps the layer that lies at the temporary place, or an empty one.
-    pub(crate) fn keep(&self, key: &Key, layer: Option<(Digest, u64)>) -> Result<Record> {
+    fn keep(&self, key: &Key, record: &Record) -> Result<()> {
         let write = |path: &Path| {
             let path = path.to_owned();
             move |source| BuildError::Write { path, source }
         };
-        if layer.is_some() {
-            let to = self.path(key, "sqfs");
-            std::fs::rename(self.temporary(key), &to).map_err(write(&to))?;
+        let temporary = self.temporary(key);
+        if let Some((digest, _)) = &record.layer {
+            let to = self.layer(digest);
+            let length = |path: &Path| std::fs::metadata(path).ok().map(|meta| meta.len());
+            // The same content: somebody may be reading that file.
+            if length(&to).is_some() && length(&to) == length(&temporary) {
+                std::fs::remove_file(&temporary).map_err(write(&temporary))?;
+            } else {
+                std::fs::rename(&temporary, &to).map_err(write(&to))?;
+            }
         }
-        let record = Record { layer };
-        let bytes = serde_json::to_vec(&record).unwrap_or_default();
-        let (temporary, to) = (self.temporary(key), self.path(key, "json"));
+        let bytes = serde_json::to_vec(record).unwrap_or_default();
+        let to = self.path(key, "json");
         std::fs::write(&temporary, bytes).map_err(write(&temporary))?;
-        std::fs::rename(&temporary, &to).map_err(write(&to))?;
-        Ok(record)
+        std::fs::rename(&temporary, &to).map_err(write(&to))
+    }
+
+    /// What was noted under a key.
+    pub(crate) fn noted(&self, key: &Key) -> Option<String> {
+        let text = std::fs::read_to_string(self.path(key, "note")).ok()?;
+        Some(text).filter(|text| !text.is_empty())
+    }
+
+    /// Notes a line under a key, for other builds.
+    pub(crate) fn note(&self, key: &Key, text: &str) -> Result<()> {
+        let (temporary, to) = (self.temporary(key), self.path(key, "note"));
+        std::fs::write(&temporary, text)
+            .and_then(|()| std::fs::rename(&temporary, &to))
+            .map_err(|source| BuildError::Write { path: to, source })
     }
 
     /// A new file at the temporary place.
-    pub(crate) fn create(&self, key: &Key) -> Result<File> {
+    fn create(&self, key: &Key) -> Result<File> {
         let path = self.temporary(key);
         let open = File::options().read(true).write(true).create_new(true).open(&path);
         open.map_err(|source| BuildError::Write { path, source })
     }
 
-    /// Removes what builds that were killed have left: those of this node at once, of
-    /// others after a day, for which no step writes.
+    /// Removes what builds that were killed have left.
     pub(crate) fn clean(&self) {
         let Ok(list) = std::fs::read_dir(&self.dir) else { return };
-        let hidden = |e: &std::fs::DirEntry| {
-            let name = e.file_name();
-            let name = name.to_string_lossy();
-            name.starts_with('.') || name.contains(".new-")
-        };
-        for entry in list.flatten().filter(hidden) {
-            let age =
-                entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
-            let dead = is_left(&entry.file_name().to_string_lossy());
-            if dead || age.is_some_and(|age| age > LONGEST_STEP) {
+        let hidden =
+            list.flatten().filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"."));
+        for path in hidden.map(|entry| entry.path()) {
+            if store::is_left(&path, engine::LONGEST_STEP) {
                 // Somebody else may be as quick.
-                let path = entry.path();
                 let _ = std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir_all(&path));
             }
         }
     }
-}
-
-/// The node, and the PID namespace in which numbers of processes mean something.
-fn whereabouts() -> String {
-    let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let space = std::fs::metadata("/proc/self/ns/pid");
-    let space = space.map_or(0, |meta| std::os::unix::fs::MetadataExt::ino(&meta));
-    format!("{}-{space}", node.replace('/', "_"))
-}
-
-/// Whether the process is gone that wrote a temporary file of this name.
-fn is_left(name: &str) -> bool {
-    let process = name.split_once('@').and_then(|(_, rest)| rest.rsplit_once('.'));
-    process.is_some_and(|(place, pid)| {
-        place == whereabouts() && pid.parse().is_ok_and(|pid| !store::process_lives(pid))
-    })
 }
 
 /// Where a step that is not in the cache writes its layer.
@@ -180,20 +199,24 @@ impl Out<'_> {
         self.cache.create(self.key)
     }
 
-    /// Keeps what was written, or an empty layer.
-    pub(crate) fn keep(&self) -> Result<Record> {
+    /// Digest and length of what was written; None where nothing was.
+    pub(crate) fn written(&self) -> Result<Option<(Digest, u64)>> {
         let path = self.cache.temporary(self.key);
         let failed = |source| BuildError::Read { path: path.clone(), source };
-        let layer = match File::open(&path) {
+        match File::open(&path) {
             Ok(file) => {
                 let image = Image::open(file, 0, ReaderOptions::default());
                 let image = image.map_err(|e| failed(std::io::Error::other(e)))?;
-                Some(image::tar_digest(&image)?)
+                Ok(Some(image::tar_digest(&image)?))
             }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-            Err(e) => return Err(failed(e)),
-        };
-        self.cache.keep(self.key, layer)
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(failed(e)),
+        }
+    }
+
+    /// Keeps what was written, as a record says.
+    pub(crate) fn keep(&self, record: &Record) -> Result<()> {
+        self.cache.keep(self.key, record)
     }
 
     /// Removes what lies at the temporary place.
@@ -207,15 +230,47 @@ impl Out<'_> {
 mod tests {
     use super::*;
 
+    fn record(byte: u8) -> Record {
+        Record { layer: Some((Digest::sha256(&[byte; 32]), 5)), build: None }
+    }
+
     #[test]
-    fn only_what_the_dead_of_this_place_left_is_removed() {
-        let name = |pid: &str| format!(".ab12@{}.{pid}", whereabouts());
-        let own = std::process::id().to_string();
-        assert!(!is_left(&name(&own)));
-        // Above the kernel's limit of numbers.
-        assert!(is_left(&name("4294967295")));
-        let elsewhere = [".ab12@elsewhere-1.4294967295", ".ab12.4294967295", "ab12.sqfs", ""];
-        assert!(!elsewhere.into_iter().any(is_left));
-        assert!(!is_left(&name("../..")) && !is_left(&name("")));
+    fn a_record_that_is_replaced_leaves_its_layer() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path().to_owned());
+        let key = Key::of_base("x");
+        for byte in [1, 2] {
+            std::fs::write(cache.temporary(&key), [byte; 5]).unwrap();
+            cache.keep(&key, &record(byte)).unwrap();
+            assert_eq!(cache.find(&key), Some(record(byte)));
+        }
+        for byte in [1, 2] {
+            let path = cache.layer(&Digest::sha256(&[byte; 32]));
+            assert_eq!(std::fs::read(path).unwrap(), [byte; 5]);
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn a_file_is_replaced_when_it_was_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path().to_owned());
+        let key = Key::of_base("x");
+        let path = cache.layer(&Digest::sha256(&[1; 32]));
+        for (there, left) in [("", "whole"), ("known", "known")] {
+            std::fs::write(&path, there).unwrap();
+            std::fs::write(cache.temporary(&key), "whole").unwrap();
+            cache.keep(&key, &record(1)).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), left);
+        }
+    }
+
+    #[test]
+    fn what_lies_below_counts_with_its_content() {
+        let key = Key::of_base("x");
+        let all = [key.over(&record(1)), key.over(&record(2)), key.over(&Record::default())];
+        assert!(all[0] != all[1] && all[1] != all[2] && all[0] != all[2]);
+        assert!(!all.contains(&key));
+        assert_ne!(key.until(None), key.until(Some(0)));
     }
 }

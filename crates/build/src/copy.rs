@@ -1,6 +1,8 @@
 //! COPY and ADD.
 
 use std::cell::Cell;
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use std::sync::Arc;
 use plan::{EntryKind, resolve};
 use sha2::Digest as _;
 
+use crate::archive::Room;
 use crate::builder::Builder;
 use crate::cache::{Hasher, hex};
 use crate::chmod::Chmod;
@@ -43,7 +46,7 @@ impl Picked {
     }
 
     pub(crate) fn hash(&self, hasher: &mut Hasher) -> Result<()> {
-        self.items.iter().try_for_each(|item| hash_item(hasher, self.files(), item))
+        hash_items(hasher, self.files(), &self.items)
     }
 }
 
@@ -89,6 +92,8 @@ struct Plan<'a> {
     /// Where it goes, and whether that is a directory by its slash.
     to: PathBuf,
     into: bool,
+    /// Whether sources are paths alone, and no patterns.
+    literal: bool,
     /// Whether something was left out.
     partial: Cell<bool>,
 }
@@ -133,7 +138,9 @@ impl Builder<'_> {
         let archives = add && plan.copy.unpack.unwrap_or(true);
         let mut hasher = Hasher::new(&state.key, if add { "add" } else { "copy" });
         let unpack = plan.copy.unpack;
-        hasher.text(&format!("{:?} {} {unpack:?} {:?}", plan.owning, plan.into, plan.chmod));
+        // Archives go to a directory, and to what is none, in different ways.
+        hasher.text(&format!("{:?} {into} {unpack:?} {:?}", plan.owning, plan.chmod));
+        hasher.bytes(to.as_os_str().as_encoded_bytes());
         for (to, text) in &documents {
             hasher.bytes(to.as_os_str().as_encoded_bytes());
             hasher.text(text);
@@ -142,9 +149,7 @@ impl Builder<'_> {
             hasher.bytes(to.as_os_str().as_encoded_bytes());
             hasher.text(&digest.to_string());
         }
-        for item in &items {
-            hash_item(&mut hasher, files, item)?;
-        }
+        hash_items(&mut hasher, files, &items)?;
         for (_, checked_out) in &checkouts {
             checked_out.hash(&mut hasher)?;
         }
@@ -152,14 +157,16 @@ impl Builder<'_> {
         let epoch = self.epoch();
         let compression = self.engine().build_compression();
         let to_top = to.clone();
-        self.layer(state, key, |_, _, out| {
+        let limit = self.engine().config().size_limit.value;
+        let room = Room { scratch: self.scratch().to_owned(), limit };
+        self.layer(state, &key, |_, _, out| {
             let mut writer = LayerWriter::new(out.create()?, compression, &below, epoch)?;
             for (to, text) in &documents {
                 let owning = plan.owning_of(0o644);
                 writer.bytes(to, text.as_bytes(), owning)?;
             }
             for Fetched { to, file, size, .. } in &mut fetched {
-                if unpack == Some(true) && unpack_fetched(&mut writer, file, &to_top)? {
+                if unpack == Some(true) && unpack_fetched(&mut writer, &room, file, &to_top)? {
                     continue;
                 }
                 // As Docker has it: what comes from the web is its owner's alone.
@@ -174,7 +181,7 @@ impl Builder<'_> {
             }
             writer.next_tree();
             for item in &items {
-                if archives && unpack_item(&mut writer, files, item, into, &to)? {
+                if archives && unpack_item(&mut writer, &room, files, item, into, &to)? {
                     continue;
                 }
                 writer.copy(files, &item.from, &item.info, &item.to, plan.owning)?;
@@ -247,6 +254,7 @@ impl Builder<'_> {
             chmod: plan.chmod.clone(),
             to: to.to_owned(),
             into: true,
+            literal: true,
             partial: Cell::new(false),
         };
         let mut items = Vec::new();
@@ -255,9 +263,9 @@ impl Builder<'_> {
         Ok((checkout, Picked { from: whole.from, items, partial: false }))
     }
 
-    /// What one source means, each entry with its place below `/`.
+    /// What one source means, which is no pattern; each entry with its place below `/`.
     pub(crate) fn pick(&self, state: &State, copy: &Copy) -> Result<Picked> {
-        let plan = self.plan_copy(state, copy)?;
+        let plan = Plan { literal: true, ..self.plan_copy(state, copy)? };
         let mut items = Vec::new();
         for source in &copy.sources {
             let Source::Path(path) = source else { continue };
@@ -305,7 +313,8 @@ impl Builder<'_> {
         let into = destination.ends_with('/') || [".", ".."].contains(&destination.as_str());
         let to = state.absolute(&destination);
         let partial = Cell::new(false);
-        Ok(Plan { copy, from, ignore, exclude, owning, chmod, to, into, partial })
+        let literal = false;
+        Ok(Plan { copy, from, ignore, exclude, owning, chmod, to, into, literal, partial })
     }
 }
 
@@ -339,6 +348,13 @@ impl Plan<'_> {
         self.ignore.as_ref().is_some_and(|ignore| ignore.excludes(relative))
     }
 
+    /// Whether --exclude means a file that is a source itself: by its name, as it would
+    /// in a directory that is copied, or by its whole path.
+    fn excluded(&self, path: &Path, name: &OsStr) -> bool {
+        let whole = path.strip_prefix("/").unwrap_or(path);
+        self.exclude.iter().any(|pattern| pattern.is_match(name) || pattern.is_match(whole))
+    }
+
     /// What a source's path or pattern means.
     fn collect(
         &self,
@@ -360,7 +376,10 @@ impl Plan<'_> {
             let missing = || BuildError::NoSource(source.to_owned());
             let kind = entry.ok_or_else(missing)?.kind;
             let info = self.info(&real)?.ok_or_else(missing)?;
-            let name = path.file_name().map(std::ffi::OsStr::to_owned).unwrap_or_default();
+            let name = path.file_name().map(OsStr::to_owned).unwrap_or_default();
+            if kind != EntryKind::Directory && self.excluded(&path, &name) {
+                continue;
+            }
             if kind == EntryKind::Directory {
                 // Of a directory, what is in it.
                 let to =
@@ -447,7 +466,7 @@ impl Plan<'_> {
             for dir in found {
                 if word == ".." {
                     next.push(dir.parent().unwrap_or(&dir).to_owned());
-                } else if !word.contains(['*', '?', '[']) {
+                } else if self.literal || !word.contains(['*', '?', '[']) {
                     next.push(dir.join(word));
                 } else if let Some(pattern) = matcher(word) {
                     let (real, entry) = resolve(self.from.files(), &dir)?;
@@ -480,36 +499,52 @@ fn below(path: &Path, depth: usize) -> PathBuf {
     path.components().skip(depth + 1).collect()
 }
 
-/// What of an entry decides about the layer: no time, no place outside.
-pub(crate) fn hash_item(hasher: &mut Hasher, files: &dyn Files, item: &Item) -> Result<()> {
-    let Info { what, mode, uid, gid, xattrs, .. } = &item.info;
-    hasher.bytes(item.to.as_os_str().as_encoded_bytes());
-    hasher.text(&format!("{mode:o} {uid} {gid} {xattrs:?}"));
-    match what {
-        What::File(_) => {
-            let failed = |source| BuildError::Read { path: item.from.clone(), source };
-            let mut sum = sha2::Sha256::new();
-            let mut file = files.open(&item.from).map_err(failed)?;
-            let mut buffer = vec![0; 1 << 16];
-            loop {
-                let got = file.read(&mut buffer).map_err(failed)?;
-                if got == 0 {
-                    break;
-                }
-                sum.update(&buffer[..got]);
-            }
-            hasher.text(&hex(&sum.finalize()));
+/// What of entries decides about the layer: no time, no place outside, and of a file
+/// with several names which of them are entries.
+pub(crate) fn hash_items(hasher: &mut Hasher, files: &dyn Files, items: &[Item]) -> Result<()> {
+    let mut known = HashMap::new();
+    for (index, item) in items.iter().enumerate() {
+        let Info { what, mode, uid, gid, xattrs, same, .. } = &item.info;
+        hasher.bytes(item.to.as_os_str().as_encoded_bytes());
+        hasher.text(&format!("{mode:o} {uid} {gid} {xattrs:?}"));
+        let first = same.map_or(index, |same| *known.entry(same).or_insert(index));
+        if first != index {
+            hasher.text(&format!("the file of entry {first}"));
+            continue;
         }
-        other => hasher.text(&format!("{other:?}")),
+        match what {
+            What::File(_) => hasher.text(&content(files, &item.from)?),
+            other => hasher.text(&format!("{other:?}")),
+        }
     }
     Ok(())
 }
 
+/// The SHA-256 of a file.
+fn content(files: &dyn Files, path: &Path) -> Result<String> {
+    let failed = |source| BuildError::Read { path: path.to_owned(), source };
+    let mut sum = sha2::Sha256::new();
+    let mut file = files.open(path).map_err(failed)?;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let got = file.read(&mut buffer).map_err(failed)?;
+        if got == 0 {
+            return Ok(hex(&sum.finalize()));
+        }
+        sum.update(&buffer[..got]);
+    }
+}
+
 /// Unpacks what an address gave, if it is an archive.
-fn unpack_fetched(writer: &mut LayerWriter<'_>, file: &std::fs::File, to: &Path) -> Result<bool> {
+fn unpack_fetched(
+    writer: &mut LayerWriter<'_>,
+    room: &Room,
+    file: &std::fs::File,
+    to: &Path,
+) -> Result<bool> {
     let failed = |source| BuildError::Read { path: to.to_owned(), source };
     let open = || Ok(Box::new(crate::archive::FromStart::new(file)) as Box<dyn Read>);
-    let Some(tree) = crate::archive::open(open).map_err(failed)? else { return Ok(false) };
+    let Some(tree) = room.open(open).map_err(failed)? else { return Ok(false) };
     writer.next_tree();
     crate::archive::copy_all(writer, &tree, to)?;
     Ok(true)
@@ -518,6 +553,7 @@ fn unpack_fetched(writer: &mut LayerWriter<'_>, file: &std::fs::File, to: &Path)
 /// Unpacks an archive that ADD names, if it is one.
 fn unpack_item(
     writer: &mut LayerWriter<'_>,
+    room: &Room,
     files: &dyn Files,
     item: &Item,
     into: bool,
@@ -525,7 +561,7 @@ fn unpack_item(
 ) -> Result<bool> {
     let What::File(_) = item.info.what else { return Ok(false) };
     let failed = |source| BuildError::Read { path: item.from.clone(), source };
-    let Some(tree) = crate::archive::open(|| files.open(&item.from)).map_err(failed)? else {
+    let Some(tree) = room.open(|| files.open(&item.from)).map_err(failed)? else {
         return Ok(false);
     };
     let top = if into { to.to_owned() } else { item.to.clone() };

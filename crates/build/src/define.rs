@@ -90,12 +90,11 @@ impl Stages for Definition<'_> {
 
     fn build(&self, builder: &mut Builder<'_>, index: usize) -> Result<State> {
         let (stage, name) = (&self.stages[index], self.name_of(index));
-        let elsewhere = builder.begin_quietly(index);
+        builder.begin_quietly(index);
         let test = self.test && index + 1 == self.stages.len();
         let built = builder.define_stage(stage, &name, self.text, test);
         builder.end_quietly();
-        let mut state = built.map_err(|error| builder.at(place(stage.line), "Bootstrap", error))?;
-        state.missed |= elsewhere.unwrap_or(false);
+        let state = built.map_err(|error| builder.at(place(stage.line), "Bootstrap", error))?;
         builder.name_stage(&name, &state);
         Ok(state)
     }
@@ -303,7 +302,7 @@ impl Builder<'_> {
         let mut hasher = Hasher::new(&state.key, "labels");
         hasher.text(&all);
         let (epoch, compression) = (self.epoch(), self.engine().build_compression());
-        self.layer(state, hasher.key(), |_, _, out| {
+        self.layer(state, &hasher.key(), |_, _, out| {
             let mut writer = LayerWriter::new(out.create()?, compression, &below, epoch)?;
             let owning = Owning { owner: None, mode: Some(0o644) };
             writer.bytes(Path::new(&format!("{META}/labels.json")), all.as_bytes(), owning)?;
@@ -373,7 +372,7 @@ impl Builder<'_> {
         }
         let epoch = self.epoch();
         let compression = self.engine().build_compression();
-        let cached = self.layer(state, hasher.key(), |_, _, out| {
+        let cached = self.layer(state, &hasher.key(), |_, _, out| {
             let mut writer = LayerWriter::new(out.create()?, compression, &below, epoch)?;
             for Meta { path, mode, text } in &all {
                 let owning = Owning { owner: None, mode: Some(*mode) };

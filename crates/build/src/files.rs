@@ -90,7 +90,7 @@ impl Files for HostFiles {
             uid: if self.own { meta.uid() } else { 0 },
             gid: if self.own { meta.gid() } else { 0 },
             mtime: u32::try_from(meta.mtime().max(0)).unwrap_or(u32::MAX),
-            xattrs: Vec::new(),
+            xattrs: if self.own { attributes(&real) } else { Vec::new() },
         }))
     }
 
@@ -106,6 +106,21 @@ impl Files for HostFiles {
         let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
         Ok(Box::new(File::options().read(true).custom_flags(flags).open(self.real(path))?))
     }
+}
+
+/// File capabilities and access control lists of the host, the latter as images note
+/// them.
+fn attributes(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let capability = ("security.capability", "security.capability");
+    let all = std::iter::once(capability).chain(types::ACL_NOTES);
+    let found = all.filter_map(|(name, noted)| {
+        // None of them is longer than an attribute may be (xattr(7)).
+        let mut value = vec![0; 1 << 16];
+        let length = rustix::fs::lgetxattr(path, name, &mut value[..]).ok()?;
+        value.truncate(length);
+        Some((noted.as_bytes().to_vec(), value))
+    });
+    found.collect()
 }
 
 fn entry_of(info: Info) -> Entry {
@@ -133,59 +148,6 @@ impl RootTree for HostFiles {
         file.take(limit as u64).read_to_end(&mut bytes).map_err(unread(path))?;
         Ok(Some(bytes))
     }
-}
-
-/// Copies entries into a directory of the host, or a single file to a path; whose
-/// they are is noted as `rootemu` reads it. Devices are left out.
-pub(crate) fn extract(
-    files: &dyn Files,
-    items: &[crate::copy::Item],
-    to: &Path,
-) -> crate::error::Result<()> {
-    for item in items {
-        let below = item.to.strip_prefix("/").unwrap_or(&item.to);
-        let path = match below.as_os_str().is_empty() {
-            true => to.to_owned(),
-            false => to.join(below),
-        };
-        let made = extract_one(files, item, &path);
-        made.map_err(|source| crate::error::BuildError::Write { path, source })?;
-    }
-    Ok(())
-}
-
-fn extract_one(files: &dyn Files, item: &crate::copy::Item, path: &Path) -> io::Result<()> {
-    use rustix::fs::{CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
-    let info = &item.info;
-    let mode = Mode::from_raw_mode(info.mode.into());
-    match &info.what {
-        What::Directory => {
-            std::fs::create_dir_all(path)?;
-            // Files below it are still to be made.
-            rustix::fs::chmod(path, mode | Mode::RWXU)?;
-        }
-        What::File(_) => {
-            let mut out = File::create_new(path)?;
-            io::copy(&mut files.open(&item.from)?, &mut out)?;
-            rustix::fs::fchmod(&out, mode)?;
-        }
-        What::Symlink(to) => std::os::unix::fs::symlink(OsStr::from_bytes(to), path)?,
-        What::Fifo => rustix::fs::mknodat(CWD, path, FileType::Fifo, mode, 0)?,
-        What::Socket | What::BlockDevice(..) | What::CharDevice(..) => return Ok(()),
-    }
-    let plain = matches!(info.what, What::Directory | What::File(_));
-    if plain && (info.uid, info.gid) != (0, 0) {
-        let owner =
-            types::Owner { uid: info.uid, gid: info.gid, mode: info.mode.into(), device: None };
-        let value = owner.to_string();
-        let flags = XattrFlags::empty();
-        // Where there are no attributes everything is root's.
-        let _ = rustix::fs::setxattr(path, types::OVERRIDE_STAT, value.as_bytes(), flags);
-    }
-    let time = Timespec { tv_sec: info.mtime.into(), tv_nsec: 0 };
-    let times = Timestamps { last_access: time, last_modification: time };
-    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
-    Ok(rustix::fs::utimensat(CWD, path, &times, flags)?)
 }
 
 /// Writes a program that a container runs.

@@ -26,7 +26,7 @@ impl Builder<'_> {
             line["empty_layer"] = true.into();
         }
         let key = Hasher::new(&state.key, "squash").key();
-        self.layer(&mut flat, key, |builder, _, out| {
+        self.layer(&mut flat, &key, |builder, _, out| {
             let images = engine::open_parts(&state.parts)?;
             let options = builder.convert_options();
             image::copy(image::TreeSource::Images(&images), out.create()?, &options, &[])?;
@@ -51,7 +51,7 @@ impl Builder<'_> {
         let key = self.momentary(&state, "commit");
         // Who has written to it is not known.
         let sub_ids = if foreign(&upper) { self.engine().sub_ids()? } else { None };
-        self.layer(&mut state, key, |builder, _, out| {
+        self.layer(&mut state, &key, |builder, _, out| {
             let options = builder.convert_options();
             crate::run::commit(&upper, sub_ids.as_ref(), out.create()?, &options)
         })?;
@@ -103,7 +103,8 @@ impl Builder<'_> {
         let manifest = image::manifest(&descriptor, &layers.collect::<Vec<_>>());
         let (layers, parts) = (state.layers.clone(), state.parts.clone());
         let provenance = state.provenance.clone();
-        Ok(engine::Built { manifest, config_bytes, config, layers, parts, provenance })
+        let lease = self.lease();
+        Ok(engine::Built { manifest, config_bytes, config, layers, parts, provenance, lease })
     }
 }
 

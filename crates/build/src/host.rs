@@ -1,6 +1,7 @@
 //! What a definition file takes from elsewhere than a registry's images: the host's
 //! file system, what %pre and %setup do there, a single program.
 
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -32,6 +33,8 @@ const EXCLUDED: [&str; 14] = [
     "/lost+found",
     "/var/lib/docker",
 ];
+/// What belongs to a system though it may be a file system of its own.
+const PARTS: [&str; 4] = ["/usr", "/var", "/etc", "/boot"];
 /// Where these are mounted in a container.
 const EMPTY: [&str; 9] =
     ["/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/home", "/root", "/mnt"];
@@ -55,7 +58,7 @@ impl Builder<'_> {
         self.say(name, &format!("Bootstrap: busybox from {url}"));
         let mut hasher = Hasher::new(&state.key, "busybox");
         hasher.text(url);
-        let cached = self.layer(&mut state, hasher.key(), |builder, state, out| {
+        let cached = self.layer(&mut state, &hasher.key(), |builder, state, out| {
             let below = state.files()?;
             let compression = builder.engine().build_compression();
             let epoch = builder.epoch();
@@ -79,7 +82,7 @@ impl Builder<'_> {
         self.told(cached);
         let words = ["/bin/busybox", "sh", "-c", "/bin/busybox --install -s /bin"];
         let key = Hasher::new(&state.key, "busybox --install").key();
-        self.layer(&mut state, key, |builder, state, out| {
+        self.layer(&mut state, &key, |builder, state, out| {
             let scratch = Scratch::new(builder)?;
             let run = Run {
                 words: words.map(str::to_owned).to_vec(),
@@ -110,22 +113,21 @@ impl Builder<'_> {
         // Images need not hold images.
         left_out.extend(self.engine().config().store.value.clone());
         left_out.push(self.engine().config().scratch.value.clone());
-        let mut skipped = 0_usize;
+        let mut told = Told::default();
         let key = self.momentary(&state, "host");
-        self.layer(&mut state, key, |builder, state, out| {
+        self.layer(&mut state, &key, |builder, state, out| {
             let below = state.files()?;
             let (compression, epoch) = (builder.engine().build_compression(), builder.epoch());
             let mut writer = LayerWriter::new(out.create()?, compression, &below, epoch)?;
             let host = HostFiles { top: PathBuf::from("/"), own: true };
             writer.next_tree();
-            skipped = copy_system(&mut writer, &host, &left_out)?;
+            told = copy_system(&mut writer, &host, &left_out)?;
             for path in EMPTY {
                 writer.directory(Path::new(path), None)?;
             }
             writer.finish()
         })?;
-        if skipped > 0 {
-            let text = format!("{skipped} files that you may not read are left out");
+        for text in told.notices() {
             self.progress().event(engine::Event::Notice(text));
         }
         Ok(state)
@@ -151,15 +153,16 @@ impl Builder<'_> {
         let root = tempfile::tempdir_in(self.scratch()).map_err(failed)?;
         let path = root.path().as_os_str();
         let roots = ["APPTAINER_ROOTFS", "SINGULARITY_ROOTFS"].map(|name| (name, path));
-        self.on_host(section, &roots)?;
+        self.on_host(section, &roots).map_err(|error| match error {
+            BuildError::Command { code } => BuildError::Setup { code },
+            error => error,
+        })?;
         let host = HostFiles { top: root.path().to_owned(), own: false };
         let entries = entries_of(&host)?;
         let mut hasher = Hasher::new(&state.key, "setup");
-        for item in &entries {
-            crate::copy::hash_item(&mut hasher, &host, item)?;
-        }
+        crate::copy::hash_items(&mut hasher, &host, &entries)?;
         let (epoch, compression) = (self.epoch(), self.engine().build_compression());
-        self.layer(state, hasher.key(), |_, state, out| {
+        self.layer(state, &hasher.key(), |_, state, out| {
             let below = state.files()?;
             let mut writer = LayerWriter::new(out.create()?, compression, &below, epoch)?;
             writer.next_tree();
@@ -204,21 +207,72 @@ fn entries_of(files: &HostFiles) -> Result<Vec<crate::copy::Item>> {
     Ok(all)
 }
 
-/// Copies the file system that `/` is on; how many files could not be read.
+/// What of a live system an image does not have, or not as it was.
+#[derive(Default)]
+struct Told {
+    unread: usize,
+    /// Where other file systems are.
+    elsewhere: Vec<PathBuf>,
+    /// Files that became shorter while they were copied.
+    shrunk: Vec<PathBuf>,
+}
+
+impl Told {
+    fn notices(&self) -> Vec<String> {
+        let list = |paths: &[PathBuf]| {
+            let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+            paths.join(" ")
+        };
+        let mut all = Vec::new();
+        if self.unread > 0 {
+            all.push(format!("{} files that you may not read are left out", self.unread));
+        }
+        if !self.elsewhere.is_empty() {
+            all.push(format!("other file systems are left out: {}", list(&self.elsewhere)));
+        }
+        if !self.shrunk.is_empty() {
+            let paths = list(&self.shrunk);
+            all.push(format!("became shorter meanwhile, and end in zeros: {paths}"));
+        }
+        all
+    }
+}
+
+/// A file of which others may cut something off while it is read: then zeros follow.
+struct Whole<R> {
+    inner: R,
+    left: u64,
+    short: bool,
+}
+
+impl<R: Read> Read for Whole<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let buffer = &mut buffer[..most];
+        let got = if self.short { 0 } else { self.inner.read(buffer)? };
+        self.short |= got == 0 && most > 0;
+        let given = if self.short { most } else { got };
+        buffer[got..given].fill(0);
+        self.left -= given as u64;
+        Ok(given)
+    }
+}
+
+/// Copies the file system that `/` is on, and others that are part of a system.
 fn copy_system(
     writer: &mut LayerWriter<'_>,
     host: &HostFiles,
     left_out: &[PathBuf],
-) -> Result<usize> {
+) -> Result<Told> {
     use std::os::unix::fs::MetadataExt;
     let device = |path: &Path| std::fs::symlink_metadata(path).map(|meta| meta.dev());
     let top = PathBuf::from("/");
     let own = device(&top).map_err(|source| BuildError::Read { path: top.clone(), source })?;
-    let mut skipped = 0;
-    let mut todo = vec![top];
-    while let Some(dir) = todo.pop() {
+    let mut told = Told::default();
+    let mut todo = vec![(top, own)];
+    while let Some((dir, own)) = todo.pop() {
         let Ok(names) = host.list(&dir) else {
-            skipped += 1;
+            told.unread += 1;
             continue;
         };
         for name in names {
@@ -228,20 +282,58 @@ fn copy_system(
             }
             let Ok(Some(info)) = host.info(&path) else { continue };
             if info.what == What::Directory {
-                // Other file systems are not the system.
-                if device(&path).is_ok_and(|device| device == own) {
+                let Ok(device) = device(&path) else { continue };
+                if device == own || PARTS.iter().any(|part| path == Path::new(part)) {
                     writer.copy(host, &path, &info, &path, Owning::default())?;
-                    todo.push(path);
+                    todo.push((path, device));
+                } else {
+                    told.elsewhere.push(path);
                 }
                 continue;
             }
-            let plain = matches!(info.what, What::File(_));
-            if plain && host.open(&path).is_err() {
-                skipped += 1;
+            let What::File(size) = info.what else {
+                writer.copy(host, &path, &info, &path, Owning::default())?;
                 continue;
+            };
+            let Ok(inner) = host.open(&path) else {
+                told.unread += 1;
+                continue;
+            };
+            let mut data = Whole { inner, left: size, short: false };
+            writer.copy_data(&mut data, &info, &path, Owning::default())?;
+            if data.short {
+                told.shrunk.push(path);
             }
-            writer.copy(host, &path, &info, &path, Owning::default())?;
         }
     }
-    Ok(skipped)
+    Ok(told)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_shrinks_ends_in_zeros() {
+        let read = |text: &'static str, left| {
+            let mut whole = Whole { inner: text.as_bytes(), left, short: false };
+            let mut all = Vec::new();
+            whole.read_to_end(&mut all).unwrap();
+            (all, whole.short)
+        };
+        assert_eq!(read("abc", 3), (b"abc".to_vec(), false));
+        assert_eq!(read("abc", 5), (b"abc\0\0".to_vec(), true));
+        assert_eq!(read("abcdef", 3), (b"abc".to_vec(), false));
+        assert_eq!(read("", 0), (Vec::new(), false));
+    }
+
+    #[test]
+    fn what_is_missing_is_told() {
+        let told = Told { unread: 2, elsewhere: vec!["/opt".into()], shrunk: vec!["/log".into()] };
+        let notices = told.notices().join("\n");
+        for word in ["2 files", "/opt", "/log"] {
+            assert!(notices.contains(word), "{notices}");
+        }
+        assert!(Told::default().notices().is_empty());
+    }
 }

@@ -155,10 +155,7 @@ impl<'a> LayerWriter<'a> {
         to: &Path,
         owning: Owning,
     ) -> Result<()> {
-        let key = info.same.map(|same| (self.from, same));
-        if let Some(known) = key.and_then(|key| self.links.get(&key)).copied() {
-            let dir = self.directory(to.parent().unwrap_or(to), owning.owner)?;
-            self.tree.link(dir, name_of(to).as_bytes(), known);
+        if self.linked(info, to, owning)? {
             return Ok(());
         }
         let kind = match &info.what {
@@ -173,9 +170,9 @@ impl<'a> LayerWriter<'a> {
                 }
                 return Ok(());
             }
-            What::File(size) => {
+            What::File(_) => {
                 let mut data = files.open(from).map_err(failed(from))?;
-                self.data(&mut data, *size)?
+                return self.copy_data(&mut data, info, to, owning);
             }
             What::Symlink(to) => NodeKind::Symlink(to.clone()),
             What::BlockDevice(major, minor) => {
@@ -189,9 +186,42 @@ impl<'a> LayerWriter<'a> {
         if let NodeKind::Symlink(_) = kind {
             meta.mode = 0o777;
         }
-        let node = self.place(to, Node { meta, kind }, owning)?;
-        if let Some(key) = key {
-            self.links.insert(key, node);
+        self.place_known(info, to, Node { meta, kind }, owning)
+    }
+
+    /// The same for a file whose content comes from a reader, as much as the entry
+    /// says.
+    pub(crate) fn copy_data(
+        &mut self,
+        data: &mut dyn Read,
+        info: &Info,
+        to: &Path,
+        owning: Owning,
+    ) -> Result<()> {
+        let What::File(size) = info.what else { return Ok(()) };
+        if self.linked(info, to, owning)? {
+            return Ok(());
+        }
+        let kind = self.data(data, size)?;
+        let meta = self.meta(info, owning);
+        self.place_known(info, to, Node { meta, kind }, owning)
+    }
+
+    /// Gives a file that is there already one more name; whether it is.
+    fn linked(&mut self, info: &Info, to: &Path, owning: Owning) -> Result<bool> {
+        let key = info.same.map(|same| (self.from, same));
+        let known = key.and_then(|key| self.links.get(&key)).copied();
+        let Some(known) = known else { return Ok(false) };
+        let dir = self.directory(to.parent().unwrap_or(to), owning.owner)?;
+        self.tree.link(dir, name_of(to).as_bytes(), known);
+        Ok(true)
+    }
+
+    /// Places an entry that may come up under other names.
+    fn place_known(&mut self, info: &Info, to: &Path, node: Node, owning: Owning) -> Result<()> {
+        let node = self.place(to, node, owning)?;
+        if let Some(same) = info.same {
+            self.links.insert((self.from, same), node);
         }
         Ok(())
     }

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod base;
 mod bootstrap;
 mod builder;
 mod cache;
@@ -24,6 +25,7 @@ mod define;
 mod definition;
 pub mod dockerfile;
 mod error;
+mod extract;
 mod files;
 mod finish;
 #[doc(hidden)]
@@ -39,7 +41,7 @@ mod run;
 mod state;
 
 pub use bootstrap::{BootstrapError, PackageError};
-pub use builder::{Options, Watch};
+pub use builder::{EPOCH, Options, Watch};
 pub use definition::is_definition;
 pub use error::BuildError;
 pub use remote::CachePlace;

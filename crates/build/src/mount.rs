@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use plan::{MountFlags, MountRequest, MountSource};
+use plan::{MountFlags, MountRequest, MountSource, SubIds};
 use types::{OVERRIDE_STAT, Owner};
 
 use crate::builder::Builder;
@@ -12,7 +12,7 @@ use crate::copy::Picked;
 use crate::dockerfile::expand::expand;
 use crate::dockerfile::{Copy, Problem, RunMount, Source};
 use crate::error::{BuildError, Result};
-use crate::files::extract;
+use crate::extract::extract;
 use crate::state::State;
 
 /// Where ssh(1) finds the agent.
@@ -22,9 +22,9 @@ const AGENT: &str = "/run/buildkit/ssh_agent";
 #[derive(Default)]
 pub(crate) struct Mounts {
     pub(crate) requests: Vec<MountRequest>,
-    /// Which mounts show a copy, of what, and where it lives: None for one that
-    /// goes with the step.
-    copies: Vec<(usize, Picked, Option<PathBuf>)>,
+    /// Which mounts show a copy, of what, and where it lives: None for one that goes
+    /// with the step.
+    copies: Vec<(usize, Picked, Option<Lasting>)>,
     /// Secrets that are shown as somebody's: which mount, and as whose.
     secrets: Vec<(usize, PathBuf, Owner)>,
     /// Caches that one command has at a time, by their names in the store.
@@ -33,6 +33,12 @@ pub(crate) struct Mounts {
     private: Vec<store::Turn>,
     /// Variables for the command.
     pub(crate) env: Vec<(String, String)>,
+}
+
+/// A copy that other steps find too: where it is made, and its name once it is whole.
+struct Lasting {
+    new: PathBuf,
+    place: PathBuf,
 }
 
 impl Mounts {
@@ -44,7 +50,7 @@ impl Mounts {
     }
 
     /// Makes the copies, below a directory of the step.
-    pub(crate) fn prepare(&mut self, scratch: &Path) -> Result<()> {
+    pub(crate) fn prepare(&mut self, scratch: &Path, sub_ids: Option<&SubIds>) -> Result<()> {
         for (index, path, owner) in &self.secrets {
             let copy = scratch.join(format!("mount{index}"));
             let failed = |source| BuildError::Write { path: copy.clone(), source };
@@ -57,15 +63,13 @@ impl Mounts {
         for (index, picked, place) in &self.copies {
             let copy = scratch.join(format!("mount{index}"));
             let to = match place {
-                Some(place) => {
+                Some(Lasting { new, place }) => {
                     // A build that is killed leaves no half of it.
-                    let ending = format!("new-{}", std::process::id());
-                    let new = place.with_extension(ending);
-                    extract(picked.files(), &picked.items, &new)?;
-                    match std::fs::rename(&new, place) {
+                    extract(picked.files(), &picked.items, new, sub_ids)?;
+                    match std::fs::rename(new, place) {
                         Ok(()) => {}
                         // Another build was quicker.
-                        Err(_) if place.is_dir() => drop(std::fs::remove_dir_all(&new)),
+                        Err(_) if place.is_dir() => drop(std::fs::remove_dir_all(new)),
                         Err(source) => {
                             return Err(BuildError::Write { path: place.clone(), source });
                         }
@@ -73,7 +77,7 @@ impl Mounts {
                     place.clone()
                 }
                 None => {
-                    extract(picked.files(), &picked.items, &copy)?;
+                    extract(picked.files(), &picked.items, &copy, sub_ids)?;
                     copy
                 }
             };
@@ -178,7 +182,9 @@ impl Builder<'_> {
                     match said.option(&["from"])? {
                         Some(from) if !path.exists() => {
                             let from = self.picked(state, &said, Some(from), &target)?;
-                            all.copies.push((all.requests.len(), from, Some(path.clone())));
+                            let (new, place) = (self.unfinished(&id), path.clone());
+                            let lasting = Some(Lasting { new, place });
+                            all.copies.push((all.requests.len(), from, lasting));
                         }
                         _ => make(&path)?,
                     }
@@ -230,6 +236,9 @@ impl Builder<'_> {
                         }
                         continue;
                     };
+                    // Whose it is shown as changes nothing: every process here is the
+                    // caller, who may use the agent.
+                    said.owner(0o600)?;
                     let target = said.target()?;
                     let target = target.unwrap_or_else(|| format!("{AGENT}.{index}").into());
                     let text = target.display().to_string();

@@ -16,7 +16,6 @@ use engine::{Event, Progress, SharedProgress};
 use types::ByteSize;
 
 use crate::builder::{Builder, Watch};
-use crate::cache::Key;
 use crate::dockerfile::Kind;
 use crate::dockerfile::expand::expand;
 use crate::error::{BuildError, Elsewhere, Result};
@@ -25,8 +24,6 @@ use crate::state::State;
 /// What a process tells when it ends.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Report {
-    /// Layers that were made anew.
-    made: Vec<Key>,
     failure: Option<Elsewhere>,
     last_output: Vec<u8>,
 }
@@ -140,7 +137,7 @@ impl Builder<'_> {
                     .map_err(|e| BuildError::Fork(e.into()))?;
                 // Its stage is built here, then.
                 let Ok(report) = serde_json::from_slice::<Report>(&bytes) else { continue };
-                self.made_elsewhere(index, report.made);
+                self.made_elsewhere(index);
                 if let (Some(told), None) = (report.failure, &failure) {
                     self.last_output = report.last_output;
                     failure = Some(told);
@@ -180,12 +177,12 @@ impl Builder<'_> {
         let (engine, options, file) = (self.engine(), self.options(), self.file());
         let progress = Arc::new(Named { name: name.clone(), inner: self.progress().clone() });
         let known = self.known();
+        self.watch().apart();
         let mut watch = Prefixed { name, rest: Vec::new(), inner: self.watch() };
         let built = Builder::new(engine, options, file, progress, &mut watch).map(|mut builder| {
             builder.know(known);
             let built = all.build(&mut builder, index);
             Report {
-                made: builder.made().to_vec(),
                 failure: built.err().map(|error| Elsewhere::of(&error)),
                 last_output: std::mem::take(&mut builder.last_output),
             }

@@ -88,7 +88,7 @@ impl Remote {
         progress: &SharedProgress,
     ) -> engine::Result<Option<Self>> {
         match place {
-            CachePlace::Directory(dir) => Ok(Some(Self::Directory(Cache { dir: dir.clone() }))),
+            CachePlace::Directory(dir) => Ok(Some(Self::Directory(Cache::new(dir.clone())))),
             CachePlace::Registry(name) => {
                 let Some(artifact) = engine.artifact(name, KIND, progress)? else {
                     return Ok(None);
@@ -108,25 +108,32 @@ impl Remote {
         let record = match self {
             Self::Directory(other) => {
                 let Some(record) = other.find(key) else { return Ok(None) };
-                if record.layer.is_some() {
-                    let path = other.part(key).path;
+                if let Some((digest, _)) = &record.layer {
+                    let path = other.layer(digest);
                     let failed = |source| BuildError::Read { path: path.clone(), source };
                     let mut from = File::open(&path).map_err(failed)?;
-                    std::io::copy(&mut from, &mut out.create()?).map_err(failed)?;
+                    let copied = std::io::copy(&mut from, &mut out.create()?);
+                    copied.map_err(failed).inspect_err(|_| out.discard())?;
                 }
                 record
             }
             Self::Registry(entries, artifact) => {
                 let Some(entry) = entries.get(key) else { return Ok(None) };
                 if let Some(index) = entry.file {
-                    artifact.fetch(index, &mut out.create()?)?;
+                    artifact.fetch(index, &mut out.create()?).inspect_err(|_| out.discard())?;
                 }
                 entry.record.clone()
             }
         };
         // Whoever wrote it may not have finished, or lied about the content.
-        let kept = out.keep().inspect_err(|_| out.discard())?;
-        Ok((kept == record).then_some(kept))
+        let record = Record { layer: record.layer, build: None };
+        let written = out.written().inspect_err(|_| out.discard())?;
+        if written != record.layer {
+            out.discard();
+            return Ok(None);
+        }
+        out.keep(&record).inspect_err(|_| out.discard())?;
+        Ok(Some(record))
     }
 }
 
@@ -142,7 +149,7 @@ pub(crate) fn give(
         CachePlace::Directory(dir) => {
             let failed = |source| BuildError::Write { path: dir.clone(), source };
             std::fs::create_dir_all(dir).map_err(failed)?;
-            let other = Cache { dir: dir.clone() };
+            let other = Cache::new(dir.clone());
             for key in keys.iter().filter(|key| other.find(key).is_none()) {
                 Remote::Directory(cache.clone()).take(key, &other)?;
             }
@@ -151,9 +158,10 @@ pub(crate) fn give(
         CachePlace::Registry(name) => {
             let (mut entries, mut files) = (Vec::new(), Vec::new());
             for key in keys {
-                let Some(record) = cache.find(key) else { continue };
-                let file = record.layer.is_some().then_some(files.len());
-                files.extend(file.map(|_| cache.part(key).path));
+                let Some(Record { layer, .. }) = cache.find(key) else { continue };
+                let file = layer.is_some().then_some(files.len());
+                files.extend(layer.as_ref().map(|(digest, _)| cache.layer(digest)));
+                let record = Record { layer, build: None };
                 entries.push(Entry { key: key.clone(), record, file });
             }
             let config = serde_json::to_vec(&entries).unwrap_or_default();

@@ -63,10 +63,10 @@ impl Builder<'_> {
         hasher.text(&format!("{:?} {:?}", said.mounts, self.options().root_emulation));
         let mut mounts = self.mounts(state, said.mounts, &mut hasher)?;
         let key = hasher.key();
-        self.layer(state, key, |builder, state, out| {
+        self.layer(state, &key, |builder, state, out| {
             let scratch = Scratch::new(builder)?;
             let turns = mounts.lock(builder)?;
-            mounts.prepare(&scratch.dir)?;
+            mounts.prepare(&scratch.dir, builder.sub_ids())?;
             run.mounts = std::mem::take(&mut mounts.requests);
             run.env.append(&mut mounts.env);
             run.env.extend(builder.proxies(&run.env));
@@ -125,6 +125,8 @@ impl Builder<'_> {
         if !self.options().shell_on_failure {
             return Ok(());
         }
+        // The shell has the terminal.
+        self.watch().done();
         self.watch().output(b"the command failed: a shell where it ran; exit ends the build\n");
         run.words = vec![state.shell.first().cloned().unwrap_or_else(|| "/bin/sh".to_owned())];
         run.interactive = true;
@@ -261,7 +263,8 @@ fn words(state: &State, said: &RunArguments<'_>) -> Vec<String> {
     state.command(&Words::Shell(first.content.clone()))
 }
 
-/// Where a command writes: the upper directory of its overlay.
+/// Where a command writes: the upper directory of its overlay. Its name says whose it
+/// is, as another machine or PID namespace may have the same directory for scratch.
 pub(crate) struct Scratch {
     dir: PathBuf,
     sub_ids: Option<SubIds>,
@@ -269,9 +272,8 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     pub(crate) fn new(builder: &Builder<'_>) -> Result<Self> {
-        let dir = builder.scratch().join(std::process::id().to_string());
+        let dir = builder.scratch().join(store::temporary_name("step"));
         let scratch = Self { dir, sub_ids: builder.sub_ids().cloned() };
-        scratch.remove();
         let failed = |source| BuildError::Write { path: scratch.dir.clone(), source };
         std::fs::create_dir_all(&scratch.dir).map_err(failed)?;
         // A list that the host's directory passes on is none of the image's.
@@ -351,8 +353,7 @@ pub(crate) fn commit(
 pub(crate) fn clean(engine: &Engine, scratch: &Path) {
     let Ok(list) = std::fs::read_dir(scratch) else { return };
     for entry in list.flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !store::process_lives(pid)) {
+        if store::is_left(&entry.path(), engine::LONGEST_STEP) {
             let mut left = Scratch { dir: entry.path(), sub_ids: None };
             left.remove();
             if left.dir.exists() {

@@ -30,9 +30,6 @@ pub(crate) struct State {
     pub(crate) args: BTreeMap<String, String>,
     /// The words in front of commands for a shell.
     pub(crate) shell: Vec<String>,
-    /// Whether a step was made anew: then all that follow are, here and in
-    /// stages that begin with this one.
-    pub(crate) missed: bool,
 }
 
 /// Variables that texts are expanded with.
@@ -218,7 +215,6 @@ mod tests {
             config: json!({"config": {"Env": ["PATH=/bin"], "WorkingDir": "/work"}}),
             args: BTreeMap::from([("A".to_owned(), "arg".to_owned())]),
             shell: vec!["/bin/sh".into(), "-c".into()],
-            missed: false,
         }
     }
 

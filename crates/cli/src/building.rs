@@ -1,15 +1,17 @@
-//! `build`: arguments to a build, and its steps on the terminal.
+//! `build`: arguments to a build, and what goes with it.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use build::{BuildError, CachePlace, Options, Watch};
+use build::{BuildError, CachePlace, EPOCH, Options};
 use engine::{Destination, Engine, ExportOptions};
 use types::{ImageRef, RegistryRef};
 
 use crate::args::{BuildArgs, CommitArgs, Globals, LoadArgs, SaveArgs};
 use crate::error::CliError;
+use crate::steps::Steps;
 use crate::{bars, output};
 
 /// Builds an image, keeps it, and writes it where that is asked for.
@@ -23,8 +25,9 @@ pub fn run(engine: &Engine, globals: &Globals, args: &BuildArgs) -> Result<(), C
     if let Some(path) = &args.sandbox {
         outputs.push(Destination::parse(&format!("dir:{}", path.display()))?);
     }
+    let variables = variables(args)?;
     let epoch = match args.timestamp {
-        None => engine::source_date_epoch()?,
+        None => engine::source_date_epoch(variables.get(EPOCH).map(String::as_str))?,
         given => given,
     };
     let keep = tempfile::tempdir()
@@ -39,7 +42,7 @@ pub fn run(engine: &Engine, globals: &Globals, args: &BuildArgs) -> Result<(), C
         directory: context.clone(),
         context: if build::is_definition(&text) { "/".into() } else { context },
         target: args.target.clone(),
-        args: variables(args)?,
+        args: variables,
         secrets: args.secrets.iter().map(|s| secret(s, keep.path())).collect::<Result<_, _>>()?,
         agents: args.agents.iter().map(|text| agent(text)).collect::<Result<_, _>>()?,
         shell_on_failure: args.shell_on_failure,
@@ -53,11 +56,16 @@ pub fn run(engine: &Engine, globals: &Globals, args: &BuildArgs) -> Result<(), C
         epoch,
     };
     let quiet = globals.quiet || args.progress == "quiet";
-    let mut watch = Steps { quiet, json: args.progress == "json" };
+    let mut watch = match args.progress.as_str() {
+        _ if quiet => Steps::quiet(),
+        "json" => Steps::json(),
+        "auto" if std::io::stderr().is_terminal() => Steps::live(),
+        _ => Steps::lines(),
+    };
     let progress = bars::progress(globals);
     let outcome = build::build(engine, &text, &options, progress, &mut watch);
     let built = outcome.image.inspect_err(|_| {
-        if quiet {
+        if watch.hides_output() {
             // What nobody has seen explains the failure.
             let _ = std::io::stderr().write_all(&outcome.last_output);
         }
@@ -83,7 +91,7 @@ fn image_name(text: &str) -> Result<RegistryRef, CliError> {
 /// Makes an image of what an overlay directory has over another one.
 pub fn commit(engine: &Engine, globals: &Globals, args: &CommitArgs) -> Result<(), CliError> {
     let name = image_name(&args.name)?;
-    let mut watch = Steps { quiet: true, json: false };
+    let mut watch = Steps::quiet();
     let (progress, changes) = (bars::progress(globals), &args.changes);
     let built = build::commit(engine, &args.image, &args.overlay, changes, progress, &mut watch)?;
     let image = engine.add_built(&built, &[name])?;
@@ -239,6 +247,12 @@ fn agent(text: &str) -> Result<(String, PathBuf), CliError> {
     };
     let none = || CliError::Build(format!("--ssh {text}: SSH_AUTH_SOCK names no agent"));
     let socket = std::path::absolute(socket.ok_or_else(none)?).map_err(|_| none())?;
+    let meta = std::fs::metadata(&socket)
+        .map_err(|source| BuildError::Read { path: socket.clone(), source })?;
+    if !meta.file_type().is_socket() {
+        let advice = "is no socket of an agent; for a key: eval $(ssh-agent), ssh-add KEY, then";
+        return Err(CliError::Build(format!("--ssh {text:?}: {socket:?} {advice} --ssh {name}")));
+    }
     Ok((name.to_owned(), socket))
 }
 
@@ -262,46 +276,4 @@ fn destination(text: &str) -> Result<Destination, CliError> {
         _ => return Err(wrong()),
     };
     Ok(Destination::parse(&format!("{form}{place}"))?)
-}
-
-/// Steps as lines on standard error.
-struct Steps {
-    quiet: bool,
-    json: bool,
-}
-
-impl Steps {
-    fn line(&self, text: &str) {
-        if !self.quiet {
-            // Progress that cannot be shown stops no build.
-            let _ = writeln!(std::io::stderr(), "{text}");
-        }
-    }
-}
-
-impl Watch for Steps {
-    fn step(&mut self, stage: &str, text: &str) {
-        if self.json {
-            self.line(&serde_json::json!({"stage": stage, "step": text}).to_string());
-        } else {
-            self.line(&format!("[{stage}] {text}"));
-        }
-    }
-
-    fn cached(&mut self) {
-        if self.json {
-            self.line(&serde_json::json!({"cached": true}).to_string());
-        } else {
-            self.line("  (cached)");
-        }
-    }
-
-    fn output(&mut self, bytes: &[u8]) {
-        if self.json {
-            let text = String::from_utf8_lossy(bytes);
-            self.line(&serde_json::json!({ "output": text }).to_string());
-        } else if !self.quiet {
-            let _ = std::io::stderr().write_all(bytes);
-        }
-    }
 }

@@ -140,7 +140,7 @@ fn pull(engine: &Engine, globals: &Globals, args: &PullArgs) -> Result<(), CliEr
 
 fn convert(engine: &Engine, globals: &Globals, args: &ConvertArgs) -> Result<(), CliError> {
     let to = Destination::parse(&args.destination)?;
-    let epoch = engine::source_date_epoch()?;
+    let epoch = engine::source_date_epoch(None)?;
     let options = ExportOptions { force: args.force, deterministic: args.deterministic, epoch };
     export(engine, globals, (&args.image, &to), options, args.which.json)
 }
@@ -150,7 +150,7 @@ fn push(engine: &Engine, globals: &Globals, args: &PushArgs) -> Result<(), CliEr
     let name = args.destination.as_ref().unwrap_or(&args.image);
     let name = name.strip_prefix("docker://").unwrap_or(name);
     let to = Destination::Registry(name.parse().map_err(engine::Error::from)?);
-    let options = ExportOptions { epoch: engine::source_date_epoch()?, ..Default::default() };
+    let options = ExportOptions { epoch: engine::source_date_epoch(None)?, ..Default::default() };
     export(engine, globals, (&args.image, &to), options, args.which.json)
 }
 
@@ -224,7 +224,7 @@ fn prune(engine: &Engine, globals: &Globals, args: &PruneArgs) -> Result<(), Cli
     let parse = |age: &String| text::parse_age(age).ok_or_else(|| CliError::Age(age.clone()));
     let older_than = args.older_than.as_ref().map(parse).transpose()?;
     let options = PruneOptions { all: args.all, older_than, dry_run: args.dry_run };
-    let report = engine.prune(&options)?;
+    let report = engine.prune(&options, &bars::progress(globals))?;
     if args.json {
         output::json(&report)
     } else if globals.quiet && !args.dry_run {

@@ -31,6 +31,7 @@ mod run;
 mod sif_file;
 mod site;
 mod slurm;
+mod steps;
 mod text;
 mod trace;
 

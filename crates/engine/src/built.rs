@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use plan::ImagePart;
 use registry::Client;
@@ -11,7 +12,7 @@ use squashfs::Compression;
 use store::{Begin, ImageId, ImageRecord, LayerRecord, RemoveTarget, StoredImage};
 use types::{Digest, ImageConfig, ImageRef, RegistryRef};
 
-use crate::{Engine, Error, Resolved, Result, SharedProgress, unpack};
+use crate::{BuildLease, Engine, Error, Resolved, Result, SharedProgress, unpack};
 
 /// The registry of images that were built here and have none.
 pub const LOCAL: &str = "localhost";
@@ -27,8 +28,9 @@ pub struct Provenance {
     pub base: String,
     /// How many those are.
     pub base_layers: usize,
-    /// The others, as squashfs files in the form of overlayfs, lowest first.
-    pub layers: Vec<PathBuf>,
+    /// The others, by the digests of their tars, lowest first: the layers that builds
+    /// have in the store.
+    pub layers: Vec<Digest>,
 }
 
 impl Provenance {
@@ -63,6 +65,8 @@ pub struct Built {
     pub parts: Vec<ImagePart>,
     /// Where its layers are; None where its base has none to give.
     pub provenance: Option<Provenance>,
+    /// Keeps its layers where they are until it is in the store.
+    pub lease: Arc<BuildLease>,
 }
 
 /// Fetches from addresses on the web, several at once if need be.
@@ -96,28 +100,29 @@ impl Downloads {
 }
 
 impl Engine {
-    /// Where layers of builds are kept, in the user's store.
-    ///
-    /// # Errors
-    /// When there is no store, or the directory cannot be made.
-    pub fn build_cache(&self) -> Result<PathBuf> {
-        let root = self.config().store.value.clone().ok_or(Error::NoStore)?;
-        let dir = root.join("build");
-        std::fs::create_dir_all(&dir)
-            .map_err(|source| Error::Export { path: dir.clone(), source })?;
-        Ok(dir)
-    }
-
     /// Waits for the turn at something that builds share; it ends with the value.
     ///
     /// # Errors
     /// When the store cannot be written.
     pub fn turn(&self, name: &str, progress: &SharedProgress) -> Result<store::Turn> {
-        let waiting = |state: store::WaitState| progress.event(crate::pull::waiting(&state));
-        match self.store()?.flight::<std::convert::Infallible>(name, &waiting, &|| Ok(None))? {
+        match self.turn_unless::<std::convert::Infallible>(name, progress, &|| None)? {
             store::Flight::Yours(turn) => Ok(turn),
             store::Flight::Found(never) => match never {},
         }
+    }
+
+    /// The same, unless something is found meanwhile: what who had the turn has made.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn turn_unless<T>(
+        &self,
+        name: &str,
+        progress: &SharedProgress,
+        found: &dyn Fn() -> Option<T>,
+    ) -> Result<store::Flight<T>> {
+        let waiting = |state: store::WaitState| progress.event(crate::pull::waiting(&state));
+        Ok(self.store()?.flight(name, &waiting, &|| Ok(found()))?)
     }
 
     /// The same without waiting; None while somebody else has it.
@@ -133,20 +138,13 @@ impl Engine {
         })
     }
 
-    /// Removes what builds have kept.
-    pub(crate) fn clear_build_cache(&self) -> Result<()> {
-        let dir = self.build_cache()?;
-        let failed = |source| Error::Export { path: dir.clone(), source };
-        std::fs::remove_dir_all(&dir).map_err(failed)
-    }
-
     /// Where a build writes: node-local, of this user alone.
     ///
     /// # Errors
     /// When it cannot be made, or belongs to somebody else.
     pub fn build_scratch(&self) -> Result<PathBuf> {
         let cache = unpack::own_directory(&unpack::cache(&self.config().scratch.value))?;
-        unpack::own_directory(&cache.join("build"))
+        unpack::own_directory(&cache.join(unpack::BUILD))
     }
 
     /// The caller's subordinate ids; None for real root, which needs none.
@@ -172,11 +170,15 @@ impl Engine {
     /// # Errors
     /// When the store cannot be read.
     pub fn provenance(&self, image: &StoredImage) -> Result<Option<Provenance>> {
-        if let Some(blob) = image.record.blobs.get(PROVENANCE) {
+        self.provenance_of(&image.record)
+    }
+
+    pub(crate) fn provenance_of(&self, record: &ImageRecord) -> Result<Option<Provenance>> {
+        if let Some(blob) = record.blobs.get(PROVENANCE) {
             let bytes = self.store()?.blob_get(blob)?;
             return Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()));
         }
-        let (base, base_layers) = (image.record.reference.clone(), image.record.layers.len());
+        let (base, base_layers) = (record.reference.clone(), record.layers.len());
         let layers = Vec::new();
         let local = base.starts_with(&format!("{LOCAL}/"));
         Ok((!local).then_some(Provenance { base, base_layers, layers }))

@@ -390,6 +390,22 @@ pub enum Error {
         /// Why.
         source: image::UnpackError,
     },
+    /// Layers of builds cannot be kept, looked at or removed.
+    #[error("cannot keep layers of builds at {path:?}")]
+    BuildCache {
+        /// What cannot be written or read.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file of a layer has another content than its name says.
+    #[error("{path:?} is damaged: it is the layer {found}")]
+    LayerChanged {
+        /// The file.
+        path: PathBuf,
+        /// What it holds.
+        found: types::Digest,
+    },
     /// The directory for unpacked images belongs to somebody else.
     #[error("{path:?} is not a directory of this user alone: images are not unpacked there")]
     ScratchOwner {
@@ -742,6 +758,9 @@ impl Error {
             ),
             Self::MountSource { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Some("the path to mount must exist on this host".to_owned())
+            }
+            Self::LayerChanged { .. } => {
+                Some("remove the file; the image's layers are then written as one".to_owned())
             }
             Self::ScratchOwner { .. } => {
                 Some("set SAMPAN_SCRATCH to a directory of yours on a local disk".to_owned())

@@ -1,5 +1,6 @@
 //! An image as a file or directory of the person's own.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -31,18 +32,19 @@ pub struct ExportOptions {
 }
 
 /// What SOURCE_DATE_EPOCH says, if it says anything
-/// (reproducible-builds.org/specs/source-date-epoch).
+/// (reproducible-builds.org/specs/source-date-epoch). What was `said` for this command
+/// alone counts before the environment.
 ///
 /// # Errors
 /// When it is no time that a squashfs image can have.
-pub fn source_date_epoch() -> Result<Option<u32>> {
-    match std::env::var_os("SOURCE_DATE_EPOCH") {
-        Some(text) if !text.is_empty() => {
-            let text = text.to_string_lossy().into_owned();
-            text.parse().map(Some).map_err(|_| Error::Epoch { text })
-        }
-        _ => Ok(None),
+pub fn source_date_epoch(said: Option<&str>) -> Result<Option<u32>> {
+    let inherited = || std::env::var_os("SOURCE_DATE_EPOCH");
+    let text = said.map(OsString::from).or_else(inherited).unwrap_or_default();
+    let text = text.to_string_lossy().into_owned();
+    if text.is_empty() {
+        return Ok(None);
     }
+    text.parse().map(Some).map_err(|_| Error::Epoch { text })
 }
 
 /// What was written.

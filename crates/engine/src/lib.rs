@@ -16,6 +16,7 @@
 
 mod artifact;
 pub mod bind;
+mod build_cache;
 mod built;
 mod bundle;
 pub mod config;
@@ -58,6 +59,7 @@ use store::{ImageEntry, PruneOptions, PruneReport, RemoveTarget, Removed, Store,
 use types::{ImageRef, Platform};
 
 pub use artifact::{Artifact, ArtifactKind};
+pub use build_cache::{BuildLease, BuildRecord, LONGEST_STEP, layer_file};
 pub use built::{Built, Downloads, LOCAL, Provenance};
 pub use config::{Config, ConfigError, Origin, Override, PullPolicy, Setting, Shown};
 pub use container::{Container, mount_source};
@@ -163,18 +165,29 @@ impl Engine {
     }
 
     /// Removes what nobody needs from the user's store, and, when every image
-    /// goes, what was unpacked of them.
+    /// goes, what was unpacked of them. What is named, and layers of builds, stay while a
+    /// build runs, which is told.
     ///
     /// # Errors
     /// When the store cannot be read or written.
-    pub fn prune(&self, options: &PruneOptions) -> Result<PruneReport> {
-        let report = self.store()?.prune(options)?;
-        if !options.dry_run {
-            unpack::prune(&self.config.scratch.value)?;
+    pub fn prune(&self, options: &PruneOptions, progress: &SharedProgress) -> Result<PruneReport> {
+        if options.dry_run {
+            return Ok(self.store()?.prune(options)?);
         }
-        if options.all && !options.dry_run {
+        let builds = self.builds()?;
+        let running = builds.as_ref().is_some_and(|builds| builds.running);
+        let all = options.all && !running;
+        if running {
+            let text = "a build runs: what it may need is left as it is";
+            progress.event(Event::Notice(text.to_owned()));
+        }
+        let report = self.store()?.prune(&PruneOptions { all, ..options.clone() })?;
+        if let Some(builds) = builds.filter(|_| !running) {
+            self.prune_builds(&builds, all)?;
+        }
+        unpack::prune(&self.config.scratch.value)?;
+        if all {
             unpack::clear(&self.config.scratch.value)?;
-            self.clear_build_cache()?;
             self.clear_files()?;
         }
         Ok(report)

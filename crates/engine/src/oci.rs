@@ -18,6 +18,7 @@ use types::{
     Descriptor, Digest, ImageConfig, ImageRef, LayerCompression, Manifest, RegistryRef, media,
 };
 
+use crate::build_cache::layer_file;
 use crate::built::{LOCAL, PROVENANCE, Provenance};
 use crate::export::{self, Fresh, oci_config};
 use crate::layers::{RegistryLayers, Watched};
@@ -90,7 +91,7 @@ impl Engine {
         if let Some(stored) = &resolved.stored
             && let Some(provenance) = self.provenance(stored)?
             && !provenance.layers.is_empty()
-            && provenance.layers.iter().all(|path| path.is_file())
+            && self.has_layers(&provenance)?
             && provenance.reachable()
         {
             return self.export_built(stored, &provenance, to, force, progress);
@@ -111,6 +112,12 @@ impl Engine {
         Ok(self.stored(source)?.is_some_and(built))
     }
 
+    /// Whether the layers that builds have put over a base are still there.
+    fn has_layers(&self, provenance: &Provenance) -> Result<bool> {
+        let dir = self.build_dir()?;
+        Ok(provenance.layers.iter().all(|digest| layer_file(&dir, digest).is_file()))
+    }
+
     /// Writes an image that was built, with the layers that it was built of.
     fn export_built(
         &self,
@@ -127,10 +134,15 @@ impl Engine {
         let base = &stored.record.layers[..provenance.base_layers.min(stored.record.layers.len())];
         let mut descriptors: Vec<Descriptor> = base.iter().map(of_oci).collect();
         let mut own = Vec::new();
-        for path in &provenance.layers {
+        let dir = self.build_dir()?;
+        for expected in &provenance.layers {
+            let path = layer_file(&dir, expected);
             let part = plan::ImagePart { path: path.clone(), offset: 0 };
             let image = unpack::open(&[part])?.remove(0);
             let layer = self.as_layer(&image)?;
+            if layer.diff_id() != expected {
+                return Err(Error::LayerChanged { path, found: layer.diff_id().clone() });
+            }
             descriptors.push(layer.descriptor().clone());
             own.push(layer);
         }

@@ -25,6 +25,7 @@ use sha2::Digest as _;
 use squashfs::{Image, ReaderOptions};
 use types::Digest;
 
+use crate::build_cache::LONGEST_STEP;
 use crate::{Error, Result};
 
 /// How long a copy that nobody reads is kept. File systems note reads once a
@@ -177,7 +178,10 @@ pub(crate) const NAMED: &str = "named";
 /// The records and logs of instances, beside unpacked images.
 pub(crate) const INSTANCES: &str = "instances";
 
-/// Removes every unpacked image of this user.
+/// Where builds write, beside unpacked images.
+pub(crate) const BUILD: &str = "build";
+
+/// Removes every unpacked image of this user, and what builds that are over have left.
 pub(crate) fn clear(scratch: &Path) -> Result<()> {
     let cache = cache(scratch);
     if !cache.exists() {
@@ -187,9 +191,14 @@ pub(crate) fn clear(scratch: &Path) -> Result<()> {
     let clear = || -> io::Result<()> {
         for entry in std::fs::read_dir(&cache)? {
             let entry = entry?;
-            if ![RUN, NAMED, INSTANCES].iter().any(|kept| entry.file_name() == *kept) {
+            if ![RUN, NAMED, INSTANCES, BUILD].iter().any(|kept| entry.file_name() == *kept) {
                 remove(&entry.path())?;
             }
+        }
+        let builds = std::fs::read_dir(cache.join(BUILD)).into_iter().flatten().flatten();
+        for left in builds.map(|e| e.path()).filter(|p| store::is_left(p, LONGEST_STEP)) {
+            // What belongs to subordinate ids the next build that has them removes.
+            let _ = remove(&left);
         }
         Ok(())
     };

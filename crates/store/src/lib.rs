@@ -96,7 +96,7 @@ pub use error::Error;
 pub use gc::{RemoveTarget, Removed};
 pub use id::ImageId;
 pub use lease::Lease;
-pub use owner::{Liveness, Owner, process_lives};
+pub use owner::{Liveness, Owner, is_left, process_lives, temporary_name};
 pub use prune::{PruneOptions, PruneReport, Pruned, PrunedKind};
 pub use record::{ImageRecord, LayerRecord, RefRecord, canonical_reference, unix_now};
 pub use ticket::{Begin, Flight, Ticket, Turn, WaitState};

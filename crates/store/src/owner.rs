@@ -1,8 +1,9 @@
 //! Who holds a lock, a lease or a temporary file, and whether it still lives.
 
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -113,6 +114,30 @@ impl Owner {
     }
 }
 
+/// A name for something that this process makes and that may outlive it; what it is
+/// for ends the name. [`is_left`] knows such names.
+#[must_use]
+pub fn temporary_name(what: &str) -> String {
+    format!("{}.0.{what}", Owner::current().temp_prefix())
+}
+
+/// Whether something is left by a process that has ended: one of [`temporary_name`],
+/// perhaps behind a dot, whose maker is dead. What is of another machine, or has
+/// another name, is left when nothing has changed it for so long.
+#[must_use]
+pub fn is_left(path: &Path, longest: Duration) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.strip_prefix('.').unwrap_or(&name);
+    match Owner::temp_liveness(name, &Owner::current()) {
+        Some(Liveness::Alive) => false,
+        Some(Liveness::Dead) => true,
+        Some(Liveness::Unknown) | None => {
+            let changed = fs::symlink_metadata(path).and_then(|meta| meta.modified()).ok();
+            changed.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > longest)
+        }
+    }
+}
+
 fn token(pid: u32) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let mut random = [0u8; 16];
@@ -191,6 +216,7 @@ fn unseen(pid: u32) -> Liveness {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
 
     #[test]
     fn this_process_lives_and_a_reaped_one_does_not() {
@@ -236,6 +262,34 @@ mod tests {
             other.pid_start_time += 1;
             change(&mut other);
             assert_eq!(other.liveness(&here), Liveness::Unknown);
+        }
+    }
+
+    #[test]
+    fn what_the_dead_have_left_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let (long, short) = (Duration::from_secs(3600), Duration::from_secs(1));
+        let left = |name: &str, longest| {
+            let path = dir.path().join(name);
+            fs::write(&path, "").unwrap();
+            let old = SystemTime::now() - Duration::from_secs(60);
+            File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+            is_left(&path, longest)
+        };
+        let own = temporary_name("x");
+        assert!(!left(&own, short) && !left(&format!(".{own}"), short));
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let other = Owner::of(child.id()).unwrap();
+        let other = format!(".{}.0.x", other.temp_prefix());
+        assert!(!left(&other, short));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(left(&other, long));
+        // Of another boot, and of nobody.
+        let mut elsewhere = Owner::current();
+        elsewhere.boot_id.push('x');
+        for name in [format!("{}.0.x", elsewhere.temp_prefix()), "4711".to_owned()] {
+            assert!(!left(&name, long) && left(&name, short), "{name}");
         }
     }
 

@@ -8,7 +8,7 @@
 mod web;
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::time::{Duration, SystemTime};
 
 use pgp::composed::{CleartextSignedMessage, Deserializable, DetachedSignature, SignedPublicKey};
@@ -163,9 +163,22 @@ impl Keyring {
     /// [`TrustError::Data`] when it cannot be read, and what
     /// [`verify`](Self::verify) returns.
     pub fn verify_file(&self, file: &File, signature: &[u8]) -> Result<String, TrustError> {
+        self.verify_rest(file, 0, signature)
+    }
+
+    /// As [`verify_file`](Self::verify_file), from one of its bytes on.
+    ///
+    /// # Errors
+    /// As [`verify_file`](Self::verify_file).
+    pub fn verify_rest(
+        &self,
+        file: &File,
+        start: u64,
+        signature: &[u8],
+    ) -> Result<String, TrustError> {
         let open = || -> io::Result<Box<dyn Read>> {
             let mut file = file.try_clone()?;
-            file.rewind()?;
+            file.seek(SeekFrom::Start(start))?;
             Ok(Box::new(BufReader::new(file)))
         };
         self.check(&detached(signature)?, &open)

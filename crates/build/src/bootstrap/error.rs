@@ -171,6 +171,9 @@ pub enum PackageError {
     /// Its signature is not good.
     #[error("its signature is not good")]
     Signature(#[source] trust::TrustError),
+    /// Nothing that is signed says what its files are.
+    #[error("its signature covers its header alone, which does not name its files")]
+    NoPayloadDigest,
     /// Its payload is not the one that the signed header names.
     #[error("its files have changed since it was signed")]
     Payload,

@@ -54,7 +54,7 @@ const MOUNT_OPTIONS: [(&str, &[&str]); 5] = [
     ),
     ("tmpfs", &["size"]),
     ("secret", &["id", "required", "env", "mode", "uid", "gid"]),
-    ("ssh", &["id", "required"]),
+    ("ssh", &["id", "required", "mode", "uid", "gid"]),
 ];
 
 /// Where COPY takes from.

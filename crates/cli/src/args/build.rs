@@ -90,7 +90,8 @@ pub struct BuildArgs {
     /// Seconds since 1970 that no file of the image is younger than [env: SOURCE_DATE_EPOCH]
     #[arg(long, value_name = "SECONDS")]
     pub timestamp: Option<u32>,
-    /// How steps are shown
+    /// How steps are shown: plain: lines, with all that commands say; auto: the same, but on a
+    /// terminal one line for each step and what its command said last; json; quiet
     #[arg(long, value_name = "HOW", default_value = "auto")]
     #[arg(value_parser = PossibleValuesParser::new(["auto", "plain", "json", "quiet"]))]
     pub progress: String,

@@ -211,7 +211,7 @@ impl Builder<'_> {
             }
         }
         self.say(name, &format!("Bootstrap: arch from {}", wanted.servers[0]));
-        let cached = self.layer(&mut state, hasher.key(), |builder, state, out| {
+        let cached = self.layer(&mut state, &hasher.key(), |builder, state, out| {
             builder.bootstrap_arch(state, &wanted, architecture(&platform), out)
         })?;
         self.told(cached);

@@ -138,7 +138,7 @@ impl Builder<'_> {
         hasher.text(&wanted.sources_list());
         hash_keyring(&mut hasher, wanted.keyring.as_deref())?;
         self.say(name, &format!("Bootstrap: {} from {}", wanted.suite, wanted.sources[0].url));
-        let cached = self.layer(&mut state, hasher.key(), |builder, state, out| {
+        let cached = self.layer(&mut state, &hasher.key(), |builder, state, out| {
             builder.bootstrap_debian(state, &wanted, architecture(&platform), out)
         })?;
         self.told(cached);

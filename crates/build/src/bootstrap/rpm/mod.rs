@@ -143,7 +143,7 @@ impl Builder<'_> {
         hasher.text(&format!("{platform} {:?} {:?}", wanted.include, wanted.places()));
         hash_keyring(&mut hasher, wanted.keyring.as_deref())?;
         self.say(name, &format!("Bootstrap: from {}", wanted.places().join(" and ")));
-        let cached = self.layer(&mut state, hasher.key(), |builder, state, out| {
+        let cached = self.layer(&mut state, &hasher.key(), |builder, state, out| {
             builder.bootstrap_rpm(state, &wanted, &arch, out)
         })?;
         self.told(cached);

@@ -29,6 +29,9 @@ const LONGEST_HEADER: u32 = 256 << 20;
 /// Tags of rpmtag.h.
 const DSA_OF_HEADER: u32 = 267;
 const RSA_OF_HEADER: u32 = 268;
+/// The same over header and payload.
+const RSA_OF_ALL: u32 = 1002;
+const DSA_OF_ALL: u32 = 1005;
 const OPENPGP: u32 = 278;
 const PAYLOAD_DIGEST: u32 = 5092;
 const PAYLOAD_DIGEST_ALGORITHM: u32 = 5093;
@@ -103,14 +106,29 @@ fn open(file: &mut (impl Read + Seek)) -> io::Result<(Structure, Structure)> {
     Ok((signatures, Structure::read(file)?))
 }
 
-/// Verifies a package: a key of the keyring signed its header, and the header names
-/// its payload.
+/// Verifies a package: a key of the keyring signed its header, which names its payload,
+/// or, of a package of a time when headers did not, header and payload.
 pub(super) fn verify(file: File, keyring: &Keyring) -> Result<(), PackageError> {
     let mut file = BufReader::new(file);
     let (signatures, header) = open(&mut file)?;
-    let binary = [RSA_OF_HEADER, DSA_OF_HEADER].into_iter();
-    let mut all: Vec<Vec<u8>> =
-        binary.filter_map(|tag| signatures.binary(tag).map(<[u8]>::to_vec)).collect();
+    let binary = |tags: [u32; 2]| {
+        let found = tags.into_iter().filter_map(|tag| signatures.binary(tag));
+        found.map(<[u8]>::to_vec).collect::<Vec<_>>()
+    };
+    let expected = header.texts(PAYLOAD_DIGEST);
+    if expected.is_empty() {
+        let start = LEAD + signatures.bytes.len().next_multiple_of(8);
+        return one_of(&binary([RSA_OF_ALL, DSA_OF_ALL]), |signature| {
+            keyring.verify_rest(file.get_ref(), start as u64, signature)
+        })
+        .map_err(|error| match error {
+            PackageError::Unsigned if !binary([RSA_OF_HEADER, DSA_OF_HEADER]).is_empty() => {
+                PackageError::NoPayloadDigest
+            }
+            error => error,
+        });
+    }
+    let mut all = binary([RSA_OF_HEADER, DSA_OF_HEADER]);
     for text in signatures.texts(OPENPGP) {
         let armor = String::from_utf8_lossy(text);
         all.push(
@@ -118,20 +136,9 @@ pub(super) fn verify(file: File, keyring: &Keyring) -> Result<(), PackageError> 
                 .into_bytes(),
         );
     }
-    let mut verdict = Err(PackageError::Unsigned);
-    for signature in all {
-        match keyring.verify(&header.bytes, &signature) {
-            Ok(_) => {
-                verdict = Ok(());
-                break;
-            }
-            Err(error) => verdict = Err(PackageError::Signature(error)),
-        }
-    }
-    verdict?;
+    one_of(&all, |signature| keyring.verify(&header.bytes, signature))?;
     let mut sum = sha2::Sha256::new();
     io::copy(&mut file, &mut HashWriter(&mut sum))?;
-    let expected = header.texts(PAYLOAD_DIGEST);
     let known = header.number(PAYLOAD_DIGEST_ALGORITHM) == Some(SHA256);
     let found = hex(&sum.finalize());
     if known && expected.first().is_some_and(|e| e.eq_ignore_ascii_case(found.as_bytes())) {
@@ -139,6 +146,21 @@ pub(super) fn verify(file: File, keyring: &Keyring) -> Result<(), PackageError> 
     } else {
         Err(PackageError::Payload)
     }
+}
+
+/// One good signature is enough; otherwise what is wrong with the last one.
+fn one_of(
+    signatures: &[Vec<u8>],
+    verify: impl Fn(&[u8]) -> Result<String, trust::TrustError>,
+) -> Result<(), PackageError> {
+    let mut verdict = Err(PackageError::Unsigned);
+    for signature in signatures {
+        match verify(signature) {
+            Ok(_) => return Ok(()),
+            Err(error) => verdict = Err(PackageError::Signature(error)),
+        }
+    }
+    verdict
 }
 
 struct HashWriter<'a>(&'a mut sha2::Sha256);
@@ -327,5 +349,69 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A key, and its signatures over the package below: over its header, and over header
+    /// and payload. Made by gpg(1).
+    const KEY: &str = "mDMEXgvhABYJKwYBBAHaRw8BAQdAVEfWKYaNB8s0iYpRq9ordWVXW50aNAlmvopdzdVYY6m0FnJw\
+        bSB0ZXN0IDxycG1AZXhhbXBsZT6IkAQTFggAOBYhBLNCXmLvpunrA1OKitsKd5TirltuBQJeC+EA\
+        AhsDBQsJCAcCBhUKCQgLAgQWAgMBAh4BAheAAAoJENsKd5TirltuZ/0BAPldY1+TuHbJ1tq0DSgF\
+        9r9OHDcAKFwUhPkI/khZZIySAQCWQ/bdQlpeHxyCJJoQOY+C/0v8mVxScMgt9VGGZ4ISAw==";
+    const OF_HEADER: &str = "iHUEABYIAB0WIQSzQl5i76bp6wNTiorbCneU4q5bbgUCXg0ygAAKCRDbCneU4q5bbnnkAP4v8GsL\
+        G2Eii1S6mjhFTWtg8EjKaplN9e871SUWEBUANQD/dIED6SqZuahnbPPnXQROjomhsoPV2Ff/zCKR\
+        6Z4wvQo=";
+    const OF_ALL: &str = "iHUEABYIAB0WIQSzQl5i76bp6wNTiorbCneU4q5bbgUCXg0ygAAKCRDbCneU4q5bbv8eAQDov851\
+        LttyFzDoVQnUqYaxUzthzLXYTVTnBNlt3qN6SgEAt938vfSYpyb6Z6RYJT2Szom/mMEpOVPPndM9\
+        dlEOtgQ=";
+
+    fn decoded(text: &str) -> Vec<u8> {
+        base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text).unwrap()
+    }
+
+    fn structure(entries: &[(u32, u32, &[u8], u32)]) -> Vec<u8> {
+        let (mut index, mut values) = (Vec::new(), Vec::new());
+        for (tag, kind, value, count) in entries {
+            for word in [*tag, *kind, values.len() as u32, *count] {
+                index.extend(word.to_be_bytes());
+            }
+            values.extend_from_slice(value);
+        }
+        let lengths = [entries.len() as u32, values.len() as u32].map(u32::to_be_bytes);
+        [&HEADER[..], &[0; 4], &lengths.concat(), &index, &values].concat()
+    }
+
+    /// A package of a time when headers did not name payloads.
+    fn old_package(signatures: &[(u32, u32, &[u8], u32)], payload: &[u8]) -> File {
+        let mut bytes = MAGIC.to_vec();
+        bytes.resize(LEAD, 0);
+        bytes.extend(structure(signatures));
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        bytes.extend(structure(&[(1000, 6, b"old\0", 1)]));
+        bytes.extend(payload);
+        let mut file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut file, &bytes).unwrap();
+        file.rewind().unwrap();
+        file
+    }
+
+    #[test]
+    fn an_old_package_is_verified_by_its_signature_over_everything() {
+        let keyring = Keyring::read(&decoded(KEY)).unwrap();
+        let (header, all) = (decoded(OF_HEADER), decoded(OF_ALL));
+        let header = (RSA_OF_HEADER, 7, &header[..], header.len() as u32);
+        let all = |tag| (tag, 7, &all[..], all.len() as u32);
+        let verdict = |signatures: &[_], payload: &[u8]| {
+            let package = old_package(signatures, payload);
+            verify(package, &keyring).map_err(|error| error.to_string())
+        };
+        for tag in [RSA_OF_ALL, DSA_OF_ALL] {
+            assert_eq!(verdict(&[header, all(tag)], b"the files"), Ok(()));
+            assert_eq!(verdict(&[all(tag)], b"the files"), Ok(()));
+            let changed = verdict(&[header, all(tag)], b"the file5").unwrap_err();
+            assert!(changed.contains("signature is not good"), "{changed}");
+        }
+        let alone = verdict(&[header], b"the files").unwrap_err();
+        assert!(alone.contains("does not name its files"), "{alone}");
+        assert!(verdict(&[], b"the files").unwrap_err().contains("not signed"));
     }
 }
