@@ -32,7 +32,9 @@ pub use manifest::{
     Descriptor, DescriptorPlatform, Document, DocumentError, Index, LayerCompression, Manifest,
     media, parse_document,
 };
-pub use owner::{ACL_NOTES, Device, OVERRIDE_STAT, Owner, SPECIAL_OWNERS, SPECIAL_STAT, Special};
+pub use owner::{
+    ACL_NOTES, Device, OVERRIDE_STAT, Owner, SPECIAL_OWNERS, SPECIAL_STAT, Special, Unattributed,
+};
 pub use platform::{Platform, PlatformError};
 pub use reference::{ImageRef, ImageRefError, RegistryRef, Tag};
 pub use signal::signal_number;
