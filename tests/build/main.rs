@@ -13,6 +13,7 @@ mod mirrors;
 mod programs;
 mod recipes;
 mod rpm;
+mod scratch;
 mod subid;
 
 use std::path::Path;
