@@ -35,6 +35,69 @@ fn apt_installs_packages_with_their_owners() {
     }
 }
 
+/// Programs that make root of somebody, as the distribution has them.
+#[test]
+fn sudo_and_su_make_root_of_a_user() {
+    let place = Place::new();
+    let text = format!(
+        "FROM {}/base:latest\nENV DEBIAN_FRONTEND=noninteractive\n\
+         RUN apt-get update -q && apt-get install -qqy --no-install-recommends sudo >/dev/null 2>&1 \
+             && useradd -m app && echo 'app ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/app && \
+             chmod 440 /etc/sudoers.d/app && passwd -d root\n\
+         USER app\n\
+         RUN echo $(id -un) $(sudo id -un) $(sudo -u daemon id -un) $(su -c 'id -un') && \
+             sudo apt-get install -qqy --no-install-recommends acl >/dev/null 2>&1 && \
+             sudo touch /root/made && sudo chown app /root/made && ! chown root /root/made && \
+             touch ~/mine && sudo stat -c '%U %n' /root/made ~/mine /usr/bin/getfacl\n",
+        harness::registry()
+    );
+    let ran = build(&place, &text, &[]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    for line in
+        ["app root daemon root", "app /root/made", "app /home/app/mine", "root /usr/bin/getfacl"]
+    {
+        assert!(ran.err.contains(line), "{line}\n{}", ran.err);
+    }
+}
+
+/// apt looks whether it has given root up, which the fast mode does not show; its own
+/// configuration has it stay root.
+#[test]
+fn apt_installs_packages_in_the_fast_mode() {
+    let place = Place::new();
+    let text = format!(
+        "FROM {}/base:latest\nENV DEBIAN_FRONTEND=noninteractive\n\
+         RUN apt-config dump APT::Sandbox::User && apt-get update -q && \
+             apt-get install -qy --no-install-recommends openssh-client && ssh -V\n",
+        harness::registry()
+    );
+    let ran = build(&place, &text, &["--root-emulation=fast"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains("APT::Sandbox::User \"root\";"), "{}", ran.err);
+    let all = unpacked(&place, "made");
+    assert!(all.contains("./usr/bin/ssh regular file 755 0:0"), "{all}");
+    assert!(!all.contains("zz-sampan"), "{all}");
+}
+
+/// Package scripts that set what one id cannot express go on without it.
+#[test]
+fn lists_and_capabilities_are_no_failure_in_the_fast_mode() {
+    let place = Place::new();
+    let text = format!(
+        "FROM {}/base:latest\nENV DEBIAN_FRONTEND=noninteractive\n\
+         RUN apt-get update -q && apt-get install -qqy --no-install-recommends acl libcap2-bin attr \
+             >/dev/null 2>&1\n\
+         RUN touch /f && setfacl -m u:1234:r /f && mkdir /d && setfacl -m d:g:4321:rwx /d && \
+             setcap cap_net_raw+ep /f && setfattr -n user.own -v value /f && \
+             echo own $(getfattr -n user.own --only-values /f) && ! setfattr -n user.own -v x /none && \
+             ! setfacl -m u:1234:r /none && ! setfattr -n system.other -v x /f && echo went on\n",
+        harness::registry()
+    );
+    let ran = build(&place, &text, &["--root-emulation=fast"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains("own value") && ran.err.contains("went on"), "{}", ran.err);
+}
+
 /// systemd's own tools set access control lists, also of groups that only the image
 /// has, through descriptors and /proc.
 #[test]

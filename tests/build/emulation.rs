@@ -35,6 +35,22 @@ fn what_is_recorded_is_shown() {
                   busybox chroot /tmp/r /bin/busybox sh -c 'busybox touch /f; busybox chown 3:4 /f; \
                   busybox stat -c %u:%g /f'; stat -c %u:%g /tmp/r/f";
     assert_eq!(script(&place, "consistent", chroot).ok(), "3:4\n3:4\n");
+    // Absolute links there lead on there.
+    let links = "mkdir -p /tmp/r/bin /tmp/r/in /in; busybox cp /bin/busybox /tmp/r/bin/; \
+                 touch /in/f /tmp/r/in/f; ln -s /in /tmp/r/link; cd /tmp; \
+                 busybox chroot r /bin/busybox sh -c 'busybox chown 3:4 /link/f; \
+                 busybox chown :5 link/f; busybox stat -c %u:%g /link/f; cd /in; \
+                 busybox chown 6 ../link/f; busybox mknod /link/null c 1 3; \
+                 busybox chown 1 /link/none 2>/said'; \
+                 stat -c '%n %u:%g %F' /in/f r/in/* r/said; ls /in";
+    let expected = "3:5\n/in/f 0:0 regular empty file\nr/in/f 6:5 regular empty file\n\
+                    r/in/null 0:0 character special file\nr/said 0:0 regular file\nf\n";
+    assert_eq!(script(&place, "consistent", links).ok(), expected);
+    // Another mount namespace, with the same root directory.
+    let mounts = "cd /tmp; mkdir a b; touch a/f b/f; busybox unshare -m sh -c \
+                  'busybox mount --bind a b; busybox chown 3:4 /tmp/b/f; stat -c %u:%g /tmp/b/f'; \
+                  stat -c %u:%g a/f b/f";
+    assert_eq!(script(&place, "consistent", mounts).ok(), "3:4\n3:4\n0:0\n");
     // Errors are the kernel's own.
     let errors = "busybox chown 1 /nosuch 2>&1; busybox mknod /tmp c 1 3 2>&1; \
                   busybox chown 1 /proc/self/status 2>&1 | wc -l";
@@ -143,6 +159,30 @@ fn made(owner: &str, directory: &str) -> String {
         ("directory", directory),
     ];
     kinds.map(|(name, mode)| format!("{name} {owner} {mode}\n")).concat()
+}
+
+/// Who somebody is does not depend on who his parent was, and decides on what he may
+/// give away; programs may give him other ids.
+#[test]
+fn somebody_else_stays_so() {
+    let place = Place::new();
+    compiled(&place, "gcc", "somebody.c", "somebody");
+    let text = "ARG BASE\nFROM $BASE\nCOPY somebody /\n\
+                RUN busybox cp /somebody /set && busybox chown 11:12 /set && \
+                    busybox chmod 6755 /set && busybox cp /set /root-set && \
+                    busybox chmod 4755 /root-set\n\
+                RUN mkdir -m 777 /own && cd /own && /somebody\n\
+                USER app\nRUN cd /own && /set app && ! busybox chown app /own/roots\n";
+    let ran = build(&place, text, &[]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let seen = "daemon 7 7 7, 8 8 8\ndaemon 7:8 644\nfs 5:6 644\nhis 7:9 644\nroots 0:0 644\n7\n\
+                plain 7 7 7, 8 8 8\nplain 7:8 644\nset 7 11 11, 8 12 12\nset 11:12 644\n\
+                root-set 7 0 0, 8 8 8\nroot-set 0:8 644\nend 0 0 0, 0 0 0\ndone\n";
+    assert!(ran.err.contains(seen), "{}", ran.err);
+    let app = "app 999 11 11, 998 12 12\napp 11:12 644\n";
+    assert!(ran.err.contains(app), "{}", ran.err);
+    let all = unpacked(&place, "made");
+    assert!(all.contains("./own/daemon regular empty file 644 7:8"), "{all}");
 }
 
 /// After setuid(2) files are somebody else's, and a directory may give its group.

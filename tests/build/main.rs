@@ -14,6 +14,7 @@ mod outputs;
 mod programs;
 mod recipes;
 mod rpm;
+mod scratch;
 mod sharing;
 mod subid;
 

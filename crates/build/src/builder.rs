@@ -121,8 +121,10 @@ impl<'a> Builder<'a> {
         progress: SharedProgress,
         watch: &'a mut dyn Watch,
     ) -> Result<Self> {
-        let scratch = engine.build_scratch()?;
+        let (scratch, said) = engine.build_scratch()?;
         crate::run::clean(engine, &scratch);
+        let (_, also) = engine::emulation_here(options.root_emulation);
+        said.into_iter().chain(also).for_each(|text| progress.event(engine::Event::Notice(text)));
         let sub_ids = match options.root_emulation {
             RootEmulation::Subid => engine.sub_ids()?,
             _ => None,

@@ -138,13 +138,13 @@ impl Engine {
         })
     }
 
-    /// Where a build writes: node-local, of this user alone.
+    /// Where a build writes: node-local, of this user alone; and what to say about it.
+    /// Must be called while the process has one thread.
     ///
     /// # Errors
     /// When it cannot be made, or belongs to somebody else.
-    pub fn build_scratch(&self) -> Result<PathBuf> {
-        let cache = unpack::own_directory(&unpack::cache(&self.config().scratch.value))?;
-        unpack::own_directory(&cache.join(unpack::BUILD))
+    pub fn build_scratch(&self) -> Result<(PathBuf, Option<String>)> {
+        crate::scratch::for_builds(self.config())
     }
 
     /// The caller's subordinate ids; None for real root, which needs none.

@@ -90,6 +90,9 @@ impl Engine {
             !unset.iter().any(|one| one == name)
         });
         let mut warnings = Vec::new();
+        let (emulation, said) = emulation_here(request.root_emulation);
+        request.root_emulation = emulation;
+        warnings.extend(said);
         let mut copied = false;
         if let (Some(cache), Some(image), Some(_)) =
             (&self.config().node_cache.value, &resolved.stored, wanted)
@@ -327,6 +330,27 @@ impl Keeper for ImageKeeper {
     }
 }
 
+/// The way in which root is emulated here for who wants this one, and what to say about
+/// it where it is another.
+#[must_use]
+pub fn emulation_here(mut wanted: RootEmulation) -> (RootEmulation, Option<String>) {
+    let said = as_it_can(&mut wanted, runtime::CONSISTENT);
+    (wanted, said)
+}
+
+/// Leaves root to the fast mode where the consistent one is not known; what to say
+/// about it.
+fn as_it_can(emulation: &mut RootEmulation, consistent: bool) -> Option<String> {
+    if *emulation != RootEmulation::Consistent || consistent {
+        return None;
+    }
+    *emulation = RootEmulation::Fast;
+    let arch = std::env::consts::ARCH;
+    Some(format!(
+        "--root-emulation=consistent is not known on {arch}: fast is taken, and owners are lost"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,6 +359,15 @@ mod tests {
     fn engine(vars: &'static [(&'static str, &'static str)]) -> Engine {
         let get = |name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into());
         Engine::new(Config::load_from(&get, &[]).unwrap())
+    }
+
+    #[test]
+    fn a_mode_that_is_not_known_is_told_of() {
+        let mut mode = RootEmulation::Consistent;
+        assert!(as_it_can(&mut mode, true).is_none() && mode == RootEmulation::Consistent);
+        let said = as_it_can(&mut mode, false).unwrap();
+        assert!(said.contains("owners are lost") && mode == RootEmulation::Fast, "{said}");
+        assert!(as_it_can(&mut mode, false).is_none());
     }
 
     #[test]

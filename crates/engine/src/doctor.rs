@@ -9,6 +9,7 @@ use registry::{Client, ClientOptions, RetryPolicy};
 use serde::Serialize;
 use types::{ByteSize, RegistryRef};
 
+use crate::scratch::{Takes, takes};
 use crate::{Config, Error, Result, unpack};
 
 /// How a check ended.
@@ -269,6 +270,28 @@ fn store_disk(root: &Path) -> Check {
     Check::with("store", Status::Warn, detail, fix)
 }
 
+/// Whether it lies on a file system that overlayfs is known to write to.
+pub(crate) fn holds_overlays(dir: &Path) -> bool {
+    disk(dir).is_some_and(|disk| ["ext4", "xfs", "btrfs", "tmpfs"].contains(&&*disk.kind))
+}
+
+/// What is amiss with it for builds; None where nobody has been there yet.
+fn for_builds(dir: &Path) -> Option<Check> {
+    let own = unpack::own_directory(&unpack::cache(dir)).ok()?;
+    let detail = match takes(&own) {
+        Takes::All => return None,
+        Takes::Nothing => "overlayfs cannot write to",
+        Takes::Files => "a user may give no file extended attributes on",
+    };
+    Some(Check::with(
+        "scratch",
+        Status::Warn,
+        format!("{detail} {}", dir.display()),
+        "builds take another directory of this machine: set SAMPAN_SCRATCH to one on ext4, xfs \
+         or tmpfs (of Linux 6.6 or newer)",
+    ))
+}
+
 fn scratch(dir: &Path) -> Check {
     match disk(dir) {
         Some(disk) if disk.shared => Check::with(
@@ -278,6 +301,9 @@ fn scratch(dir: &Path) -> Check {
             "set SAMPAN_SCRATCH to a directory on a disk of this machine",
         ),
         Some(disk) => {
+            if let Some(check) = for_builds(dir) {
+                return check;
+            }
             let free = ByteSize(disk.free);
             Check::ok("scratch", format!("{} on {}, {free} free", dir.display(), disk.kind))
         }

@@ -13,6 +13,7 @@ use squashfs::{Image, Inode, InodeKind, Meta, Node, NodeId, NodeKind, Writer, Wr
 
 use types::{
     ACL_NOTES, CAPABILITY, CAPABILITY_NOTE, Device, OVERRIDE_STAT, Owner, SPECIAL_OWNERS, Special,
+    Unattributed,
 };
 
 use crate::merge::{Depth, Merge};
@@ -278,7 +279,8 @@ impl Copier {
         let (mut own, _) = host_meta(top, &meta, form);
         own.mtime = own.mtime.min(self.latest);
         self.merge.tree.get_mut(root).meta = own;
-        let specials = if form == Form::Plain { HashMap::new() } else { special_owners(top) };
+        let specials =
+            if form == Form::Plain { Specials::default() } else { Specials::of_upper(top) };
         let mut links: HashMap<(u64, u64), NodeId> = HashMap::new();
         let mut todo = vec![(top.to_owned(), root)];
         while let Some((dir, id)) = todo.pop() {
@@ -298,12 +300,13 @@ impl Copier {
                     self.merge.tree.link(id, name.as_bytes(), *known);
                     continue;
                 }
-                let (mut own, noted) = host_meta(&path, &meta, form);
+                let (mut own, mut noted) = host_meta(&path, &meta, form);
                 own.mtime = own.mtime.min(self.latest);
-                if !(specials.is_empty() || kind.is_dir() || kind.is_file())
-                    && let Some(owner) = birth(&path).and_then(|birth| specials.get(&birth))
-                {
-                    (own.uid, own.gid) = *owner;
+                if let Some(special) = specials.of(&path, kind) {
+                    (own.uid, own.gid) = special.owner;
+                    if let Unattributed::Device(device) = special.kind {
+                        noted = Some(device);
+                    }
                 }
                 let device = || (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
                 let node = if let Some(Device { block, major, minor }) = noted {
@@ -555,11 +558,37 @@ fn host_meta(path: &Path, meta: &std::fs::Metadata, form: Form) -> (Meta, Option
     (Meta { mode, uid, gid, mtime, xattrs }, device)
 }
 
-/// Owners of links, FIFOs and sockets of an upper directory, by their inodes.
-fn special_owners(upper: &Path) -> HashMap<(u64, i64, u32), (u32, u32)> {
-    let text = std::fs::read_to_string(upper.with_file_name(SPECIAL_OWNERS));
-    let text = text.unwrap_or_default();
-    text.lines().filter_map(Special::parse).map(|s| (s.inode, s.owner)).collect()
+/// Owners of what has no attribute in an upper directory, by inode.
+#[derive(Default)]
+struct Specials {
+    known: HashMap<(u64, i64, u32), Special>,
+    /// Whether files and directories have none there.
+    files: bool,
+}
+
+impl Specials {
+    fn of_upper(upper: &Path) -> Self {
+        let text = std::fs::read_to_string(upper.with_file_name(SPECIAL_OWNERS));
+        let text = text.unwrap_or_default();
+        let known: HashMap<_, _> =
+            text.lines().filter_map(Special::parse).map(|s| (s.inode, s)).collect();
+        let files = known.values().any(|s| s.kind != Unattributed::Special);
+        Self { known, files }
+    }
+
+    fn of(&self, path: &Path, kind: std::fs::FileType) -> Option<&Special> {
+        let file = kind.is_dir() || kind.is_file();
+        if self.known.is_empty() || file && !self.files {
+            return None;
+        }
+        let found = self.known.get(&birth(path)?)?;
+        let fits = match found.kind {
+            Unattributed::Special => !file,
+            Unattributed::File => file,
+            Unattributed::Device(_) => kind.is_file(),
+        };
+        fits.then_some(found)
+    }
 }
 
 /// Number of a file's inode, and when it was made, zero where nobody knows.

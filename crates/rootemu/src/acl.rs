@@ -5,6 +5,8 @@
 //! its permission bits are real. What is made in a directory inherits its default
 //! list, as the supervisor makes it ([`crate::making`]).
 
+use std::ffi::CString;
+
 use rustix::fs::{Mode as FsMode, XattrFlags};
 use sys::seccomp::{self, Answer, Notification, Stat};
 use types::{ACL_NOTES, OVERRIDE_STAT, SPECIAL_STAT};
@@ -48,7 +50,7 @@ impl List {
     }
 }
 
-impl Supervisor {
+impl Supervisor<'_> {
     /// The file of a call of the xattr(7) family, and the list that it is about;
     /// other attributes are the kernel's.
     fn list_of(&self, call: &Notification) -> Result<(Target, List)> {
@@ -93,6 +95,7 @@ impl Supervisor {
             // One without entries, or what is none.
             return Err(Refusal::Pass);
         };
+        self.waits(call)?;
         let noted = target.attribute(list.note).is_some();
         if flags & CREATE != 0 && noted {
             return Err(Refusal::Errno(EEXIST));
@@ -119,6 +122,29 @@ impl Supervisor {
         Ok(Answer::Value(0))
     }
 
+    /// Of the fast mode: a list or a capability that the kernel refuses is no failure.
+    /// The package's scripts go on, and the image has none.
+    pub(crate) fn grant(&self, call: &Notification) -> Result<Answer> {
+        use rustix::io::Errno;
+        let name = string(call.pid, call.args[if is_at(call) { 3 } else { 1 }])?;
+        let known = List::named(&name).is_some() || name == b"security.capability";
+        let name = CString::new(name).map_err(|_| Refusal::Pass)?;
+        let Value { place, size, flags } = Value::of(call)?;
+        if !known || size as usize > LONGEST {
+            return Err(Refusal::Pass);
+        }
+        let target = self.attributed(call)?;
+        let mut bytes = vec![0; size as usize];
+        let got = seccomp::read_memory(call.pid, place, &mut bytes)?;
+        self.waits(call)?;
+        let write = if target.follow { rustix::fs::setxattr } else { rustix::fs::lsetxattr };
+        let flags = XattrFlags::from_bits_retain(flags as u32);
+        match write(&target.path, &name, &bytes[..got], flags) {
+            Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::NOTSUP) => Ok(Answer::Value(0)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     pub(crate) fn getxattr(&self, call: &Notification) -> Result<Answer> {
         let (target, list) = self.list_of(call)?;
         let Some(mut value) = target.attribute(list.note) else {
@@ -133,7 +159,7 @@ impl Supervisor {
             show_mode(&mut value, target.stat()?.mode());
         }
         let Value { place, size: room, .. } = Value::of(call)?;
-        told(call.pid, place, room, &value)
+        self.told(call, place, room, &value)
     }
 
     /// Notes are not the caller's business, what they say is.
@@ -154,7 +180,7 @@ impl Supervisor {
             }
         }
         let list: Vec<u8> = all.iter().flat_map(|name| name.iter().copied().chain([0])).collect();
-        told(call.pid, place, room, &list)
+        self.told(call, place, room, &list)
     }
 
     pub(crate) fn removexattr(&self, call: &Notification) -> Result<Answer> {
@@ -162,10 +188,22 @@ impl Supervisor {
         if target.attribute(list.note).is_none() {
             return Err(Refusal::Pass);
         }
+        self.waits(call)?;
         remove(&target, list.note)?;
         // One without names is there itself, too.
         let _ = remove(&target, ACL_NOTES[usize::from(!list.access)].0);
         Ok(Answer::Value(0))
+    }
+
+    /// Gives a value to a caller, or its size (getxattr(2)).
+    fn told(&self, call: &Notification, place: u64, room: u64, value: &[u8]) -> Result<Answer> {
+        if room != 0 {
+            if (room as usize) < value.len() {
+                return Err(Refusal::Errno(ERANGE));
+            }
+            self.tell(call, place, value)?;
+        }
+        Ok(Answer::Value(value.len() as i64))
     }
 }
 
@@ -202,23 +240,12 @@ impl Value {
     }
 }
 
-/// Gives a value to a caller, or its size (getxattr(2)).
-fn told(pid: u32, place: u64, room: u64, value: &[u8]) -> Result<Answer> {
-    if room != 0 {
-        if (room as usize) < value.len() {
-            return Err(Refusal::Errno(ERANGE));
-        }
-        seccomp::write_memory(pid, place, value)?;
-    }
-    Ok(Answer::Value(value.len() as i64))
-}
-
 pub(crate) fn set(target: &Target, name: &str, value: &[u8]) -> Result<()> {
     let write = if target.follow { rustix::fs::setxattr } else { rustix::fs::lsetxattr };
     Ok(write(&target.path, name, value, XattrFlags::empty())?)
 }
 
-fn remove(target: &Target, name: &str) -> Result<()> {
+pub(crate) fn remove(target: &Target, name: &str) -> Result<()> {
     let remove = if target.follow { rustix::fs::removexattr } else { rustix::fs::lremovexattr };
     Ok(remove(&target.path, name)?)
 }

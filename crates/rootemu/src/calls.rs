@@ -57,8 +57,17 @@ pub(crate) enum Call {
     Chmod,
     /// `(dirfd, path, mode)`.
     Fchmodat,
-    /// Only noted: paths then begin elsewhere.
+    /// Only noted: paths may then lead elsewhere. Of those that change mounts, too, for
+    /// a mount namespace of somebody's own is another one only after such a call.
     Chroot,
+    /// `(path, …)`
+    Execve,
+    /// `(dirfd, path, arguments, environment, flags)`.
+    Execveat,
+    /// `(resource, …)`: one of the limits says who a process is.
+    Setrlimit,
+    /// `(pid, resource, new, old)`.
+    Prlimit,
     /// `(path, mode)`.
     Creat,
     /// `(path, mode)`.
@@ -246,6 +255,13 @@ const X86_64_CALLS: &[(u32, Call)] = &[
     (452, Fchmodat),
     (161, Chroot),
     (155, Chroot),
+    (165, Chroot),
+    (166, Chroot),
+    (429, Chroot),
+    (59, Execve),
+    (322, Execveat),
+    (160, Setrlimit),
+    (302, Prlimit),
     (280, Utimensat),
     (157, Prctl),
     (463, Setxattr),
@@ -254,6 +270,9 @@ const X86_64_CALLS: &[(u32, Call)] = &[
     (466, Removexattr),
     (425, IoUring),
 ];
+
+/// Calls that x32 has numbers of its own for; x86-64 has none there.
+const X32_CALLS: &[(u32, Call)] = &[(520, Execve), (528, KexecLoad), (545, Execveat)];
 
 /// The first calls of this kind, where they are still there.
 const FIRST_CALLS: &[(u32, Call)] = &[
@@ -334,6 +353,14 @@ const I386_CALLS: &[(u32, Call)] = &[
     (452, Fchmodat),
     (61, Chroot),
     (217, Chroot),
+    (21, Chroot),
+    (22, Chroot),
+    (52, Chroot),
+    (429, Chroot),
+    (11, Execve),
+    (358, Execveat),
+    (75, Setrlimit),
+    (340, Prlimit),
     (320, Utimensat),
     (172, Prctl),
     (412, Utimensat),
@@ -410,6 +437,13 @@ const GENERIC_CALLS: &[(u32, Call)] = &[
     (452, Fchmodat),
     (51, Chroot),
     (41, Chroot),
+    (40, Chroot),
+    (39, Chroot),
+    (429, Chroot),
+    (221, Execve),
+    (281, Execveat),
+    (164, Setrlimit),
+    (261, Prlimit),
     (88, Utimensat),
     (167, Prctl),
     (463, Setxattr),
@@ -443,7 +477,7 @@ const S390X_CALLS: &[(u32, Call)] =
 
 /// Every architecture that is known; calls of any other are refused.
 pub(crate) const TABLES: &[Table] = &[
-    Table { arch: X86_64, mask: 0x4000_0000, answered: &[X86_64_CALLS], others: &[] },
+    Table { arch: X86_64, mask: 0x4000_0000, answered: &[X86_64_CALLS, X32_CALLS], others: &[] },
     Table {
         arch: I386,
         mask: 0,
@@ -522,5 +556,148 @@ mod tests {
         assert_eq!([X86_64, I386].map(|arch| lookup(arch, 464)), [At, At]);
         assert!(narrow(I386, 182) && narrow(I386, 16) && !narrow(I386, 198));
         assert!(!narrow(X86_64, 105) && !narrow(I386, 105));
+    }
+
+    /// Names of the kernel's headers, without the widths that some architectures add
+    /// to them.
+    const NAMES: &[(&str, Call)] = &[
+        ("chown", Chown),
+        ("lchown", Lchown),
+        ("fchown", Fchown),
+        ("fchownat", Fchownat),
+        ("mknod", Mknod),
+        ("mknodat", Mknodat),
+        ("stat", Stat),
+        ("lstat", Lstat),
+        ("fstat", Fstat),
+        ("fstatat", Fstatat),
+        ("newfstatat", Fstatat),
+        ("statx", Statx),
+        ("setxattr", Setxattr),
+        ("lsetxattr", Setxattr),
+        ("fsetxattr", Setxattr),
+        ("setxattrat", Setxattr),
+        ("getxattr", Getxattr),
+        ("lgetxattr", Getxattr),
+        ("fgetxattr", Getxattr),
+        ("getxattrat", Getxattr),
+        ("listxattr", Listxattr),
+        ("llistxattr", Listxattr),
+        ("flistxattr", Listxattr),
+        ("listxattrat", Listxattr),
+        ("removexattr", Removexattr),
+        ("lremovexattr", Removexattr),
+        ("fremovexattr", Removexattr),
+        ("removexattrat", Removexattr),
+        ("utimensat", Utimensat),
+        ("utimensat_time64", Utimensat),
+        ("io_uring_setup", IoUring),
+        ("open", Open),
+        ("openat", Openat),
+        ("openat2", Openat2),
+        ("creat", Creat),
+        ("symlink", Symlink),
+        ("symlinkat", Symlinkat),
+        ("bind", Bind),
+        ("rename", Rename),
+        ("link", Rename),
+        ("renameat", Renameat),
+        ("renameat2", Renameat),
+        ("linkat", Renameat),
+        ("chmod", Chmod),
+        ("fchmodat", Fchmodat),
+        ("fchmodat2", Fchmodat),
+        ("chroot", Chroot),
+        ("pivot_root", Chroot),
+        ("mount", Chroot),
+        ("umount", Chroot),
+        ("umount2", Chroot),
+        ("move_mount", Chroot),
+        ("execve", Execve),
+        ("execveat", Execveat),
+        ("setrlimit", Setrlimit),
+        ("prlimit64", Prlimit),
+        ("mkdir", Mkdir),
+        ("mkdirat", Mkdirat),
+        ("prctl", Prctl),
+        ("setuid", Setuid),
+        ("setgid", Setgid),
+        ("setreuid", Setreuid),
+        ("setregid", Setregid),
+        ("setresuid", Setresuid),
+        ("setresgid", Setresgid),
+        ("setfsuid", Setfsuid),
+        ("setfsgid", Setfsgid),
+        ("setgroups", Setgroups),
+        ("getuid", Getuid),
+        ("geteuid", Geteuid),
+        ("getgid", Getgid),
+        ("getegid", Getegid),
+        ("getresuid", Getresuid),
+        ("getresgid", Getresgid),
+        ("getgroups", Getgroups),
+        ("capset", Capset),
+        ("kexec_load", KexecLoad),
+    ];
+
+    /// Numbers and names of a header, and what the names mean.
+    fn header(text: &str) -> Vec<(u32, &str, Option<Call>)> {
+        let mut all = Vec::new();
+        for line in text.lines() {
+            let Some(rest) = line.strip_prefix("#define __NR") else { continue };
+            let Some((_, rest)) = rest.split_once('_') else { continue };
+            let Some((name, value)) = rest.split_once([' ', '\t']) else { continue };
+            let value = value.trim().trim_start_matches("(__X32_SYSCALL_BIT + ");
+            let Ok(number) = value.trim_end_matches(')').parse() else { continue };
+            let narrow = name.strip_suffix("32").or_else(|| name.strip_suffix("64"));
+            let known = NAMES.iter().find(|(known, _)| *known == name || Some(*known) == narrow);
+            all.push((number, name, known.map(|(_, call)| *call)));
+        }
+        all
+    }
+
+    /// Every call of the header that is looked at has its number here, and no other
+    /// call has one.
+    fn compare(arch: u32, text: &str, whole: bool) {
+        let table = TABLES.iter().find(|table| table.arch == arch).unwrap();
+        let mut header = header(text);
+        // The generic header has the numbers of machines of 32 bits, too.
+        header.retain(|(_, name, _)| arch == I386 || !name.ends_with("_time64"));
+        assert!(header.len() > 200, "{}", header.len());
+        let newest = header.iter().map(|(number, ..)| *number).max().unwrap();
+        for (number, name, known) in &header {
+            let here = table.calls().find(|(here, ..)| here == number).map(|(_, call, _)| call);
+            if known.is_some() || whole {
+                assert_eq!(here, *known, "{arch:x} {number} {name}");
+            }
+        }
+        for (number, call, _) in table.calls().filter(|(number, ..)| whole && *number <= newest) {
+            assert!(
+                header.iter().any(|(there, ..)| *there == number),
+                "{arch:x} {number} {call:?}"
+            );
+        }
+    }
+
+    fn installed(name: &str) -> String {
+        let places = ["/usr/include/x86_64-linux-gnu", "/usr/include"];
+        let found =
+            places.iter().find_map(|at| std::fs::read_to_string(format!("{at}/{name}")).ok());
+        found.unwrap_or_else(|| {
+            panic!("{name} is of the kernel's headers, which every C compiler needs")
+        })
+    }
+
+    #[test]
+    fn numbers_are_those_of_the_kernels_headers() {
+        let generic = installed("asm-generic/unistd.h");
+        for arch in [0xc000_00b7, 0xc000_00f3] {
+            compare(arch, &generic, true);
+        }
+        if cfg!(target_arch = "x86_64") {
+            compare(X86_64, &(installed("asm/unistd_64.h")), false);
+            compare(X86_64, &(installed("asm/unistd_x32.h")), false);
+            compare(I386, &(installed("asm/unistd_32.h")), true);
+        }
     }
 }

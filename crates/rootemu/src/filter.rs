@@ -25,6 +25,8 @@ const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
+/// RLIMIT_LOCKS of asm-generic/resource.h, which says who a process is.
+const LOCKS: u32 = 10;
 /// PR_SET_KEEPCAPS of linux/prctl.h.
 const KEEP_CAPABILITIES: u32 = 8;
 /// File types of mknod(2).
@@ -40,6 +42,11 @@ fn step(code: u16, k: u32) -> Instruction {
 fn argument(index: u8) -> u32 {
     let low = if cfg!(target_endian = "big") { 4 } else { 0 };
     ARGUMENTS + u32::from(index) * 8 + low
+}
+
+/// The high half.
+fn high(index: u8) -> u32 {
+    argument(index) ^ 4
 }
 
 /// The program of a mode. Calls that it lets pass without a look are so many
@@ -61,6 +68,17 @@ pub fn filter(mode: Mode) -> Vec<Instruction> {
     program
 }
 
+/// The same program where nobody answers: what would be looked at passes.
+#[must_use]
+pub fn unattended(mut program: Vec<Instruction>) -> Vec<Instruction> {
+    for instruction in &mut program {
+        if (instruction.code, instruction.k) == (RETURN, NOTIFY) {
+            instruction.k = ALLOW;
+        }
+    }
+    program
+}
+
 fn calls(table: &Table, mode: Mode) -> Vec<Instruction> {
     let mut block = vec![step(LOAD, NUMBER)];
     if table.mask != 0 {
@@ -72,7 +90,9 @@ fn calls(table: &Table, mode: Mode) -> Vec<Instruction> {
             Mode::Devices if !answered => Mode::None,
             mode => mode,
         };
-        let answer = answer(call, mode);
+        // What a name says no program of the kernel can read.
+        let noticed = answered && mode == Mode::Fast && call == Call::Setxattr;
+        let answer = if noticed { vec![step(RETURN, NOTIFY)] } else { answer(call, mode) };
         if answer.is_empty() {
             continue;
         }
@@ -127,6 +147,9 @@ fn answer(call: Call, mode: Mode) -> Vec<Instruction> {
             step(RETURN, ALLOW),
         ];
     }
+    if matches!(call, Call::Setrlimit | Call::Prlimit) {
+        return if consistent { limit(call) } else { Vec::new() };
+    }
     match call {
         // What it does is not recorded, and what it shows is not what was.
         Call::IoUring if mode == Mode::Fast => Vec::new(),
@@ -142,10 +165,33 @@ fn answer(call: Call, mode: Mode) -> Vec<Instruction> {
     }
 }
 
+/// A program that sets the limit hears that it is done, and it stays as it is.
+fn limit(call: Call) -> Vec<Instruction> {
+    if call == Call::Setrlimit {
+        return vec![
+            step(LOAD, argument(0)),
+            Instruction { code: EQUAL, jt: 0, jf: 1, k: LOCKS },
+            step(RETURN, SUCCESS),
+            step(RETURN, ALLOW),
+        ];
+    }
+    // To ask for it is to set nothing.
+    vec![
+        step(LOAD, argument(1)),
+        Instruction { code: EQUAL, jt: 0, jf: 5, k: LOCKS },
+        step(LOAD, argument(2)),
+        Instruction { code: EQUAL, jt: 0, jf: 2, k: 0 },
+        step(LOAD, high(2)),
+        Instruction { code: EQUAL, jt: 1, jf: 0, k: 0 },
+        step(RETURN, SUCCESS),
+        step(RETURN, ALLOW),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::calls::{I386, NATIVE};
+    use crate::calls::{I386, NATIVE, X86_64};
 
     /// Runs a program as the kernel does.
     fn run(program: &[Instruction], arch: u32, number: u32, args: [u32; 6]) -> u32 {
@@ -156,6 +202,7 @@ mod tests {
             match code {
                 LOAD if k == NUMBER => a = number,
                 LOAD if k == ARCH => a = arch,
+                LOAD if (k - ARGUMENTS) % 8 == 4 => a = 0,
                 LOAD => a = args[((k - ARGUMENTS) / 8) as usize],
                 AND => a &= k,
                 ANY_BIT => at += usize::from(if a & k != 0 { jt } else { jf }),
@@ -177,17 +224,24 @@ mod tests {
                     let consistent = mode == Mode::Consistent && answered;
                     let argument = match call {
                         Call::Prctl => KEEP_CAPABILITIES,
+                        Call::Setrlimit | Call::Prlimit => LOCKS,
                         _ => call.deciding_flags().map_or(CHARACTER, |(_, flags)| flags),
                     };
                     let got = run(
                         &program,
                         table.arch,
                         number,
-                        [if call == Call::Prctl { argument } else { argument | 0o600 }; 6],
+                        [if call.deciding_flags().is_some() || call.mode_argument().is_some() {
+                            argument | 0o600
+                        } else {
+                            argument
+                        }; 6],
                     );
                     let expected = match call {
                         Call::Capset | Call::KexecLoad => SUCCESS,
                         Call::IoUring if consistent => NO_SUCH_CALL,
+                        Call::Setrlimit | Call::Prlimit if consistent => SUCCESS,
+                        Call::Setxattr if answered => NOTIFY,
                         _ if consistent => NOTIFY,
                         _ if call.privileged() || call.mode_argument().is_some() => SUCCESS,
                         _ => ALLOW,
@@ -204,6 +258,9 @@ mod tests {
             }
             assert_eq!(run(&program, 0x1234, 92, [0; 6]), NO_SUCH_CALL);
         }
+        let alone = unattended(filter(Mode::Fast));
+        assert_eq!(run(&alone, NATIVE, 188, [0; 6]), ALLOW);
+        assert_eq!(run(&alone, NATIVE, 92, [0; 6]), SUCCESS);
         assert_eq!(run(&filter(Mode::None), 0x1234, 92, [0; 6]), ALLOW);
     }
 
@@ -224,6 +281,21 @@ mod tests {
         let answers = [Mode::Consistent, Mode::Devices, Mode::Fast]
             .map(|mode| run(&filter(mode), NATIVE, 425, [0; 6]));
         assert_eq!(answers, [NO_SUCH_CALL, NO_SUCH_CALL, ALLOW]);
+    }
+
+    #[test]
+    fn who_a_process_is_nobody_sets() {
+        let program = filter(Mode::Consistent);
+        for (number, args, answer) in [
+            (160, [LOCKS, 1, 0, 0, 0, 0], SUCCESS),
+            (160, [7, 1, 0, 0, 0, 0], ALLOW),
+            (302, [0, LOCKS, 1, 0, 0, 0], SUCCESS),
+            (302, [0, LOCKS, 0, 1, 0, 0], ALLOW),
+            (302, [0, 7, 1, 0, 0, 0], ALLOW),
+        ] {
+            assert_eq!(run(&program, X86_64, number, args), answer, "{number} {args:?}");
+            assert_eq!(run(&filter(Mode::Fast), X86_64, number, args), ALLOW);
+        }
     }
 
     #[test]

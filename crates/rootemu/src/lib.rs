@@ -6,7 +6,7 @@
 //!
 //! | mode | what happens |
 //! |---|---|
-//! | fast | the calls succeed and do nothing; no process looks at them |
+//! | fast | the calls succeed and do nothing; no process looks at them, but at those that set attributes, where access control lists and capabilities that the kernel refuses are no failure either |
 //! | consistent | a supervisor records what was asked for, and answers stat(2), getuid(2) and their like with it |
 //! | devices | the same for devices alone, where the user namespace has many ids |
 //!
@@ -16,7 +16,8 @@
 //! `:char-MAJOR-MINOR` behind it for a device, whose place an empty file takes.
 //! So they travel with renames and hard links, overlayfs takes them along when
 //! it copies a file up, and whoever writes the image reads them. Links, FIFOs and
-//! sockets take no attribute: theirs are in a file beside the upper directory. The image's
+//! sockets take no attribute: theirs are in a file beside the upper directory, and so are all
+//! where the file system has no attributes for users. The image's
 //! server shows the owners of its files as the same attribute. Access control lists
 //! have attributes of their own.
 //!
@@ -31,11 +32,18 @@ mod calls;
 mod filter;
 mod identity;
 mod making;
+mod paths;
 mod specials;
 mod supervisor;
 
-pub use filter::filter;
+pub use filter::{filter, unattended};
+pub use identity::begin;
+pub use specials::Beside;
 pub use supervisor::supervise;
+
+/// Whether this binary's architecture is one whose structures a supervisor knows: on
+/// others the consistent mode would record nothing.
+pub const CONSISTENT: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
 
 /// How root is emulated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,20 +8,20 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::rc::Rc;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode as FsMode, OFlags, ResolveFlags, XattrFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode as FsMode, OFlags, ResolveFlags};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 use sys::seccomp::{self, Answer, Notification};
-use types::{ACL_NOTES, Device, OVERRIDE_STAT, Owner};
+use types::{ACL_NOTES, Device, Owner};
 
 use crate::Mode;
 use crate::acl;
 use crate::calls::{Call, meaning};
-use crate::identity::leader;
 use crate::specials::Specials;
 use crate::supervisor::{
     AT_FDCWD, BLOCK, CHARACTER, DIRECTORY, NOFOLLOW, REGULAR, Refusal, Result, SYMLINK, Supervisor,
-    TYPES, Target, c_string, other_root, string,
+    TYPES, Target, c_string, string,
 };
 
 const EPERM: i32 = 1;
@@ -32,7 +32,7 @@ const LONGEST_ADDRESS: usize = 110;
 /// struct open_how of linux/openat2.h.
 const OPEN_HOW: usize = 24;
 
-impl Supervisor {
+impl Supervisor<'_> {
     /// What open(2) and its like have made for a caller that is somebody else, and
     /// whether the descriptor is closed on execve(2); None for everything else,
     /// which the kernel opens.
@@ -48,10 +48,12 @@ impl Supervisor {
             _ => return None,
         };
         let flags = OFlags::from_bits_retain(flags as u32);
-        let target = self.target(call.pid, dirfd, place, 0).ok()?;
+        // A file that is there already is the kernel's business, and so is a link.
+        let last = if flags.contains(OFlags::TMPFILE) { 0 } else { NOFOLLOW };
+        let target = self.target(call.pid, dirfd, place, last).ok()?;
         let heritage = self.heritage(call.pid, directory(target.clone(), flags))?;
+        self.waits(call).ok()?;
         let bits = heritage.mode(call.pid, mode);
-        // A file that is there already is the kernel's business.
         let file = rustix::fs::open(&target.path, wanted(flags), FsMode::from_raw_mode(bits));
         Some((self.owned(file.ok()?, &heritage, bits), flags.contains(OFlags::CLOEXEC)))
     }
@@ -70,11 +72,17 @@ impl Supervisor {
         if !whole || !flags.intersects(OFlags::CREATE | OFlags::TMPFILE) {
             return None;
         }
-        let target = self.target(pid, dirfd as i32, place, 0).ok()?;
+        let last = if flags.contains(OFlags::TMPFILE) { 0 } else { NOFOLLOW };
+        let target = self.target(pid, dirfd as i32, place, last).ok()?;
         let heritage = self.heritage(pid, directory(target, flags))?;
         let path = string(pid, place).ok()?;
-        let resolve = ResolveFlags::from_bits_retain(resolve);
+        self.waits(call).ok()?;
+        let mut resolve = ResolveFlags::from_bits_retain(resolve);
         let absolute = path.starts_with(b"/") && !resolve.contains(ResolveFlags::IN_ROOT);
+        if absolute && self.elsewhere(pid) {
+            // Where absolute links lead on, too.
+            resolve |= ResolveFlags::IN_ROOT;
+        }
         let (from, path) = match dirfd as i32 {
             _ if absolute => ("root".to_owned(), path.strip_prefix(b"/")?),
             AT_FDCWD => ("cwd".to_owned(), &path[..]),
@@ -96,8 +104,20 @@ impl Supervisor {
         self.made();
         let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
         // Where there are no attributes the file is root's.
-        let _ = heritage.note(&Target { path, follow: true }, mode);
+        let _ = self.note(heritage, &Target { path, follow: true, held: None }, mode);
         file
+    }
+
+    /// Notes what a file or directory has that was made with these bits.
+    fn note(&mut self, heritage: &Heritage, target: &Target, mode: u32) -> Result<()> {
+        if let Some((uid, gid)) = heritage.owner() {
+            self.record(target, Owner { uid, gid, mode, device: None })?;
+        }
+        // What they were cut to is what was asked for as far as the list goes.
+        match heritage.list.as_ref().and_then(|list| acl::inherited(list, mode).0) {
+            Some(list) => acl::set(target, ACL_NOTES[0].1, &list),
+            None => Ok(()),
+        }
     }
 
     /// What is made in a directory has of it and of who makes it; None for root's in
@@ -107,11 +127,11 @@ impl Supervisor {
         let identity = self.identities.get(pid);
         let directory = directory.and_then(|at| at.stat().ok().map(|stat| (at, stat)));
         let mut heritage =
-            Heritage { uid: identity.user.effective, gid: identity.group.effective, list: None };
+            Heritage { uid: identity.user.files, gid: identity.group.files, list: None };
         if let Some((directory, stat)) = directory {
             if stat.mode() & SET_GROUP != 0 {
                 // It gives its group to what is made in it.
-                heritage.gid = directory.owner(OVERRIDE_STAT).map_or(0, |owner| owner.gid);
+                heritage.gid = self.recorded(&directory, DIRECTORY).map_or(0, |owner| owner.gid);
             }
             heritage.list = self.default_list(&directory, &stat);
         }
@@ -119,12 +139,18 @@ impl Supervisor {
         (!plain).then_some(heritage)
     }
 
-    pub(crate) fn mkdir(&mut self, pid: u32, target: &Target, mode: u64) -> Result<Answer> {
-        let heritage = self.heritage(pid, parent(target)).ok_or(Refusal::Pass)?;
-        let bits = heritage.mode(pid, mode);
+    pub(crate) fn mkdir(
+        &mut self,
+        call: &Notification,
+        target: &Target,
+        mode: u64,
+    ) -> Result<Answer> {
+        let heritage = self.heritage(call.pid, parent(target)).ok_or(Refusal::Pass)?;
+        let bits = heritage.mode(call.pid, mode);
+        self.waits(call)?;
         rustix::fs::mkdir(&target.path, FsMode::from_raw_mode(bits))?;
         self.made();
-        heritage.note(target, bits)?;
+        self.note(&heritage, target, bits)?;
         if let Some(list) = &heritage.list {
             acl::set(target, ACL_NOTES[1].1, list)?;
         }
@@ -132,10 +158,17 @@ impl Supervisor {
     }
 
     /// A link that says `to`, the caller's string.
-    pub(crate) fn symlink(&mut self, pid: u32, to: u64, target: &Target) -> Result<Answer> {
-        let owner = self.heritage(pid, parent(target)).and_then(|h| h.owner());
+    pub(crate) fn symlink(
+        &mut self,
+        call: &Notification,
+        to: u64,
+        target: &Target,
+    ) -> Result<Answer> {
+        let owner = self.heritage(call.pid, parent(target)).and_then(|h| h.owner());
         let owner = owner.ok_or(Refusal::Pass)?;
-        rustix::fs::symlink(c_string(string(pid, to)?)?, &target.path)?;
+        let to = c_string(string(call.pid, to)?)?;
+        self.waits(call)?;
+        rustix::fs::symlink(to, &target.path)?;
         self.made();
         self.specials.put(target, owner);
         Ok(Answer::Value(0))
@@ -145,11 +178,12 @@ impl Supervisor {
     /// else is real.
     pub(crate) fn mknod(
         &mut self,
-        pid: u32,
+        call: &Notification,
         target: &Target,
         mode: u64,
         device: u64,
     ) -> Result<Answer> {
+        let pid = call.pid;
         let heritage = self.heritage(pid, parent(target));
         let bits = match &heritage {
             Some(heritage) => heritage.mode(pid, mode),
@@ -165,12 +199,13 @@ impl Supervisor {
             }
             kind => {
                 let heritage = heritage.ok_or(Refusal::Pass)?;
+                self.waits(call)?;
                 let kind = FileType::from_raw_mode(if kind == 0 { REGULAR } else { kind });
                 let mode = FsMode::from_raw_mode(bits);
                 rustix::fs::mknodat(CWD, &target.path, kind, mode, 0)?;
                 self.made();
                 if kind == FileType::RegularFile {
-                    heritage.note(target, bits)?;
+                    self.note(&heritage, target, bits)?;
                 } else if let Some(owner) = heritage.owner() {
                     self.specials.put(target, owner);
                 }
@@ -184,12 +219,14 @@ impl Supervisor {
         if !root {
             return Err(Refusal::Errno(EPERM));
         }
+        self.waits(call)?;
         self.made();
         let flags =
             OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::open(&target.path, flags, FsMode::from_raw_mode(bits))?;
-        let value = Owner { uid: 0, gid: 0, mode: bits, device: Some(device) }.to_string();
-        rustix::fs::fsetxattr(&file, OVERRIDE_STAT, value.as_bytes(), XattrFlags::empty())?;
+        let path = c_string(format!("/proc/self/fd/{}", file.as_raw_fd()).into_bytes())?;
+        let made = Target { path, follow: true, held: Some(Rc::new(file)) };
+        self.record(&made, Owner { uid: 0, gid: 0, mode: bits, device: Some(device) })?;
         Ok(Answer::Value(0))
     }
 
@@ -211,14 +248,15 @@ impl Supervisor {
         let target = self.path(pid, AT_FDCWD, path.to_vec(), NOFOLLOW)?;
         let owner = self.heritage(pid, parent(&target)).and_then(|h| h.owner());
         let owner = owner.ok_or(Refusal::Pass)?;
-        let (from, name) = if path.starts_with(b"/") && other_root(pid) {
+        let (from, name) = if path.starts_with(b"/") && self.elsewhere(pid) {
             ("root", path.strip_prefix(b"/").unwrap_or(path))
         } else {
             ("cwd", path)
         };
-        let leader = Pid::from_raw(leader(pid)?.cast_signed()).ok_or(Refusal::Errno(EINVAL))?;
+        let leader = leader(pid).ok_or(Refusal::Errno(EINVAL))?;
         let process = rustix::process::pidfd_open(leader, PidfdFlags::empty())?;
         let socket = rustix::process::pidfd_getfd(process, fd as i32, PidfdGetfdFlags::empty())?;
+        self.waits(call)?;
         bound(&socket, &format!("/proc/{pid}/{from}"), name, umask(pid))?;
         self.made();
         self.specials.put(&target, owner);
@@ -228,12 +266,13 @@ impl Supervisor {
     /// Before a name, the permission bits or the times of the image's link, FIFO or
     /// socket change: overlayfs is about to copy it, and its owner would stay behind.
     /// Times are looked at where they are of a link itself, as files' are set too often.
-    pub(crate) fn keep(&mut self, target: &Target) -> Result<Answer> {
+    pub(crate) fn keep(&mut self, call: &Notification, target: &Target) -> Result<Answer> {
         let kind = target.stat().map_err(|_| Refusal::Pass)?.mode() & TYPES;
         if !matches!(kind, REGULAR | DIRECTORY)
             && Specials::of_image(target)
             && let Some(owner) = self.recorded(target, kind)
         {
+            self.waits(call)?;
             target.renew()?;
             self.made();
             self.specials.put(target, (owner.uid, owner.gid));
@@ -270,18 +309,6 @@ impl Heritage {
     /// Whose it is; None for root's.
     fn owner(&self) -> Option<(u32, u32)> {
         Some((self.uid, self.gid)).filter(|owner| *owner != (0, 0))
-    }
-
-    /// Notes it at a file or directory that was made with these bits.
-    fn note(&self, target: &Target, mode: u32) -> Result<()> {
-        if let Some((uid, gid)) = self.owner() {
-            target.record(Owner { uid, gid, mode, device: None })?;
-        }
-        // What they were cut to is what was asked for as far as the list goes.
-        match self.list.as_ref().and_then(|list| acl::inherited(list, mode).0) {
-            Some(list) => acl::set(target, ACL_NOTES[0].1, &list),
-            None => Ok(()),
-        }
     }
 }
 
@@ -338,7 +365,7 @@ fn parent(target: &Target) -> Option<Target> {
     let end = path.iter().rposition(|b| *b != b'/')?;
     let slash = path[..=end].iter().rposition(|b| *b == b'/')?;
     let path = CString::new(&path[..slash.max(1)]).ok()?;
-    Some(Target { path, follow: true })
+    Some(Target { path, follow: true, held: target.held.clone() })
 }
 
 /// Binds a socket to a path from a directory. This thread has a working directory
@@ -361,6 +388,11 @@ fn real_root(pid: u32) -> bool {
 fn umask(pid: u32) -> u32 {
     let mask = status(pid, "Umask:");
     mask.and_then(|text| u32::from_str_radix(text.trim(), 8).ok()).unwrap_or(0o022)
+}
+
+/// The process that a thread belongs to.
+fn leader(pid: u32) -> Option<Pid> {
+    status(pid, "Tgid:").and_then(|text| text.trim().parse().ok()).and_then(Pid::from_raw)
 }
 
 /// A line of proc_pid_status(5).

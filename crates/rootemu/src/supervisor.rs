@@ -7,23 +7,28 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode as FsMode, XattrFlags};
+use rustix::fs::{Mode as FsMode, OFlags, XattrFlags};
 use rustix::thread::UnshareFlags;
 use sys::seccomp::{self, Answer, Notification, Stat, Statx};
 use types::{Device, OVERRIDE_STAT, Owner, SPECIAL_STAT};
 
 use crate::Mode;
+use crate::acl;
 use crate::calls::{Call, I386, meaning, narrow};
-use crate::identity::{Identities, Which};
-use crate::specials::Specials;
+use crate::identity::{Identities, Identity, Which};
+use crate::paths::{RootPlace, in_root, place};
+use crate::specials::{Beside, Specials};
 
 const KEEP: u32 = u32::MAX;
+const EPERM: i32 = 1;
+const EINTR: i32 = 4;
 const EMFILE: i32 = 24;
+const EOPNOTSUPP: i32 = 95;
 /// fchmodat2, the same number everywhere.
 const FCHMODAT2: i32 = 452;
 /// DEFAULT_OVERFLOWUID of linux/highuid.h.
@@ -52,18 +57,27 @@ pub(crate) const BLOCK: u32 = 0o060_000;
 pub(crate) const CHARACTER: u32 = 0o020_000;
 
 /// Answers until nobody is left who could ask. The caller has a umask of 0.
-/// `owners` keeps whose the links, FIFOs and sockets of an upper directory are
+/// `beside` keeps whose the links, FIFOs and sockets of an upper directory are
 /// ([`types::SPECIAL_OWNERS`]).
 ///
 /// # Errors
 /// When the listener cannot be read, or the thread gets no working directory of its own.
-pub fn supervise(listener: &OwnedFd, mode: Mode, owners: Option<File>) -> io::Result<()> {
+pub fn supervise(listener: &OwnedFd, mode: Mode, beside: Option<Beside>) -> io::Result<()> {
     // Without it all is right, and slower.
     let _ = seccomp::set_sync_wake_up(listener);
     // Its working directory and umask are its own.
     sys::process::unshare(UnshareFlags::FS)?;
-    let specials = Specials::new(owners);
-    let mut supervisor = Supervisor { mode, specials, ..Supervisor::default() };
+    let specials = Specials::new(beside);
+    let mut supervisor = Supervisor {
+        listener,
+        mode,
+        specials,
+        identities: Identities::default(),
+        plain: HashMap::new(),
+        listless: HashSet::new(),
+        root: place("/"),
+        rooted: false,
+    };
     loop {
         let Ok(call) = seccomp::receive(listener.as_fd()) else {
             // The caller was killed, this thread was interrupted, or (since Linux
@@ -133,10 +147,12 @@ pub(crate) type Result<T> = std::result::Result<T, Refusal>;
 pub(crate) struct Target {
     pub(crate) path: CString,
     pub(crate) follow: bool,
+    /// What the path begins at, if it names a descriptor of ours.
+    pub(crate) held: Option<Rc<OwnedFd>>,
 }
 
-#[derive(Default)]
-pub(crate) struct Supervisor {
+pub(crate) struct Supervisor<'a> {
+    pub(crate) listener: &'a OwnedFd,
     pub(crate) mode: Mode,
     pub(crate) identities: Identities,
     pub(crate) specials: Specials,
@@ -145,11 +161,27 @@ pub(crate) struct Supervisor {
     pub(crate) plain: HashMap<(u64, u64), (i64, i64)>,
     /// Directories without a default access control list.
     pub(crate) listless: HashSet<(u64, u64)>,
-    /// Whether somebody has changed a root directory.
+    /// Our root directory.
+    root: Option<RootPlace>,
+    /// Whether somebody has changed a root directory, or mounts.
     rooted: bool,
 }
 
-impl Supervisor {
+impl Supervisor<'_> {
+    /// Before something is changed in the name of a caller: whether it still waits.
+    /// What was said of a number that is another process's by now is not done.
+    pub(crate) fn waits(&self, call: &Notification) -> Result<()> {
+        match seccomp::waits(self.listener, call.id) {
+            true => Ok(()),
+            false => Err(Refusal::Errno(EINTR)),
+        }
+    }
+
+    /// Whether a process's absolute paths are others than ours.
+    pub(crate) fn elsewhere(&self, pid: u32) -> bool {
+        self.rooted && place(&format!("/proc/{pid}/root")) != self.root
+    }
+
     /// What a path leads to.
     pub(crate) fn target(&self, pid: u32, dirfd: i32, place: u64, flags: u64) -> Result<Target> {
         let path = match string(pid, place) {
@@ -178,25 +210,25 @@ impl Supervisor {
                 return Ok(descriptor(pid, dirfd as u64));
             }
             let path = c_string(format!("/proc/{pid}/cwd").into_bytes())?;
-            return Ok(Target { path, follow: true });
+            return Ok(Target { path, follow: true, held: None });
+        }
+        let elsewhere = self.elsewhere(pid);
+        if elsewhere && let Some(target) = in_root(pid, dirfd, &path, follow)? {
+            return Ok(target);
         }
         let mut full = if path[0] == b'/' {
             if let Some(rest) = path.strip_prefix(b"/proc/self/") {
                 // There it depends on who asks.
                 path = [format!("/proc/{pid}/").as_bytes(), rest].concat();
             }
-            if self.rooted && other_root(pid) {
-                format!("/proc/{pid}/root").into_bytes()
-            } else {
-                Vec::new()
-            }
+            if elsewhere { format!("/proc/{pid}/root").into_bytes() } else { Vec::new() }
         } else if dirfd == AT_FDCWD {
             format!("/proc/{pid}/cwd/").into_bytes()
         } else {
             format!("/proc/{pid}/fd/{dirfd}/").into_bytes()
         };
         full.extend(path);
-        Ok(Target { path: c_string(full)?, follow })
+        Ok(Target { path: c_string(full)?, follow, held: None })
     }
 
     fn answer(&mut self, call: &Notification) -> Result<Answer> {
@@ -204,45 +236,51 @@ impl Supervisor {
         let [a, b, c, d, e, _] = call.args;
         let wide = |id| if narrow(call.arch, call.number) { widened(id) } else { id };
         let pid = call.pid;
+        if self.mode == Mode::Fast {
+            return self.grant(call);
+        }
         match what {
-            Call::Chown => self.chown(&self.target(pid, AT_FDCWD, a, 0)?, wide(b), wide(c)),
-            Call::Lchown => self.chown(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?, wide(b), wide(c)),
-            Call::Fchown => self.chown(&descriptor(pid, a), wide(b), wide(c)),
-            Call::Fchownat => self.chown(&self.target(pid, a as i32, b, e)?, c, d),
+            Call::Chown => self.chown(call, &self.target(pid, AT_FDCWD, a, 0)?, wide(b), wide(c)),
+            Call::Lchown => {
+                let target = self.target(pid, AT_FDCWD, a, NOFOLLOW)?;
+                self.chown(call, &target, wide(b), wide(c))
+            }
+            Call::Fchown => self.chown(call, &descriptor(pid, a), wide(b), wide(c)),
+            Call::Fchownat => self.chown(call, &self.target(pid, a as i32, b, e)?, c, d),
             Call::Mknod => {
                 let target = self.target(pid, AT_FDCWD, a, NOFOLLOW)?;
-                self.mknod(pid, &target, b, c)
+                self.mknod(call, &target, b, c)
             }
             Call::Mknodat => {
                 let target = self.target(pid, a as i32, b, NOFOLLOW)?;
-                self.mknod(pid, &target, c, d)
+                self.mknod(call, &target, c, d)
             }
             Call::Symlink => {
                 let target = self.target(pid, AT_FDCWD, b, NOFOLLOW)?;
-                self.symlink(pid, a, &target)
+                self.symlink(call, a, &target)
             }
             Call::Symlinkat => {
                 let target = self.target(pid, b as i32, c, NOFOLLOW)?;
-                self.symlink(pid, a, &target)
+                self.symlink(call, a, &target)
             }
             Call::Bind => self.bind(call),
-            Call::Rename => self.keep(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?),
-            Call::Renameat => self.keep(&self.target(pid, a as i32, b, NOFOLLOW)?),
-            Call::Chmod => self.keep(&self.target(pid, AT_FDCWD, a, 0)?),
+            Call::Rename => self.keep(call, &self.target(pid, AT_FDCWD, a, NOFOLLOW)?),
+            Call::Renameat => self.keep(call, &self.target(pid, a as i32, b, NOFOLLOW)?),
+            Call::Chmod => self.keep(call, &self.target(pid, AT_FDCWD, a, 0)?),
             // fchmodat(2) of before has no flags, what stands there means nothing.
             Call::Fchmodat => {
                 let flags = if call.number & 0xfff == FCHMODAT2 { d } else { 0 };
-                self.keep(&self.target(pid, a as i32, b, flags)?)
+                self.keep(call, &self.target(pid, a as i32, b, flags)?)
             }
             Call::Utimensat => {
                 let target = self.target(pid, a as i32, b, d);
-                self.keep(&target.map_err(|_| Refusal::Pass)?)
+                self.keep(call, &target.map_err(|_| Refusal::Pass)?)
             }
             Call::Stat => self.stat(&self.target(pid, AT_FDCWD, a, 0)?, call, b),
             Call::Lstat => self.stat(&self.target(pid, AT_FDCWD, a, NOFOLLOW)?, call, b),
             Call::Fstat => self.stat(&descriptor(pid, a), call, b),
             Call::Fstatat => self.stat(&self.target(pid, a as i32, b, d)?, call, c),
-            Call::Statx => self.statx(&self.target(pid, a as i32, b, c)?, pid, d as u32, e),
+            Call::Statx => self.statx(&self.target(pid, a as i32, b, c)?, call, d as u32, e),
             Call::Setxattr => self.setxattr(call),
             Call::Getxattr => self.getxattr(call),
             Call::Listxattr => self.listxattr(call),
@@ -252,16 +290,24 @@ impl Supervisor {
                 Err(Refusal::Pass)
             }
             Call::Prctl => {
-                self.identities.keep_capabilities(pid, b != 0);
+                self.waits(call)?;
+                let keep = |id: &mut Identity| {
+                    id.keep_capabilities(b != 0);
+                    Ok(())
+                };
+                // Where there is no room for it, it has none.
+                let _ = self.identities.change(pid, keep);
                 Err(Refusal::Pass)
             }
+            Call::Execve => self.execute(call, self.target(pid, AT_FDCWD, a, 0)),
+            Call::Execveat => self.execute(call, self.target(pid, a as i32, b, e)),
             Call::Mkdir => {
                 let target = self.target(pid, AT_FDCWD, a, NOFOLLOW)?;
-                self.mkdir(pid, &target, b)
+                self.mkdir(call, &target, b)
             }
             Call::Mkdirat => {
                 let target = self.target(pid, a as i32, b, NOFOLLOW)?;
-                self.mkdir(pid, &target, c)
+                self.mkdir(call, &target, c)
             }
             _ => self.identity(what, call),
         }
@@ -270,7 +316,9 @@ impl Supervisor {
     /// What is recorded of a file of this mode.
     pub(crate) fn recorded(&self, target: &Target, mode: u32) -> Option<Owner> {
         match mode & TYPES {
-            REGULAR | DIRECTORY => target.owner(OVERRIDE_STAT),
+            REGULAR | DIRECTORY => {
+                target.owner(OVERRIDE_STAT).or_else(|| self.specials.get_file(target, self.root))
+            }
             _ => self.specials.get(target).or_else(|| target.owner(SPECIAL_STAT)),
         }
     }
@@ -298,7 +346,49 @@ impl Supervisor {
         owner
     }
 
-    fn chown(&mut self, target: &Target, uid: u64, gid: u64) -> Result<Answer> {
+    /// Before a program begins: the ids that its file gives (execve(2)). The kernel
+    /// gives none, for no_new_privs and for want of ids.
+    fn execute(&mut self, call: &Notification, target: Result<Target>) -> Result<Answer> {
+        const SET_USER: u32 = 0o4000;
+        const SET_GROUP: u32 = 0o2010;
+        let target = target.map_err(|_| Refusal::Pass)?;
+        let stat = target.stat().map_err(|_| Refusal::Pass)?;
+        let mode = stat.mode();
+        if mode & TYPES != REGULAR || mode & 0o111 == 0 {
+            return Err(Refusal::Pass);
+        }
+        let user = mode & SET_USER != 0;
+        let group = mode & SET_GROUP == SET_GROUP;
+        let given = (user || group) && !target.is_script();
+        if !given && self.identities.only_root() {
+            return Err(Refusal::Pass);
+        }
+        let owner = if given { self.owner(&target, &stat) } else { None };
+        let (uid, gid) = owner.map_or((0, 0), |owner| (owner.uid, owner.gid));
+        self.waits(call)?;
+        let become_it = |id: &mut Identity| {
+            id.execute((given && user).then_some(uid), (given && group).then_some(gid));
+            Ok(())
+        };
+        self.identities.change(call.pid, become_it).map_err(Refusal::Errno)?;
+        Err(Refusal::Pass)
+    }
+
+    /// Records a file's owner: in its attribute, or beside the upper directory.
+    pub(crate) fn record(&mut self, target: &Target, owner: Owner) -> Result<()> {
+        match target.record(owner) {
+            Err(Refusal::Errno(EOPNOTSUPP)) => self.specials.put_file(target, owner, self.root),
+            done => done,
+        }
+    }
+
+    fn chown(
+        &mut self,
+        call: &Notification,
+        target: &Target,
+        uid: u64,
+        gid: u64,
+    ) -> Result<Answer> {
         let (uid, gid) = (uid as u32, gid as u32);
         let stat = target.stat()?;
         let mode = stat.mode();
@@ -308,19 +398,29 @@ impl Supervisor {
         let old = known.unwrap_or(Owner { uid: 0, gid: 0, mode: mode & 0o7777, device: None });
         let pick = |new, old| if new == KEEP { old } else { new };
         let mut new = Owner { uid: pick(uid, old.uid), gid: pick(gid, old.gid), ..old };
+        let identity = self.identities.get(call.pid);
+        if !identity.may_give((old.uid, old.gid), (uid, gid)) {
+            return Err(Refusal::Errno(EPERM));
+        }
+        self.waits(call)?;
         if mode & TYPES == REGULAR && mode & 0o6000 != 0 && old.device.is_none() {
             // As the kernel has it, even for root (chown(2)); a group bit without
             // the right to execute is a lock.
-            let cleared = if mode & 0o010 == 0 { 0o4000 } else { 0o6000 };
+            let lock = mode & 0o010 == 0 && identity.is_in(old.gid);
+            let cleared = if lock { 0o4000 } else { 0o6000 };
             let kept = mode & 0o7777 & !cleared;
             rustix::fs::chmod(&target.path, FsMode::from_raw_mode(kept))?;
             new.mode = kept;
         }
         // What belongs to root by itself needs no record.
         let plain = known.is_none() && (new.uid, new.gid) == (0, 0);
+        if mode & TYPES == REGULAR && old.device.is_none() {
+            // So do capabilities; most files have none.
+            let _ = acl::remove(target, "security.capability");
+        }
         match mode & TYPES {
             _ if plain => {}
-            REGULAR | DIRECTORY => target.record(new)?,
+            REGULAR | DIRECTORY => self.record(target, new)?,
             kind => {
                 if (kind != SYMLINK || !target.follow) && Specials::of_image(target) {
                     target.renew()?;
@@ -337,22 +437,31 @@ impl Supervisor {
         let (mode, device) = shown(owner, stat.mode());
         stat.change(owner.uid, owner.gid, mode, device);
         match call.arch {
-            I386 if narrow(call.arch, call.number) => {
-                seccomp::write_memory(call.pid, place, &stat.i386_narrow())
-            }
-            I386 => seccomp::write_memory(call.pid, place, &stat.i386()),
-            _ => seccomp::write_memory(call.pid, place, stat.bytes()),
+            I386 if narrow(call.arch, call.number) => self.tell(call, place, &stat.i386_narrow()),
+            I386 => self.tell(call, place, &stat.i386()),
+            _ => self.tell(call, place, stat.bytes()),
         }?;
         Ok(Answer::Value(0))
     }
 
-    fn statx(&mut self, target: &Target, pid: u32, mask: u32, place: u64) -> Result<Answer> {
+    /// Writes into the caller's memory.
+    pub(crate) fn tell(&self, call: &Notification, place: u64, bytes: &[u8]) -> Result<()> {
+        Ok(seccomp::write_memory(self.listener, call, place, bytes)?)
+    }
+
+    fn statx(
+        &mut self,
+        target: &Target,
+        call: &Notification,
+        mask: u32,
+        place: u64,
+    ) -> Result<Answer> {
         let shown_to_us = target.stat().map_err(|_| Refusal::Pass)?;
         let owner = self.owner(target, &shown_to_us).ok_or(Refusal::Pass)?;
         let mut stat = Statx::of(&target.path, target.follow, mask | STATX_TYPE)?;
         let (mode, device) = shown(owner, stat.mode());
         stat.change(owner.uid, owner.gid, mode, device);
-        seccomp::write_memory(pid, place, stat.bytes())?;
+        self.tell(call, place, stat.bytes())?;
         Ok(Answer::Value(0))
     }
 
@@ -365,13 +474,13 @@ impl Supervisor {
         };
         let pid = call.pid;
         let three = [a as u32, b as u32, c as u32];
-        let mut change =
-            |change: &dyn Fn(&mut crate::identity::Identity) -> std::result::Result<(), i32>| {
-                match self.identities.change(pid, change) {
-                    Ok(()) => Ok(Answer::Value(0)),
-                    Err(number) => Err(Refusal::Errno(number)),
-                }
-            };
+        let mut change = |change: &dyn Fn(&mut Identity) -> std::result::Result<(), i32>| {
+            self.waits(call)?;
+            match self.identities.change(pid, change) {
+                Ok(()) => Ok(Answer::Value(0)),
+                Err(number) => Err(Refusal::Errno(number)),
+            }
+        };
         match what {
             Call::Setuid => return change(&|id| id.set(User, a as u32)),
             Call::Setgid => return change(&|id| id.set(Group, a as u32)),
@@ -392,14 +501,25 @@ impl Supervisor {
         };
         match what {
             Call::Getuid => value(identity.user.real),
-            Call::Geteuid | Call::Setfsuid => value(identity.user.effective),
+            Call::Geteuid => value(identity.user.effective),
             Call::Getgid => value(identity.group.real),
-            Call::Getegid | Call::Setfsgid => value(identity.group.effective),
+            Call::Getegid => value(identity.group.effective),
+            Call::Setfsuid | Call::Setfsgid => {
+                let which = if what == Call::Setfsuid { User } else { Group };
+                self.waits(call)?;
+                let set = |id: &mut Identity| {
+                    id.set_files(which, a as u32);
+                    Ok(())
+                };
+                // The answer is what was before, whatever became of it.
+                let _ = self.identities.change(pid, set);
+                value(identity.of(which).files)
+            }
             Call::Getresuid | Call::Getresgid => {
                 let which = if what == Call::Getresuid { User } else { Group };
                 let ids = *identity.of(which);
                 for (place, id) in [(a, ids.real), (b, ids.effective), (c, ids.saved)] {
-                    seccomp::write_memory(pid, place, &bytes(&[id], narrow))?;
+                    self.tell(call, place, &bytes(&[id], narrow))?;
                 }
                 Ok(Answer::Value(0))
             }
@@ -410,7 +530,7 @@ impl Supervisor {
                     return Err(Refusal::Errno(22));
                 }
                 if room > 0 {
-                    seccomp::write_memory(pid, b, &bytes(&groups, narrow))?;
+                    self.tell(call, b, &bytes(&groups, narrow))?;
                 }
                 Ok(Answer::Value(groups.len() as i64))
             }
@@ -487,13 +607,7 @@ pub(crate) fn c_string(bytes: Vec<u8>) -> Result<CString> {
 /// What an open descriptor leads to.
 pub(crate) fn descriptor(pid: u32, fd: u64) -> Target {
     let path = CString::new(format!("/proc/{pid}/fd/{}", fd as i32)).unwrap_or_default();
-    Target { path, follow: true }
-}
-
-/// Whether a process has changed its root directory.
-pub(crate) fn other_root(pid: u32) -> bool {
-    let link = rustix::fs::readlink(format!("/proc/{pid}/root"), Vec::with_capacity(64));
-    link.is_ok_and(|root| root.as_bytes() != b"/")
+    Target { path, follow: true, held: None }
 }
 
 impl Target {
@@ -521,7 +635,15 @@ impl Target {
         }
     }
 
-    pub(crate) fn record(&self, owner: Owner) -> Result<()> {
+    /// Whether the kernel hands it to an interpreter, with no ids of its own.
+    fn is_script(&self) -> bool {
+        let mut head = [0; 2];
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&self.path, flags, FsMode::empty());
+        file.is_ok_and(|file| rustix::io::read(&file, &mut head) == Ok(2)) && head == *b"#!"
+    }
+
+    fn record(&self, owner: Owner) -> Result<()> {
         let value = owner.to_string();
         let write = if self.follow { rustix::fs::setxattr } else { rustix::fs::lsetxattr };
         Ok(write(&self.path, OVERRIDE_STAT, value.as_bytes(), XattrFlags::empty())?)

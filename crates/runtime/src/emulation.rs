@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use plan::{Plan, RootEmulation, Upper};
-use rootemu::Mode;
-use rustix::fs::FileType;
+use rootemu::{Beside, Mode};
+use rustix::fs::{FileType, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::{RuntimeError, pass};
@@ -16,18 +16,38 @@ fn failed<E: Into<std::io::Error>>(step: &'static str) -> impl FnOnce(E) -> Runt
     move |source| RuntimeError::Emulation { step, source: source.into() }
 }
 
+/// What is beside the upper directory.
+fn beside(overlay: &Path) -> std::io::Result<Beside> {
+    let mut open = File::options();
+    let owners =
+        open.read(true).append(true).create(true).open(overlay.join(types::SPECIAL_OWNERS))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let overlay = rustix::fs::open(overlay, flags, rustix::fs::Mode::empty())?;
+    Ok(Beside { owners, overlay })
+}
+
 /// What the application's process installs, and its parent answers.
 pub(crate) struct Emulation {
     mode: Mode,
     /// The way of the listener from the one to the other.
     ends: Option<(OwnedFd, OwnedFd)>,
     /// Owners of what can have no attribute, beside the upper directory.
-    owners: Option<File>,
+    beside: Option<Beside>,
     /// Who the application seems to be.
     user: Option<(u32, u32)>,
 }
 
 impl Emulation {
+    /// The same where no parent answers: the fast mode needs none.
+    pub(crate) fn unattended(self) -> Self {
+        Self { ends: None, ..self }
+    }
+
+    /// Whether the parent answers, and so has to stay.
+    pub(crate) fn attended(&self) -> bool {
+        self.ends.is_some()
+    }
+
     /// Before the fork, and before the host's paths are gone.
     pub(crate) fn prepare(plan: &Plan) -> Result<Self, RuntimeError> {
         let upper = match &plan.rootfs.upper {
@@ -54,19 +74,12 @@ impl Emulation {
             socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
                 .map_err(failed("socket"))
         };
-        let ends = emulation.supervised().then(pair).transpose()?;
-        let owners = match upper {
-            Some(path) if mode == Mode::Consistent => {
-                let open = File::options()
-                    .read(true)
-                    .append(true)
-                    .create(true)
-                    .open(path.join(types::SPECIAL_OWNERS));
-                Some(open.map_err(failed("owners"))?)
-            }
+        let ends = (mode != Mode::None).then(pair).transpose()?;
+        let beside = match upper {
+            Some(path) if mode == Mode::Consistent => Some(beside(path).map_err(failed("owners"))?),
             _ => None,
         };
-        Ok(Self { mode, ends, owners, user })
+        Ok(Self { mode, ends, beside, user })
     }
 
     /// In the process that becomes the application.
@@ -77,14 +90,20 @@ impl Emulation {
         if self.mode != Mode::Devices {
             rustix::thread::set_no_new_privs(true).map_err(failed("no_new_privs"))?;
         }
+        if self.mode == Mode::Consistent {
+            rootemu::begin().map_err(failed("identity"))?;
+        }
         let filter = rootemu::filter(self.mode);
+        let alone =
+            |filter| sys::seccomp::install(&rootemu::unattended(filter)).map_err(failed("filter"));
         match self.ends {
-            None => sys::seccomp::install(&filter).map_err(failed("filter")),
-            Some((_, ours)) => {
-                let listener =
-                    sys::seccomp::install_notifying(&filter).map_err(failed("listener"))?;
-                pass::send(&ours, 0, &[listener.as_fd()]).map_err(failed("send"))
-            }
+            None => alone(filter),
+            Some((_, ours)) => match sys::seccomp::install_notifying(&filter) {
+                Ok(listener) => pass::send(&ours, 0, &[listener.as_fd()]).map_err(failed("send")),
+                // On an old kernel, or below another listener.
+                Err(_) if self.mode == Mode::Fast => alone(filter),
+                Err(error) => Err(failed("listener")(error)),
+            },
         }?;
         let Some((uid, gid)) = self.user else { return Ok(()) };
         use rustix::process::{Gid, Uid};
@@ -117,7 +136,7 @@ impl Emulation {
         let (_, fds) = pass::receive(&theirs).map_err(failed("receive"))?;
         // Without a listener the other has failed, and says so.
         if let Some(listener) = fds.into_iter().next() {
-            std::thread::spawn(move || rootemu::supervise(&listener, self.mode, self.owners));
+            std::thread::spawn(move || rootemu::supervise(&listener, self.mode, self.beside));
         }
         Ok(())
     }

@@ -210,6 +210,7 @@ fn init(
 ) -> Result<Infallible, RuntimeError> {
     let Ready { program, hooks, served } = ready;
     let emulation = Emulation::prepare(plan)?;
+    let attended = emulation.attended();
     root::enter(plan, served, &hooks)?;
     // For ps(1); a refusal changes nothing.
     let _ = rustix::thread::set_name(c"sampan-init");
@@ -250,7 +251,7 @@ fn init(
     rustix::stdio::dup2_stderr(&detached.input).map_err(failed("standard error"))?;
     end_with_parent(false)?;
     drop(socket);
-    if !plan.root_emulation.supervised() {
+    if !attended {
         // Whoever answers for the kernel has descriptors; nothing else is of use.
         sys::process::close_others(&[]);
     }

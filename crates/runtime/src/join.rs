@@ -236,7 +236,7 @@ impl Container {
             Err(e) => Err(failed("fork")(e)),
             Ok(Fork::Child) => {
                 end_with_parent(true)?;
-                if !bounds.root_emulation.supervised() {
+                if !emulation.attended() {
                     match begin(emulation)? {}
                 }
                 match fork().map_err(failed("fork"))? {

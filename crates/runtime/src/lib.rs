@@ -55,7 +55,8 @@ use share::Way;
 
 pub use error::{ExecError, RuntimeError};
 pub use join::{Container, JoinError, join};
-pub use probe::probe;
+pub use probe::{probe, takes_upper};
+pub use rootemu::CONSISTENT;
 pub use server::{ImageFile, Keeper, MOST_PARTS};
 pub use share::{LOG, Share};
 pub use tree::{ImageTree, Info};
@@ -161,6 +162,6 @@ fn enter(
 ) -> Result<Infallible, RuntimeError> {
     root::enter(plan, served, hooks)?;
     hooks.starting()?;
-    emulation::Emulation::prepare(plan)?.install()?;
+    emulation::Emulation::prepare(plan)?.unattended().install()?;
     exec::run(plan, program).inspect_err(|_| hooks.not_started())
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use plan::{IdMap, KernelCaps, Namespaces};
 use rustix::fs::{Mode, OFlags, mkdirat};
@@ -49,6 +49,31 @@ pub fn probe() -> io::Result<KernelCaps> {
         overlay: next(),
         notification: next(),
     })
+}
+
+/// Whether overlayfs writes to a file system: tried in a child, in an empty directory
+/// there. Must be called while the process has one thread.
+#[must_use]
+pub fn takes_upper(stage: BorrowedFd<'_>) -> bool {
+    match fork() {
+        Ok(Fork::Child) => {
+            let done = enter().is_ok() && overlay(&stage).is_ok();
+            exit_now(i32::from(!done))
+        }
+        Ok(Fork::Parent(child)) => {
+            let status = waitpid(Some(child), WaitOptions::empty()).ok().flatten();
+            status.is_some_and(|(_, status)| status.exit_status() == Some(0))
+        }
+        Err(_) => false,
+    }
+}
+
+/// Namespaces of a user's own, with the caller's ids.
+fn enter() -> Result<(), crate::RuntimeError> {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let ids = IdMap { uid, gid, host_uid: uid, host_gid: gid };
+    let namespaces = Namespaces { user: uid != 0, ..Namespaces::default() };
+    namespace::enter_with(namespaces, ids, None)
 }
 
 /// The attempts, each standing on the one before.

@@ -117,3 +117,46 @@ pub fn lift_limits() {
     // processors that do not exist or that the cgroup does not allow.
     unsafe { libc::sched_setaffinity(0, size_of_val(&all), all.as_ptr().cast()) };
 }
+
+/// A resource limit (getrlimit(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// The soft one.
+    pub current: u64,
+    /// The hard one.
+    pub maximum: u64,
+}
+
+/// RLIMIT_LOCKS of asm-generic/resource.h, which the kernel keeps and hands on to
+/// children, and has not enforced since 2.4.25.
+const LOCKS: libc::c_int = 10;
+
+/// `RLIMIT_LOCKS` of a process.
+///
+/// # Errors
+/// `ESRCH` when it has gone, `EPERM` of another user's.
+pub fn lock_limit(pid: u32) -> io::Result<Limit> {
+    let mut old = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let new = std::ptr::null::<libc::rlimit64>();
+    // SAFETY: nothing is set, and `old` is alive through the call, which fills it.
+    let done =
+        unsafe { libc::syscall(libc::SYS_prlimit64, pid.cast_signed(), LOCKS, new, &raw mut old) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Limit { current: old.rlim_cur, maximum: old.rlim_max })
+}
+
+/// Sets it.
+///
+/// # Errors
+/// The same, and `EINVAL` for a soft limit above the hard one.
+pub fn set_lock_limit(pid: u32, limit: Limit) -> io::Result<()> {
+    let new = libc::rlimit64 { rlim_cur: limit.current, rlim_max: limit.maximum };
+    let old = std::ptr::null_mut::<libc::rlimit64>();
+    // SAFETY: the kernel only reads `new`, which is alive through the call.
+    let done = unsafe {
+        libc::syscall(libc::SYS_prlimit64, pid.cast_signed(), LOCKS, &raw const new, old)
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

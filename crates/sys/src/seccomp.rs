@@ -4,6 +4,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 /// An instruction of classic BPF, as the kernel takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +90,7 @@ pub enum Answer {
 // with another encoding of directions, which have no static build here.
 const RECV: u64 = 0xc050_2100;
 const SEND: u64 = 0xc018_2101;
+const ID_VALID: u64 = 0x4008_2102;
 const ADD_FD: u64 = 0x4018_2103;
 const SET_FLAGS: u64 = 0x4008_2104;
 const SYNC_WAKE_UP: usize = 1;
@@ -162,6 +164,12 @@ pub fn answer_with_descriptor(
     ioctl(listener, ADD_FD, (&raw mut raw).cast())
 }
 
+/// Whether a call still waits: as long as it does, its number is the caller's own, and
+/// what was read or opened through it before belongs to him.
+pub fn waits(listener: impl AsFd, mut id: u64) -> bool {
+    ioctl(listener, ID_VALID, (&raw mut id).cast()).is_ok()
+}
+
 /// Reads memory of another process; how many bytes were there.
 ///
 /// # Errors
@@ -177,23 +185,24 @@ pub fn read_memory(pid: u32, address: u64, buffer: &mut [u8]) -> io::Result<usiz
     usize::try_from(got).map_err(|_| io::Error::last_os_error())
 }
 
-/// Writes memory of another process, all of it.
+/// Writes memory of the process whose call waits, all of it: through a descriptor that
+/// was opened while it did, so never into a later process of the same number
+/// (seccomp_unotify(2)).
 ///
 /// # Errors
-/// As process_vm_writev(2).
-pub fn write_memory(pid: u32, address: u64, bytes: &[u8]) -> io::Result<()> {
-    let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    let remote = libc::iovec { iov_base: address as *mut _, iov_len: bytes.len() };
-    // SAFETY: the kernel only reads the local vector, which names `bytes`; the
-    // remote one is checked by the kernel.
-    let got = unsafe {
-        libc::process_vm_writev(pid.cast_signed(), &raw const local, 1, &raw const remote, 1, 0)
-    };
-    match usize::try_from(got) {
-        Ok(got) if got == bytes.len() => Ok(()),
-        Ok(_) => Err(io::ErrorKind::WriteZero.into()),
-        Err(_) => Err(io::Error::last_os_error()),
+/// `ENOENT` when the caller has gone meanwhile, `EFAULT` for memory that it has not.
+pub fn write_memory(
+    listener: impl AsFd,
+    call: &Notification,
+    address: u64,
+    bytes: &[u8],
+) -> io::Result<()> {
+    let memory = std::fs::File::options().write(true).open(format!("/proc/{}/mem", call.pid))?;
+    if !waits(listener, call.id) {
+        return Err(io::Error::from_raw_os_error(libc::ENOENT));
     }
+    // What is not there is an error of input and output in this file.
+    memory.write_all_at(bytes, address).map_err(|_| io::Error::from_raw_os_error(libc::EFAULT))
 }
 
 /// What stat(2) says of a path, and its bytes as a caller expects them.

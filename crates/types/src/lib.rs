@@ -34,7 +34,7 @@ pub use manifest::{
 };
 pub use owner::{
     ACL_NOTES, CAPABILITY, CAPABILITY_NOTE, Device, OVERRIDE_STAT, Owner, SPECIAL_OWNERS,
-    SPECIAL_STAT, Special,
+    SPECIAL_STAT, Special, Unattributed,
 };
 pub use platform::{Platform, PlatformError};
 pub use reference::{ImageRef, ImageRefError, RegistryRef, Tag};

@@ -25,8 +25,20 @@ pub const CAPABILITY: &str = "security.capability";
 pub const CAPABILITY_NOTE: &str = "user.sampan.capability";
 
 /// The file beside the upper directory of an overlay that says whose the links,
-/// FIFOs and sockets in it are: lines of [`Special`], the latest of an inode last.
+/// FIFOs and sockets in it are, and everything else on a file system without attributes
+/// of users: lines of [`Special`], the latest of an inode last.
 pub const SPECIAL_OWNERS: &str = "owners";
+
+/// What an inode without an attribute is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unattributed {
+    /// A link, FIFO or socket, which can have none.
+    Special,
+    /// A file or directory.
+    File,
+    /// An empty file that stands for a device.
+    Device(Device),
+}
 
 /// An inode that can have no attribute, and its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +48,19 @@ pub struct Special {
     pub inode: (u64, i64, u32),
     /// User and group.
     pub owner: (u32, u32),
+    /// What it is.
+    pub kind: Unattributed,
+}
+
+impl Unattributed {
+    fn parse(word: &str) -> Option<Self> {
+        if word == "f" {
+            return Some(Self::File);
+        }
+        let block = word.starts_with('b');
+        let (major, minor) = word.strip_prefix(['b', 'c'])?.split_once(':')?;
+        Some(Self::Device(Device { block, major: major.parse().ok()?, minor: minor.parse().ok()? }))
+    }
 }
 
 impl Special {
@@ -46,15 +71,28 @@ impl Special {
         let mut word = || words.next();
         let inode = (word()?.parse().ok()?, word()?.parse().ok()?, word()?.parse().ok()?);
         let owner = (word()?.parse().ok()?, word()?.parse().ok()?);
-        (words.next() == Some(".")).then_some(Self { inode, owner })
+        let (kind, end) = match words.next()? {
+            "." => (Unattributed::Special, "."),
+            word => (Unattributed::parse(word)?, words.next()?),
+        };
+        (end == "." && words.next().is_none()).then_some(Self { inode, owner, kind })
     }
 }
 
 impl fmt::Display for Special {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { inode: (number, seconds, nanoseconds), owner: (uid, gid) } = self;
+        let Self { inode: (number, seconds, nanoseconds), owner: (uid, gid), kind } = self;
+        write!(f, "{number} {seconds} {nanoseconds} {uid} {gid}")?;
+        match kind {
+            Unattributed::Special => {}
+            Unattributed::File => write!(f, " f")?,
+            Unattributed::Device(Device { block, major, minor }) => {
+                let letter = if *block { 'b' } else { 'c' };
+                write!(f, " {letter}{major}:{minor}")?;
+            }
+        }
         // The point says that the line is whole.
-        write!(f, "{number} {seconds} {nanoseconds} {uid} {gid} .")
+        write!(f, " .")
     }
 }
 
@@ -122,11 +160,19 @@ mod tests {
 
     #[test]
     fn lines_of_special_files_are_read_back() {
-        let special = Special { inode: (7, -1, 999_999_999), owner: (1000, 5) };
-        let line = special.to_string();
-        assert_eq!(Special::parse(&line), Some(special));
-        for end in 0..line.len() {
-            assert_eq!(Special::parse(&line[..end]), None, "{end}");
+        let device = Device { block: true, major: 8, minor: 1 };
+        for kind in [
+            Unattributed::Special,
+            Unattributed::File,
+            Unattributed::Device(device),
+            Unattributed::Device(Device { block: false, ..device }),
+        ] {
+            let special = Special { inode: (7, -1, 999_999_999), owner: (1000, 5), kind };
+            let line = special.to_string();
+            assert_eq!(Special::parse(&line), Some(special));
+            for end in 0..line.len() {
+                assert_eq!(Special::parse(&line[..end]), None, "{end}");
+            }
         }
     }
 
