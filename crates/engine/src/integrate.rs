@@ -9,6 +9,7 @@ use host::companions::with_companions;
 use host::edits::{Edits, HostLibrary};
 use host::hooks::Hook;
 use host::inject::{Injection, Mounted, Wanted, inject};
+use host::launcher;
 use host::libraries::{Libc, Libraries, Library};
 use host::mpi::{self, Policy};
 use plan::{
@@ -115,10 +116,11 @@ impl Engine {
     ) -> Result<Added> {
         let mut added = Added::default();
         let mode = self.config().mpi.value;
+        let contained = request.isolation.contain;
         match mode {
             MpiMode::None => {}
             MpiMode::Container => {
-                added.contributions.push(host::launcher::without(&facts.env));
+                added.contributions.push(launcher::without(&facts.env));
                 added.remote = self.remote(request, facts)?;
                 if added.remote.is_some() || request.other_nodes == OtherNodes::Proxy {
                     let sampan = std::env::current_exe().map_err(Error::Program)?;
@@ -129,9 +131,12 @@ impl Engine {
                 added.contributions.extend(remote);
             }
             MpiMode::Auto | MpiMode::Host => {
-                let contained = request.isolation.contain;
-                added.contributions = host::launcher::contribution(&facts.env, contained);
+                let node = launcher::Node::probe(&facts.env);
+                added.contributions = launcher::contribution(&facts.env, &node, contained);
             }
+        }
+        if mode != MpiMode::None && added.remote.is_none() {
+            added.contributions.extend(launcher::job(&facts.env, contained));
         }
         let edits = self.device_edits(devices, &devices::host_cache)?;
         for one in &edits {
