@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use host::DirectoryTree;
 use host::companions::with_companions;
 use host::edits::{Edits, HostLibrary};
+use host::gpu::nvidia;
 use host::hooks::Hook;
 use host::inject::{Injection, Mounted, Wanted, inject};
 use host::launcher;
@@ -144,7 +145,8 @@ impl Engine {
             added.hooks.extend(one.hooks.iter().cloned());
         }
         let wants = |one: &Edits| {
-            !(one.libraries.is_empty() && one.fallbacks.is_empty() && one.cache_folders.is_empty())
+            let listed = [&one.libraries, &one.fallbacks].iter().all(|list| list.is_empty());
+            !(listed && one.cache_folders.is_empty() && one.cuda_compat.is_none())
         };
         let fabric = self.config().fabric.value == Fabric::Host;
         if mode == MpiMode::Host || fabric || edits.iter().any(wants) {
@@ -217,7 +219,9 @@ impl Engine {
         if config.fabric.value == Fabric::Host {
             self.fabric(request, &host, &image, &mut injection, &mut added)?;
         }
-        let mut mounted = Vec::new();
+        let driver = edits.iter().find_map(|one| one.cuda_compat.as_deref());
+        let mut mounted = driver.map(|driver| nvidia::compat(driver, &image)).unwrap_or_default();
+        let newer: Vec<String> = mounted.iter().map(|library| library.name.clone()).collect();
         let mut links = Contribution::new(Rank::Host, "names of mounted libraries");
         let mut wanted = Vec::new();
         for one in edits {
@@ -225,11 +229,15 @@ impl Engine {
             for (library, at) in in_folders(one, &host) {
                 links.files.extend(soname_link(&library, &at, &image));
                 let (name, machine) = (library.soname().to_owned(), library.elf.machine);
+                if newer.contains(&name) {
+                    continue;
+                }
                 mounted.push(Mounted { name, path: at, machine });
                 let plain = Wanted::new(library, false, one.reason.clone());
                 wanted.push(Wanted { mounted: true, ..plain });
             }
         }
+        wanted.retain(|one| one.mounted || newer.iter().all(|name| name != one.library.soname()));
         let none = wanted.is_empty() && config.fabric.value == Fabric::None;
         if let (false, libc @ (Libc::Musl | Libc::None)) = (none, image.libc()) {
             let text = format!("the image has {libc}: no library of the host can be used in it");
