@@ -74,6 +74,27 @@ fn ranks_of_open_mpi_find_their_pmix_server() {
     }
 }
 
+/// The libraries are mounted over those of a directory that is written to, which stay as
+/// they are.
+#[test]
+fn the_hosts_mpi_runs_in_a_writable_directory() {
+    let (place, image) = place("mpich");
+    let _ = place.sampan(&["convert", "--quiet", &image, "tree/"]).ok();
+    let sums = "cd tree && find . -name '*.so*' -type f -exec cksum {} + | sort";
+    let before = place.shell(sums).ok();
+    let path = format!("SAMPAN_MPI_PATH={}", host("mpich").display());
+    let script = format!(
+        "{path} timeout -k 5 600 {}/bin/mpiexec -n 2 $sampan run --mpi=host --writable ./tree \
+         mpi_check check",
+        host("mpich").display()
+    );
+    assert_eq!(place.shell(&script).ok(), "ok 2 MPICH Version:      5.0.2\n");
+    let script = "$sampan exec --mpi=host --writable ./tree sh -c 'echo x >/srv/written'";
+    let _ = place.shell(&format!("{path} {script}")).ok();
+    assert_eq!(place.shell("cat tree/srv/written").ok(), "x\n");
+    assert_eq!(place.shell(sums).ok(), before);
+}
+
 /// Programs built with one MPI run with another of its family.
 #[test]
 fn the_hosts_mpi_stands_in_for_the_images() {
@@ -178,6 +199,39 @@ fn a_check_tells_before_anything_is_started() {
         text.contains("verdict  --mpi=host can be used: ") && text.contains("are replaced"),
         "{text}"
     );
+}
+
+/// The image has Debian's MPICH 4, a host MPICH 5, which is newer.
+#[test]
+fn the_policy_of_the_command_line_decides() {
+    let (place, image) = place("mpich");
+    let path = format!("SAMPAN_MPI_PATH={}", host("mpich").display());
+    for (policy, fits) in [("major", true), ("full", true), ("strict", false)] {
+        let check = place.shell(&format!("{path} $sampan mpi check --policy {policy} {image}"));
+        let run = format!("{path} $sampan exec --mpi=host --mpi-policy={policy} {image} true");
+        let run = place.shell(&run);
+        if fits {
+            assert!(check.ok().contains("verdict  --mpi=host can be used: "));
+            let _ = run.ok();
+        } else {
+            assert_eq!(check.code, 1, "{}", check.out);
+            assert!(check.out.contains("--mpi-policy=strict asks for"), "{}", check.out);
+            let text = run.fails(125);
+            assert!(text.contains("--mpi-policy=strict asks for"), "{text}");
+        }
+    }
+    let wrong = place.shell(&format!("$sampan mpi check --policy some {image}"));
+    assert!(wrong.fails(2).contains("strict"));
+    // One library of the image is exchanged, and both say so.
+    let text = place.shell(&format!("{path} $sampan mpi check {image}")).ok();
+    let plan = place.shell(&format!("{path} $sampan exec --mpi=host --explain {image} true")).ok();
+    let count = |text: &str, words: &str| -> Option<u32> {
+        let (before, _) = text.split_once(words)?;
+        before.rsplit([' ', ',']).find_map(|word| word.parse().ok())
+    };
+    let counted = count(&plan, " of the image's replaced");
+    assert!(counted > Some(0), "{plan}");
+    assert_eq!(count(&text, " of the image's"), counted, "{text}");
 }
 
 #[test]

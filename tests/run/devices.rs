@@ -55,6 +55,37 @@ fn a_device_brings_all_that_its_spec_asks_for() {
     assert!(text.contains("/dev/sub/zero") && text.contains("--contain"), "{text}");
 }
 
+/// Links beside nodes, in a /dev of the container's own, and directories with modes.
+#[test]
+fn what_the_toolkits_hooks_do_is_done() {
+    let spec = "cdiVersion: 0.7.0
+kind: test.io/dev
+devices:
+- name: '0'
+  containerEdits:
+    deviceNodes:
+    - path: /dev/sub/zero
+      hostPath: /dev/zero
+    mounts:
+    - hostPath: LIBRARY
+      containerPath: /opt/deep/libx
+    hooks:
+    - hookName: createContainer
+      path: /usr/bin/nvidia-cdi-hook
+      args: [nvidia-cdi-hook, create-symlinks, --link, '../zero::/dev/sub/by-path/zero']
+    - hookName: createContainer
+      path: /usr/bin/nvidia-cdi-hook
+      args: [nvidia-cdi-hook, chmod, --mode, '711', --path, /opt/deep]
+";
+    let place = place(spec);
+    let script = "readlink /dev/sub/by-path/zero; head -c 2 /dev/sub/by-path/zero | wc -c; \
+                  ls -ld /opt/deep | cut -c1-10";
+    for image in [place.image_dir(), place.image_file()] {
+        let args = ["exec", "-c", "--device", "test.io/dev=0", &image, "sh", "-c", script];
+        assert_eq!(sampan(&place, &args).ok(), "../zero\n2\ndrwx--x--x\n");
+    }
+}
+
 #[test]
 fn groups_of_others_are_refused_aloud_and_all_is_every_device() {
     let place = place(SPEC);

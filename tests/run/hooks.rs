@@ -60,6 +60,24 @@ fn hooks_run_at_their_stages_and_are_told_of_the_container() {
 }
 
 #[test]
+fn annotations_of_an_edf_file_choose_hooks() {
+    let place = Place::new();
+    let (image, log) = (place.image_file(), place.path("work/log"));
+    write_hook(&place, &["prestart"], &format!("cat >>{}", log.display()));
+    for (name, value) in [("no", "no"), ("yes", "yes")] {
+        let text = format!("image = '{image}'\n[annotations]\nlog = '{value}'\n");
+        let file = place.write(&format!("{name}.toml"), text);
+        let hooks = place.path("hooks");
+        let (hooks, file) = (hooks.display(), file.display());
+        let script = format!("SAMPAN_HOOKS_DIRS={hooks} $sampan exec --edf {file} true");
+        let _ = place.shell(&script).ok();
+        assert_eq!(log.exists(), value == "yes", "{value}");
+    }
+    let state: Value = serde_json::from_slice(&std::fs::read(&log).unwrap()).unwrap();
+    assert_eq!(state["annotations"]["log"], "yes");
+}
+
+#[test]
 fn the_last_stage_runs_inside_and_a_failing_hook_stops_the_start() {
     let place = Place::new();
     let image = place.image_dir();

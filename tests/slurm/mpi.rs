@@ -66,6 +66,25 @@ fn sixteen_ranks_of_open_mpi_over_pmix() {
     nothing_is_left(&place);
 }
 
+/// In a container of its own /tmp and /dev: PMIx's server and what ranks share is the
+/// node's all the same.
+#[test]
+fn contained_ranks_reach_their_pmix_server() {
+    let (place, sampan) = (Place::new(), required("SAMPAN_BIN"));
+    let image = format!("{}/openmpi", registry());
+    let flags = ["-N1", "-n4", "--mpi=pmix", &sampan, "run", "--contain", &image, "mpi_check"];
+    for (mode, expected) in [("check", "ok 4 Open MPI v4.1.4\n"), ("peer", "peers ok 4\n")] {
+        let args: Vec<&str> = flags.iter().copied().chain([mode]).collect();
+        assert_eq!(Cluster::get().srun(&place, &args).ok(), expected);
+    }
+    // The directory in which Slurm has the ranks of a step keep what they share.
+    let script = "cat /proc/mounts";
+    let args =
+        ["-N1", "-n1", "--mpi=pmix", &sampan, "run", "--contain", &image, "sh", "-c", script];
+    let mounts = Cluster::get().srun(&place, &args).ok();
+    assert!(mounts.contains("/spmix_appdir_"), "{mounts}");
+}
+
 /// The hosts' libraries in place of the images', and how many they are.
 #[test]
 fn sixteen_ranks_with_the_hosts_mpi() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use host::DirectoryTree;
 use host::cdi::{self, CdiError, Listed, QualifiedName, Registry};
 use host::edits::{Edits, HostLibrary};
-use host::gpu::{Choice, Variables, Vendor};
+use host::gpu::{Choice, Variables, Vendor, nvidia};
 use host::hooks::{self, Hook, Situation};
 use host::ldcache;
 use host::libraries::Libraries;
@@ -178,7 +178,10 @@ impl Search<'_> {
             shared.warn(format!("there is no GPU of {} on this host", makers.join(" or ")));
         }
         if !names.is_empty() {
-            let edits = self.cdi(&registry, &names)?;
+            let mut edits = self.cdi(&registry, &names)?;
+            if let Some(text) = nvidia::mismatch(self.root, &edits.mounts) {
+                edits.warn(text);
+            }
             shared = join(edits, shared);
         }
         if !shared.is_empty() || !shared.warnings.is_empty() {
@@ -348,6 +351,31 @@ mod tests {
         // A device that is named is not joined by all others.
         let list = search(host.path(), &vars, &["nvidia.com/gpu=0"], Some(Choice::Nvidia)).unwrap();
         assert_eq!(list[0].reason, "CDI: nvidia.com/gpu=0");
+    }
+
+    #[test]
+    fn a_spec_of_another_driver_than_the_loaded_one_is_told() {
+        let host = host(None);
+        for (version, told) in [("550.54.14", true), ("535.129.03", false)] {
+            let file = format!("/lib/libcuda.so.{version}");
+            fs::create_dir_all(host.path().join("lib")).unwrap();
+            fs::write(host.path().join(&file[1..]), "").unwrap();
+            let text = format!(
+                r#"{{"cdiVersion":"0.6.0","kind":"nvidia.com/gpu","devices":[{{"name":"all",
+                    "containerEdits":{{"mounts":[
+                    {{"hostPath":"{file}","containerPath":"{file}"}}]}}}}]}}"#
+            );
+            fs::write(host.path().join("etc/cdi/nvidia.json"), text).unwrap();
+            let asked: [(&[&str], _); 2] =
+                [(&["nvidia.com/gpu=all"], None), (&[], Some(Choice::Nvidia))];
+            for (names, gpu) in asked {
+                let list = search(host.path(), &pairs(&[]), names, gpu).unwrap();
+                let warned = list[0].warnings.iter().any(|text| {
+                    text.contains("libcuda.so.550.54.14") && text.contains("535.129.03")
+                });
+                assert_eq!(warned, told, "{:?}", list[0].warnings);
+            }
+        }
     }
 
     #[test]

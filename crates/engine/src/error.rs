@@ -59,9 +59,6 @@ pub enum Error {
     /// The host's MPI cannot be used.
     #[error("the host's MPI cannot be used with this image: {0}")]
     Mpi(#[source] host::mpi::MpiError),
-    /// Libraries of the host and an image that is written in place.
-    #[error("libraries of the host go over those of the image, which --writable would change")]
-    LibrariesInPlace,
     /// The host's own root directory.
     #[error("cannot open the host's root directory")]
     HostRoot(#[source] io::Error),
@@ -625,7 +622,6 @@ impl Error {
             | Self::NoContainerName { .. }
             | Self::Edf(_)
             | Self::Epoch { .. }
-            | Self::LibrariesInPlace
             | Self::Cdi(host::cdi::CdiError::Name(_))
             | Self::Device { .. }
             | Self::NoLibrary { .. }
@@ -715,7 +711,6 @@ impl Error {
                     .to_owned(),
             ),
             Self::Mpi(error) => Some(error.hint().to_owned()),
-            Self::LibrariesInPlace => Some("keep changes elsewhere: --overlay DIR".to_owned()),
             Self::Exists { .. } => Some("remove it, or replace a file with --force".to_owned()),
             Self::NothingToConvert { .. } => {
                 Some("copy it with cp -a, or convert it to a .sif or .sqfs file".to_owned())

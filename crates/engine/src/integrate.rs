@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use host::DirectoryTree;
 use host::companions::with_companions;
 use host::edits::{Edits, HostLibrary};
+use host::gpu::nvidia;
 use host::hooks::Hook;
-use host::inject::{Injection, Mounted, Wanted, inject};
-use host::libraries::{Libc, Libraries, Library};
+use host::inject::{self, Injection, Mounted, Wanted};
+use host::launcher;
+use host::libraries::{Libc, Libraries, Library, search_path};
 use host::mpi::{self, Policy};
 use plan::{
     Contribution, FileSpec, HostFacts, MountFlags, MountSource, MountSpec, OtherNodes, Rank,
@@ -115,10 +117,11 @@ impl Engine {
     ) -> Result<Added> {
         let mut added = Added::default();
         let mode = self.config().mpi.value;
+        let contained = request.isolation.contain;
         match mode {
             MpiMode::None => {}
             MpiMode::Container => {
-                added.contributions.push(host::launcher::without(&facts.env));
+                added.contributions.push(launcher::without(&facts.env));
                 added.remote = self.remote(request, facts)?;
                 if added.remote.is_some() || request.other_nodes == OtherNodes::Proxy {
                     let sampan = std::env::current_exe().map_err(Error::Program)?;
@@ -129,9 +132,12 @@ impl Engine {
                 added.contributions.extend(remote);
             }
             MpiMode::Auto | MpiMode::Host => {
-                let contained = request.isolation.contain;
-                added.contributions = host::launcher::contribution(&facts.env, contained);
+                let node = launcher::Node::probe(&facts.env);
+                added.contributions = launcher::contribution(&facts.env, &node, contained);
             }
+        }
+        if mode != MpiMode::None && added.remote.is_none() {
+            added.contributions.extend(launcher::job(&facts.env, contained));
         }
         let edits = self.device_edits(devices, &devices::host_cache)?;
         for one in &edits {
@@ -139,13 +145,11 @@ impl Engine {
             added.hooks.extend(one.hooks.iter().cloned());
         }
         let wants = |one: &Edits| {
-            !(one.libraries.is_empty() && one.fallbacks.is_empty() && one.cache_folders.is_empty())
+            let listed = [&one.libraries, &one.fallbacks].iter().all(|list| list.is_empty());
+            !(listed && one.cache_folders.is_empty() && one.cuda_compat.is_none())
         };
         let fabric = self.config().fabric.value == Fabric::Host;
         if mode == MpiMode::Host || fabric || edits.iter().any(wants) {
-            if request.writable == Writable::InPlace {
-                return Err(Error::LibrariesInPlace);
-            }
             let open = DirectoryTree::open(Path::new("/")).map_err(Error::HostRoot)?;
             let find = |host: &dyn SearchTree| self.libraries(request, facts, tree, host, &edits);
             let answer = match self.kept(request, facts, &edits) {
@@ -173,7 +177,8 @@ impl Engine {
             fabric: config.fabric.value == Fabric::Host,
             contained: request.isolation.contain,
             library_path: library_path(request),
-            env: ["LD_LIBRARY_PATH", "PATH"].map(|name| variable(&facts.env, name)),
+            env: ["LD_LIBRARY_PATH", "PATH", "FI_PROVIDER_PATH", "UCX_MODULE_DIR"]
+                .map(|name| variable(&facts.env, name)),
             edits,
         };
         let dir = share::directory(config);
@@ -198,7 +203,8 @@ impl Engine {
         let image = image_libraries(tree, library_path.as_deref());
         let mut injection = Injection::default();
         if config.mpi.value == MpiMode::Host {
-            let check = mpi::check(&host, &image, &config.mpi_path.value, config.mpi_policy.value);
+            let (path, policy) = (&config.mpi_path.value, config.mpi_policy.value);
+            let check = mpi::check(&host, &image, &facts.env, path, policy);
             if let Some(error) = check.error {
                 return Err(Error::Mpi(error));
             }
@@ -210,21 +216,31 @@ impl Engine {
             added.contributions.push(beside);
         }
         if config.fabric.value == Fabric::Host {
-            self.fabric(request, &host, &image, &mut injection, &mut added)?;
+            self.fabric(request, facts, [&host, &image], &mut injection, &mut added)?;
         }
-        let mut mounted = Vec::new();
+        let in_place = request.writable == Writable::InPlace;
+        let driver = edits.iter().find_map(|one| one.cuda_compat.as_deref());
+        let mut mounted = driver.map(|driver| nvidia::compat(driver, &image)).unwrap_or_default();
+        let newer: Vec<String> = mounted.iter().map(|library| library.name.clone()).collect();
         let mut links = Contribution::new(Rank::Host, "names of mounted libraries");
         let mut wanted = Vec::new();
         for one in edits {
             wanted.extend(device_libraries(one, &host, &image));
             for (library, at) in in_folders(one, &host) {
-                links.files.extend(soname_link(&library, &at, &image));
+                match soname_link(&library, &at, &image) {
+                    Some(_) if in_place => links.mounts.push(in_directory(&library)),
+                    link => links.files.extend(link),
+                }
                 let (name, machine) = (library.soname().to_owned(), library.elf.machine);
+                if newer.contains(&name) {
+                    continue;
+                }
                 mounted.push(Mounted { name, path: at, machine });
                 let plain = Wanted::new(library, false, one.reason.clone());
                 wanted.push(Wanted { mounted: true, ..plain });
             }
         }
+        wanted.retain(|one| one.mounted || newer.iter().all(|name| name != one.library.soname()));
         let none = wanted.is_empty() && config.fabric.value == Fabric::None;
         if let (false, libc @ (Libc::Musl | Libc::None)) = (none, image.libc()) {
             let text = format!("the image has {libc}: no library of the host can be used in it");
@@ -232,10 +248,10 @@ impl Engine {
             wanted.clear();
         }
         // None of them is required, so this cannot fail.
-        let devices = inject(&host, &image, wanted).unwrap_or_default();
+        let devices = inject::inject(&host, &image, wanted).unwrap_or_default();
         added.warnings.extend(devices.warnings.iter().cloned());
         injection.merge(devices);
-        let mut all = injection.contribution(&image, &mounted, library_path.as_deref());
+        let mut all = injection.contribution(&image, &mounted, library_path.as_deref(), in_place);
         let replaced = injection.taken.iter().filter(|taken| !taken.replaces.is_empty()).count();
         all.reason = format!(
             "libraries of the host: {} taken, {replaced} of the image's replaced",
@@ -257,7 +273,7 @@ struct Questions<'a> {
     fabric: bool,
     contained: bool,
     library_path: Option<String>,
-    env: [Option<&'a str>; 2],
+    env: [Option<&'a str>; 4],
     edits: &'a [Edits],
 }
 
@@ -267,8 +283,8 @@ impl Engine {
     fn fabric(
         &self,
         request: &RunRequest,
-        host: &Libraries<'_>,
-        image: &Libraries<'_>,
+        facts: &HostFacts,
+        [host, image]: [&Libraries<'_>; 2],
         injection: &mut Injection,
         added: &mut Answer,
     ) -> Result<()> {
@@ -276,7 +292,8 @@ impl Engine {
         // What an MPI of the host brings is there already, with its plugins.
         wanted.retain(|one| injection.taken.iter().all(|t| t.name != one.library.soname()));
         // None of them is required, so this cannot fail.
-        let (libraries, beside) = with_companions(host, image, wanted).unwrap_or_default();
+        let (libraries, beside) =
+            with_companions(host, image, &facts.env, wanted).unwrap_or_default();
         added.warnings.extend(libraries.warnings.iter().cloned());
         injection.merge(libraries);
         let mut all = Contribution::new(Rank::Host, "--fabric=host: the host's network");
@@ -327,6 +344,14 @@ fn soname_link(library: &Library, at: &Path, image: &Libraries<'_>) -> Option<Fi
     Some(FileSpec { path, kind: SkeletonKind::Symlink(name.into()), mode: 0o777 })
 }
 
+/// The same for an image that is written in place: the library once more, where the
+/// search path leads.
+fn in_directory(library: &Library) -> MountSpec {
+    let target = Path::new(inject::DIR).join(library.soname());
+    let flags = MountFlags { read_only: true, recursive: false };
+    MountSpec { source: MountSource::File(library.real.clone()), target, flags, optional: false }
+}
+
 /// `LD_LIBRARY_PATH` as the container's programs will have it.
 fn library_path(request: &RunRequest) -> Option<String> {
     let user = request.env.iter().rev().find(|(name, _)| name == "LD_LIBRARY_PATH");
@@ -354,7 +379,8 @@ fn host_libraries<'a>(
 }
 
 fn image_libraries<'a>(tree: &'a dyn SearchTree, library_path: Option<&str>) -> Libraries<'a> {
-    Libraries::new(tree, mpi::image_search(tree, library_path))
+    let search = library_path.map(search_path).unwrap_or_default();
+    Libraries::new(tree, search).with_apart(mpi::packages(tree))
 }
 
 impl Engine {
@@ -371,7 +397,10 @@ impl Engine {
         let library_path = image_library_path(&resolved.config);
         self.with_tree(resolved, |tree| {
             let image = image_libraries(tree, library_path.as_deref());
-            mpi::check(&host, &image, &self.config().mpi_path.value, policy)
+            mpi::check(&host, &image, &env, &self.config().mpi_path.value, policy)
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,7 +69,7 @@ pub(crate) fn for_builds(config: &Config) -> Result<(PathBuf, Option<String>)> {
     places.extend(given);
     places.extend(["/tmp", "/var/tmp", "/dev/shm"].map(PathBuf::from));
     let own = |place: &Path| {
-        unpack::own_directory(&unpack::own_directory(&unpack::cache(place))?.join("build"))
+        unpack::own_directory(&unpack::own_directory(&unpack::cache(place))?.join(unpack::BUILD))
     };
     let (at, said) = choose(&places, &|place| own(place).map_or(Takes::Nothing, |dir| takes(&dir)));
     Ok((own(&places[at])?, said))

@@ -35,6 +35,9 @@ pub struct Edits {
     /// Directories in the container that the dynamic linker has to search,
     /// absolute. The libraries mounted there have no links for their sonames yet.
     pub cache_folders: Vec<PathBuf>,
+    /// The version of NVIDIA's driver, where the image's libraries of CUDA are to
+    /// go before the driver's if they are newer.
+    pub cuda_compat: Option<String>,
     /// Programs to run while the container is made, in order.
     pub hooks: Vec<Hook>,
     /// What a person should know but need not stop for.
@@ -57,6 +60,7 @@ impl Edits {
             && self.libraries.is_empty()
             && self.fallbacks.is_empty()
             && self.cache_folders.is_empty()
+            && self.cuda_compat.is_none()
             && self.hooks.is_empty()
     }
 
@@ -95,8 +99,8 @@ impl Edits {
 
     /// Mounts, variables and files as a contribution to a plan; what needs the
     /// image stays. Where the host's own `/dev` is shown, its nodes need no
-    /// mounts of their own. Links in `/dev` are left out: no plan can put files
-    /// there, and they are second names of nodes that have a first one.
+    /// mounts of their own, and the links are left out: they are second names of
+    /// nodes that have a first one.
     #[must_use]
     pub fn contribution(&self, host_dev: bool) -> Contribution {
         let in_dev = |path: &Path| path.starts_with("/dev");
@@ -104,7 +108,12 @@ impl Edits {
         Contribution {
             mounts: self.mounts.iter().filter(needed).cloned().collect(),
             env: self.env.clone(),
-            files: self.files.iter().filter(|file| !in_dev(&file.path)).cloned().collect(),
+            files: self
+                .files
+                .iter()
+                .filter(|file| !host_dev || !in_dev(&file.path))
+                .cloned()
+                .collect(),
             ..Contribution::new(Rank::Host, &self.reason)
         }
     }
@@ -164,12 +173,13 @@ mod tests {
     }
 
     #[test]
-    fn links_go_everywhere_but_into_dev() {
+    fn links_go_everywhere_but_into_the_hosts_dev() {
         let mut edits = Edits::new("test");
         for path in ["/dev/dri/by-path/x", "/usr/lib/libx.so"] {
             let kind = plan::SkeletonKind::Symlink("y".into());
             edits.file(FileSpec { path: path.into(), kind, mode: 0o777 });
         }
-        assert_eq!(edits.contribution(false).files.len(), 1);
+        assert_eq!(edits.contribution(true).files.len(), 1);
+        assert_eq!(edits.contribution(false).files.len(), 2);
     }
 }

@@ -4,7 +4,7 @@
 //! Structures and constants are those of elf(5) and of the GNU extensions for
 //! symbol versions (Linux Standard Base, "Symbol Versioning").
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use serde::Serialize;
 
@@ -39,6 +39,15 @@ pub struct Elf {
     pub versions: Vec<String>,
 }
 
+impl Elf {
+    /// About how many bytes of memory its texts take.
+    pub(crate) fn weight(&self) -> usize {
+        let versions = self.needs.iter().flat_map(|need| need.versions.iter().chain([&need.file]));
+        let texts = self.needed.iter().chain(&self.runpath).chain(&self.versions).chain(versions);
+        texts.map(|text| size_of::<String>() + text.len()).sum()
+    }
+}
+
 const HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
 /// More headers or entries than any linker writes are not read.
@@ -46,8 +55,13 @@ const MOST_HEADERS: usize = 64;
 const MOST_DYNAMIC: usize = 16 << 10;
 const MOST_NAME: usize = 4096;
 const MOST_VERSIONS: usize = 1024;
+/// More bytes of names, and of the lists that lead to them, than any library has.
+/// Lists and names may lie in one another, so the file's size bounds nothing.
+const MOST_TEXT: usize = 128 << 10;
 /// Bytes read at once: names and versions lie close together.
 const WINDOW: usize = 16 << 10;
+/// What reading that counts as, of [`MOST_TEXT`].
+const WINDOW_COST: usize = 256;
 
 const PT_LOAD: u64 = 1;
 const PT_DYNAMIC: u64 = 2;
@@ -76,6 +90,8 @@ fn word(bytes: &[u8], at: usize, len: usize) -> Option<u64> {
 struct File<'a> {
     read: Read<'a>,
     window: RefCell<(u64, Vec<u8>)>,
+    /// What is left of [`MOST_TEXT`].
+    left: Cell<usize>,
 }
 
 impl File<'_> {
@@ -89,15 +105,23 @@ impl File<'_> {
         if let Some(bytes) = inside(&window) {
             return Some(bytes);
         }
+        self.spend(WINDOW_COST)?;
         let bytes = (self.read)(offset, WINDOW.max(len))?;
         let wanted = bytes[..len.min(bytes.len())].to_vec();
         *window = (offset, bytes);
         Some(wanted)
     }
 
+    /// Counts bytes; None when there have been too many.
+    fn spend(&self, bytes: usize) -> Option<()> {
+        self.left.set(self.left.get().checked_sub(bytes)?);
+        Some(())
+    }
+
     fn name(&self, offset: u64, most: usize) -> Option<String> {
         let bytes = self.get(offset, most)?;
         let bytes = bytes.split(|b| *b == 0).next()?;
+        self.spend(bytes.len())?;
         (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned())
     }
 }
@@ -105,7 +129,8 @@ impl File<'_> {
 /// What a file says of itself; None when it is no such ELF file.
 #[must_use]
 pub fn read(read: Read<'_>) -> Option<Elf> {
-    let file = File { read, window: RefCell::new((0, Vec::new())) };
+    let (window, left) = (RefCell::new((0, Vec::new())), Cell::new(MOST_TEXT));
+    let file = File { read, window, left };
     let header = file.get(0, HEADER)?;
     if !header.starts_with(b"\x7fELF\x02\x01") {
         return None;
@@ -185,6 +210,7 @@ fn walk<T>(
 ) -> Vec<T> {
     let mut list = Vec::new();
     for _ in 0..MOST_VERSIONS {
+        let Some(()) = file.spend(size) else { break };
         let Some(entry) = file.get(at, size).filter(|entry| entry.len() == size) else { break };
         list.extend(each(at, &entry));
         let Some(step) = word(&entry, next, 4).filter(|step| *step != 0) else { break };
@@ -241,6 +267,24 @@ mod tests {
         let elf = of(&bytes).unwrap();
         assert_eq!(elf.soname.as_deref(), Some("libc.so.6"));
         assert!(elf.versions.iter().any(|version| version == "GLIBC_2.17"), "{elf:?}");
+    }
+
+    #[test]
+    fn a_file_that_says_too_much_is_read_in_part() {
+        let long = "v".repeat(250);
+        let needs: Vec<String> = (0..1000).map(|n| format!("lib{n}.so.1@{long}")).collect();
+        let needs: Vec<&str> = needs.iter().map(String::as_str).collect();
+        let bytes = crate::fixture::elf("libx.so.1", &needs, &[]);
+        let reads = Cell::new(0);
+        let elf = read(&|at, len| {
+            reads.set(reads.get() + 1);
+            let rest = bytes.get(usize::try_from(at).ok()?..)?;
+            Some(rest[..len.min(rest.len())].to_vec())
+        });
+        let elf = elf.unwrap();
+        assert_eq!(elf.soname.as_deref(), Some("libx.so.1"));
+        assert!(elf.weight() < 2 * MOST_TEXT, "{}", elf.weight());
+        assert!(reads.get() <= MOST_TEXT / WINDOW_COST, "{}", reads.get());
     }
 
     #[test]

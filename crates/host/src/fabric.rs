@@ -49,3 +49,6 @@ pub fn devices(host: &Libraries<'_>) -> Vec<PathBuf> {
     let known = |name: &String| DEVICES.iter().any(|start| name.starts_with(start));
     host.listing(dev).into_iter().filter(known).map(|name| dev.join(name)).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,14 +4,17 @@
 //! A host library brings the libraries that it needs. One that the image has
 //! too, at least as new and with every version of symbols that is asked for,
 //! stays the image's. The C library always does; a host library that asks for a
-//! newer one is refused before anything starts.
+//! newer one is refused before anything starts. One that nothing depends on comes
+//! with all that it needs, or not at all: half of it would take the place of
+//! something that works.
 //!
 //! What is taken appears in [`DIR`], each file under its soname, and the
 //! container gets an `ld.so.cache` that names it. A file of the image that is
 //! replaced becomes a link to it, so programs that look in their own
 //! directories find it as well.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +30,7 @@ use crate::libraries::{LD_CACHE, Libc, Libraries, Library, Version, of_libc};
 pub const DIR: &str = "/.sampan/lib";
 
 /// Where a library comes from, as far as there is a choice.
-const FABRIC: [&str; 14] = [
+const FABRIC: [&str; 16] = [
     "libfabric.so",
     "libcxi.so",
     "libpsm2.so",
@@ -37,12 +40,43 @@ const FABRIC: [&str; 14] = [
     "libucm.so",
     "libibverbs.so",
     "librdmacm.so",
+    "libmlx4.so",
     "libmlx5.so",
     "libefa.so",
+    "libmana.so",
     "libpmix.so",
     "libpmi.so",
     "libpmi2.so",
 ];
+
+/// Libraries that use each other's insides, so that those of one build belong
+/// together.
+struct Family {
+    /// All are the host's, or all are the image's.
+    together: &'static [&'static str],
+    /// Those of the image stay where the host has none: nothing else of the
+    /// family asks for them.
+    providers: &'static [&'static str],
+}
+
+/// UCX; verbs with the libraries of its providers.
+const FAMILIES: [Family; 2] = [
+    Family { together: &["libucp.so.", "libuct.so.", "libucs.so.", "libucm.so."], providers: &[] },
+    Family {
+        together: &["libibverbs.so.", "librdmacm.so."],
+        providers: &["libmlx4.so.", "libmlx5.so.", "libefa.so.", "libmana.so."],
+    },
+];
+
+impl Family {
+    fn of(name: &str) -> Option<&'static Self> {
+        FAMILIES.iter().find(|family| family.has(name))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.together.iter().chain(self.providers).any(|start| name.starts_with(start))
+    }
+}
 
 /// A library of the host that is wanted in the container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,14 +93,36 @@ pub struct Wanted {
     pub reason: String,
     /// Whether a mount brings it already: then what it needs counts alone.
     pub mounted: bool,
+    /// Whose plugin it is.
+    pub plugin: Option<Plugin>,
+    /// Files of the image that stay, whatever their names are.
+    pub spared: Vec<PathBuf>,
+}
+
+/// What a plugin is to its library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plugin {
+    /// The library's soname.
+    pub of: String,
+    /// Whether the library does nothing without one: if none can be loaded, it is
+    /// not taken, unless it is required.
+    pub needed: bool,
 }
 
 impl Wanted {
     /// A library that stands for those of its own name.
     #[must_use]
     pub fn new(library: Library, required: bool, reason: String) -> Self {
-        let (replaces, aliases) = (Vec::new(), Vec::new());
-        Self { library, required, replaces, aliases, reason, mounted: false }
+        Self {
+            library,
+            required,
+            replaces: Vec::new(),
+            aliases: Vec::new(),
+            reason,
+            mounted: false,
+            plugin: None,
+            spared: Vec::new(),
+        }
     }
 }
 
@@ -154,6 +210,16 @@ pub enum InjectError {
         /// What it needs.
         name: String,
     },
+    /// A library without the one that belongs to it.
+    #[error(
+        "the image has {name}, which has to be of one build with {library}, and the host has none"
+    )]
+    Apart {
+        /// The host's library.
+        library: String,
+        /// The image's.
+        name: String,
+    },
 }
 
 impl InjectError {
@@ -169,6 +235,7 @@ impl InjectError {
             }
             Self::Machine { .. } => "take the image for the host's architecture: --platform",
             Self::Missing { .. } => "install it on the host, or in the image",
+            Self::Apart { .. } => "install it on the host",
         }
     }
 }
@@ -185,33 +252,20 @@ pub fn inject(
     if wanted.is_empty() {
         return Ok(Injection::default());
     }
-    let libc = image.libc();
-    let machine = image.find("libc.so.6").map(|library| library.elf.machine);
-    let mut work = Work {
-        host,
-        image,
-        libc,
-        machine,
-        parts: BTreeMap::new(),
-        taken: BTreeMap::new(),
-        kept: BTreeMap::new(),
-        warnings: Vec::new(),
-        queue: wanted.into(),
-    };
-    while let Some(next) = work.queue.pop_front() {
-        let (required, library) = (next.required, next.library.soname().to_owned());
-        match work.take(next) {
-            Err(error) if required => return Err(error),
-            Err(error) => work.warnings.push(format!("{library} was left out: {error}")),
-            Ok(()) => {}
+    let mut refused = BTreeMap::new();
+    loop {
+        let mut work = Work::new(host, image, &refused);
+        work.all(&wanted)?;
+        let more = work.useless(&wanted);
+        if more.is_empty() {
+            return Ok(Injection {
+                taken: work.taken.into_values().collect(),
+                kept: work.kept.into_values().collect(),
+                warnings: work.warnings,
+            });
         }
+        refused.extend(more);
     }
-    work.kept.retain(|name, _| !work.taken.contains_key(name));
-    Ok(Injection {
-        taken: work.taken.into_values().collect(),
-        kept: work.kept.into_values().collect(),
-        warnings: work.warnings,
-    })
 }
 
 struct Work<'a> {
@@ -219,17 +273,116 @@ struct Work<'a> {
     image: &'a Libraries<'a>,
     libc: Libc,
     machine: Option<u16>,
+    /// Libraries that are not taken, and why.
+    refused: &'a BTreeMap<String, InjectError>,
     /// The versions of symbols that parts of the image's C library have.
     parts: BTreeMap<String, Vec<String>>,
+    /// The image's libraries of families.
+    members: OnceCell<Vec<String>>,
     taken: BTreeMap<String, Taken>,
+    /// Those without which nothing works.
+    required: BTreeSet<String>,
     kept: BTreeMap<String, Kept>,
+    /// Plugins that cannot be loaded: whose, and why.
+    failed: Vec<(String, InjectError)>,
     warnings: Vec<String>,
-    queue: VecDeque<Wanted>,
 }
 
-impl Work<'_> {
-    fn take(&mut self, wanted: Wanted) -> Result<(), InjectError> {
-        let Wanted { library, required, replaces, aliases, reason, mounted } = wanted;
+/// What one wanted library has brought along.
+#[derive(Default)]
+struct Unit {
+    required: bool,
+    queue: VecDeque<Wanted>,
+    taken: Vec<String>,
+    kept: Vec<String>,
+    /// What belongs to required libraries without being needed by them.
+    beside: Vec<Wanted>,
+}
+
+impl<'a> Work<'a> {
+    fn new(
+        host: &'a Libraries<'a>,
+        image: &'a Libraries<'a>,
+        refused: &'a BTreeMap<String, InjectError>,
+    ) -> Self {
+        Self {
+            host,
+            image,
+            libc: image.libc(),
+            machine: image.find("libc.so.6").map(|library| library.elf.machine),
+            refused,
+            parts: BTreeMap::new(),
+            members: OnceCell::new(),
+            taken: BTreeMap::new(),
+            required: BTreeSet::new(),
+            kept: BTreeMap::new(),
+            failed: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Takes what is required, then what may fail.
+    fn all(&mut self, wanted: &[Wanted]) -> Result<(), InjectError> {
+        let mut beside = Vec::new();
+        for next in wanted.iter().filter(|wanted| wanted.required) {
+            let mut unit = self.unit(next.clone());
+            self.fill(&mut unit)?;
+            self.required.extend(unit.taken);
+            beside.append(&mut unit.beside);
+        }
+        for next in beside.iter().chain(wanted.iter().filter(|wanted| !wanted.required)) {
+            // Plugins of what is not there are not shown.
+            if next.plugin.as_ref().is_some_and(|plugin| !self.taken.contains_key(&plugin.of)) {
+                continue;
+            }
+            let mut unit = self.unit(next.clone());
+            let Err(error) = self.fill(&mut unit) else { continue };
+            unit.taken.iter().for_each(|name| drop(self.taken.remove(name)));
+            unit.kept.iter().for_each(|name| drop(self.kept.remove(name)));
+            let (name, lost) = match next.mounted {
+                true => (&*next.library.name, "cannot be loaded"),
+                false => (next.library.soname(), "was left out"),
+            };
+            self.warnings.push(format!("{name} {lost}: {error}"));
+            let plugin = next.plugin.iter().filter(|plugin| plugin.needed);
+            self.failed.extend(plugin.map(|plugin| (plugin.of.clone(), error.clone())));
+        }
+        self.kept.retain(|name, _| !self.taken.contains_key(name));
+        Ok(())
+    }
+
+    fn unit(&self, wanted: Wanted) -> Unit {
+        Unit { required: wanted.required, queue: [wanted].into(), ..Unit::default() }
+    }
+
+    /// Takes a library and all that it needs.
+    fn fill(&mut self, unit: &mut Unit) -> Result<(), InjectError> {
+        while let Some(next) = unit.queue.pop_front() {
+            self.take(next, unit)?;
+        }
+        Ok(())
+    }
+
+    /// Libraries that were taken, need a plugin, and have none that can be loaded.
+    fn useless(&self, wanted: &[Wanted]) -> BTreeMap<String, InjectError> {
+        let plugins = |owner: &String| {
+            let of = wanted.iter().filter_map(|wanted| wanted.plugin.as_ref());
+            of.filter(|plugin| plugin.of == *owner).count()
+        };
+        let failures = |owner: &String| self.failed.iter().filter(|(of, _)| of == owner).count();
+        let free =
+            |owner: &String| self.taken.contains_key(owner) && !self.required.contains(owner);
+        // Of several reasons the first.
+        let useless = self
+            .failed
+            .iter()
+            .rev()
+            .filter(|(owner, _)| free(owner) && failures(owner) == plugins(owner));
+        useless.cloned().collect()
+    }
+
+    fn take(&mut self, wanted: Wanted, unit: &mut Unit) -> Result<(), InjectError> {
+        let Wanted { library, replaces, aliases, reason, mounted, spared, .. } = wanted;
         if mounted {
             self.fits(&library)?;
             let here = library.real.parent();
@@ -238,13 +391,16 @@ impl Work<'_> {
             };
             let others: Vec<&String> =
                 library.elf.needed.iter().filter(|name| !of_libc(name) && !beside(name)).collect();
-            return others.into_iter().try_for_each(|name| self.need(&library, name, required));
+            return others.into_iter().try_for_each(|name| self.need(&library, name, unit));
         }
         let name = library.soname().to_owned();
         if let Some(taken) = self.taken.get_mut(&name) {
             taken.replaces.extend(replaces);
             taken.aliases.extend(aliases);
             return Ok(());
+        }
+        if let Some(error) = self.refused.get(&name) {
+            return Err(error.clone());
         }
         self.fits(&library)?;
         let mut links = replaces;
@@ -256,6 +412,7 @@ impl Work<'_> {
             let same = self.image.find_all(name).into_iter().map(|library| library.real);
             links.extend(same);
         }
+        links.retain(|path| !spared.contains(path));
         links.sort();
         links.dedup();
         let taken = Taken {
@@ -267,9 +424,46 @@ impl Work<'_> {
             reason,
             machine: library.elf.machine,
         };
-        self.taken.insert(name, taken);
+        self.taken.insert(name.clone(), taken);
+        unit.taken.push(name.clone());
+        self.family(&library, unit)?;
         let mut needed = library.elf.needed.iter().filter(|name| !of_libc(name));
-        needed.try_for_each(|name| self.need(&library, name, required))
+        needed.try_for_each(|name| self.need(&library, name, unit))
+    }
+
+    /// Those of the image that have to be of one build with a taken library.
+    fn family(&mut self, library: &Library, unit: &mut Unit) -> Result<(), InjectError> {
+        let own = library.soname();
+        let Some(family) = Family::of(own) else { return Ok(()) };
+        let all: Vec<&str> =
+            FAMILIES.iter().flat_map(|f| f.together.iter().chain(f.providers)).copied().collect();
+        let members = self.members.get_or_init(|| {
+            let mut names = self.image.names(&all);
+            names.retain(|name| Version::of(name).0.len() == 1);
+            names
+        });
+        let others = members.iter().filter(|name| family.has(name) && *name != own);
+        for name in others.filter(|name| !self.taken.contains_key(*name)) {
+            let here = library.real.parent().and_then(|dir| self.host.at(&dir.join(name)));
+            let Some(other) = here.or_else(|| self.host.find(name)) else {
+                if family.together.iter().all(|start| !name.starts_with(start)) {
+                    continue;
+                }
+                let library = library.path.display().to_string();
+                let error = InjectError::Apart { library, name: name.clone() };
+                if unit.required {
+                    self.warnings.push(error.to_string());
+                    continue;
+                }
+                return Err(error);
+            };
+            let wanted = Wanted::new(other, false, format!("of one build with {own}"));
+            match unit.required {
+                true => unit.beside.push(wanted),
+                false => unit.queue.push_back(wanted),
+            }
+        }
+        Ok(())
     }
 
     /// Whether the image's C library has what a library asks for.
@@ -302,7 +496,7 @@ impl Work<'_> {
     }
 
     /// A library that a taken one needs: the host's or the image's.
-    fn need(&mut self, by: &Library, name: &str, required: bool) -> Result<(), InjectError> {
+    fn need(&mut self, by: &Library, name: &str, unit: &mut Unit) -> Result<(), InjectError> {
         if self.taken.contains_key(name) {
             return Ok(());
         }
@@ -330,10 +524,12 @@ impl Work<'_> {
                 path: image.real.clone(),
                 version: image.version.clone(),
             };
-            self.kept.insert(name.to_owned(), kept);
+            if self.kept.insert(name.to_owned(), kept).is_none() {
+                unit.kept.push(name.to_owned());
+            }
         } else if let Some(library) = host {
             let reason = format!("needed by {}", by.soname());
-            self.queue.push_back(Wanted::new(library, required, reason));
+            unit.queue.push_back(Wanted::new(library, unit.required, reason));
         }
         Ok(())
     }
@@ -372,31 +568,37 @@ impl Injection {
         self.warnings.extend(other.warnings);
     }
 
-    /// The mounts, links and the cache that bring the libraries in.
+    /// The mounts, links and the cache that bring the libraries in. Where the
+    /// image is written `in_place`, nothing can be added to it: files are mounted
+    /// over those that they replace, and a search path names the others.
     #[must_use]
     pub fn contribution(
         &self,
         image: &Libraries<'_>,
         mounted: &[Mounted],
         search: Option<&str>,
+        in_place: bool,
     ) -> Contribution {
         let mut all = Contribution::new(Rank::Host, "libraries of the host");
         if self.taken.is_empty() && mounted.is_empty() {
             return all;
         }
+        if in_place {
+            let source = MountSource::Tmpfs { size: Some(1 << 20), mode: 0o755 };
+            let (target, flags) = (Path::new(DIR).to_owned(), MountFlags::default());
+            all.mounts.push(MountSpec { source, target, flags, optional: false });
+        }
         for taken in &self.taken {
             let target = Path::new(DIR).join(&taken.name);
-            all.mounts.push(MountSpec {
-                source: MountSource::File(taken.source.clone()),
-                target: target.clone(),
-                flags: MountFlags { read_only: true, recursive: false },
-                optional: false,
-            });
+            all.mounts.push(bound(&taken.source, &target));
             for path in &taken.replaces {
-                all.files.push(link(path, &target));
+                match in_place {
+                    true => all.mounts.push(bound(&taken.source, path)),
+                    false => all.files.push(link(path, &target)),
+                }
             }
         }
-        match image.cache() {
+        match image.cache().filter(|_| !in_place) {
             Some(entries) => {
                 let bytes = self.cache(entries, mounted);
                 let path = resolve(image.tree(), Path::new(LD_CACHE))
@@ -404,8 +606,9 @@ impl Injection {
                 all.files.push(FileSpec { path, kind: SkeletonKind::File(bytes), mode: 0o644 });
             }
             None => {
-                let mut dirs = vec![DIR.to_owned()];
+                let mut dirs: Vec<String> = Vec::new();
                 let folders = mounted.iter().filter_map(|library| library.path.parent());
+                let folders = [Path::new(DIR)].into_iter().chain(folders);
                 for dir in folders.map(|dir| dir.display().to_string()) {
                     if !dirs.contains(&dir) {
                         dirs.push(dir);
@@ -442,6 +645,19 @@ impl Injection {
     }
 }
 
+/// A file of the host, at a place in the container.
+fn bound(source: &Path, target: &Path) -> MountSpec {
+    MountSpec {
+        source: MountSource::File(source.to_owned()),
+        target: target.to_owned(),
+        flags: MountFlags { read_only: true, recursive: false },
+        optional: false,
+    }
+}
+
 fn link(path: &Path, to: &Path) -> FileSpec {
     FileSpec { path: path.to_owned(), kind: SkeletonKind::Symlink(to.to_owned()), mode: 0o777 }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,11 @@ const HEADER: usize = 48;
 const ENTRY: usize = 24;
 /// More entries than any system has.
 const MOST: usize = 1 << 18;
+/// Longest names and paths in bytes, `NAME_MAX` and `PATH_MAX` of Linux.
+const LONGEST: [usize; 2] = [255, 4095];
+/// More text than any cache has, in bytes. Entries may share theirs, so the size
+/// of the file bounds nothing.
+const MOST_TEXT: usize = 16 << 20;
 /// Bits of the flags that say which format of libraries it is: those of
 /// glibc 2 (`FLAG_ELF_LIBC6`) in the low byte, the machine above it.
 const ELF_LIBC6: u32 = 3;
@@ -57,6 +62,12 @@ pub enum LdCacheError {
     /// A name outside of the file.
     #[error("the entry at byte {0} has its text outside of the file")]
     Text(usize),
+    /// A name that no file can have.
+    #[error("the entry at byte {0} has a text of more than {1} bytes")]
+    Long(usize, usize),
+    /// Entries that share long texts.
+    #[error("the texts up to the entry at byte {0} have more than {MOST_TEXT} bytes")]
+    Much(usize),
 }
 
 fn word(bytes: &[u8], at: usize) -> Result<usize, LdCacheError> {
@@ -87,17 +98,24 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, LdCacheError> {
         return Err(LdCacheError::TooMany(count));
     }
     let mut list = Vec::new();
+    let mut left = MOST_TEXT;
     for at in (0..count).map(|n| HEADER + n * ENTRY) {
-        let text = |at: usize, place: usize| {
+        let mut text = |place: usize, longest: usize| {
             let rest = bytes.get(place..).ok_or(LdCacheError::Text(at))?;
-            let end = rest.iter().position(|b| *b == 0).ok_or(LdCacheError::Text(at))?;
+            let rest = &rest[..rest.len().min(longest + 1)];
+            let end = match rest.iter().position(|b| *b == 0) {
+                Some(end) => end,
+                None if rest.len() > longest => return Err(LdCacheError::Long(at, longest)),
+                None => return Err(LdCacheError::Text(at)),
+            };
+            left = left.checked_sub(end).ok_or(LdCacheError::Much(at))?;
             Ok(String::from_utf8_lossy(&rest[..end]).into_owned())
         };
         let hwcap = word(bytes, at + 16)? as u64 | (word(bytes, at + 20)? as u64) << 32;
         list.push(Entry {
             flags: word(bytes, at)? as u32,
-            name: text(at, word(bytes, at + 4)?)?,
-            path: text(at, word(bytes, at + 8)?)?,
+            name: text(word(bytes, at + 4)?, LONGEST[0])?,
+            path: text(word(bytes, at + 8)?, LONGEST[1])?,
             hwcap,
         });
     }
@@ -230,6 +248,29 @@ mod tests {
         bytes.resize(bytes.len().next_multiple_of(8), 0);
         bytes.extend(write(&[entry("a", "/a")]));
         assert_eq!(parse(&bytes).unwrap(), [entry("a", "/a")]);
+    }
+
+    /// A cache of `count` entries that all name one run of bytes.
+    fn shared(count: usize, run: usize) -> Vec<u8> {
+        let mut bytes = NEW.to_vec();
+        bytes.extend_from_slice(&(count as u32).to_le_bytes());
+        bytes.resize(HEADER, 0);
+        let text = (HEADER + count * ENTRY) as u32;
+        for _ in 0..count {
+            for value in [0x0303, text + run as u32 - 200, text, 0, 0, 0] {
+                bytes.extend_from_slice(&value.to_le_bytes());
+            }
+        }
+        bytes.resize(bytes.len() + run, b'a');
+        bytes.push(0);
+        bytes
+    }
+
+    #[test]
+    fn entries_that_share_long_texts_take_no_memory_for_each() {
+        assert_eq!(parse(&shared(2, 4095)).unwrap().len(), 2);
+        assert_eq!(parse(&shared(2, 4096)), Err(LdCacheError::Long(HEADER, 4095)));
+        assert!(matches!(parse(&shared(10_000, 4095)), Err(LdCacheError::Much(_))));
     }
 
     #[test]

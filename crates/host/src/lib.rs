@@ -12,6 +12,8 @@ pub mod companions;
 pub mod edits;
 pub mod elf;
 pub mod fabric;
+#[cfg(test)]
+mod fixture;
 pub mod gpu;
 pub mod hooks;
 pub mod inject;

@@ -3,8 +3,8 @@
 //! A cache that names files which are not there, or does not name those which
 //! are, misleads nobody.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,14 @@ use crate::ldcache::{self, Entry};
 pub const LD_CACHE: &str = "/etc/ld.so.cache";
 /// More than any cache has, in bytes.
 const MOST_CACHE: usize = 16 << 20;
+
+/// Most names of one kind of libraries that are looked at.
+const MOST_NAMES: usize = 1024;
+/// Most memory for what ELF files say, in bytes: a tree may have any number of
+/// files that say much.
+const MOST_TEXT: usize = 64 << 20;
+/// What a file counts as beside that, in bytes.
+const FILE_COST: usize = 16 << 10;
 
 /// Where the dynamic linkers of distributions look without being told.
 const STANDARD: [&str; 10] = [
@@ -120,6 +128,33 @@ impl Library {
     }
 }
 
+/// How programs come to a library, the first way first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// By the search path.
+    Search,
+    /// By the cache, or in a standard directory.
+    System,
+    /// By a run path of their own.
+    Apart,
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Search => "from the search path",
+            Self::System => "the system's",
+            Self::Apart => "in a directory of its own",
+        })
+    }
+}
+
+impl Serialize for Reach {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// Which C library a root file system has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -149,8 +184,14 @@ pub struct Libraries<'a> {
     search: Vec<PathBuf>,
     /// The standard directories that are there, each once.
     standard: Vec<PathBuf>,
+    /// Directories in which only programs with a run path of their own look.
+    apart: Vec<PathBuf>,
     cache: Vec<Entry>,
     has_cache: bool,
+    /// The entries of a name, in order.
+    by_name: HashMap<String, Vec<usize>>,
+    /// What is left of [`MOST_TEXT`].
+    left: Cell<usize>,
     /// What was found at paths: a search asks for the same ones again and again.
     known: RefCell<HashMap<PathBuf, Option<Library>>>,
     /// Directories without symbolic links.
@@ -177,8 +218,37 @@ impl<'a> Libraries<'a> {
                 standard.push(real);
             }
         }
+        let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
+        for (index, entry) in cache.iter().enumerate() {
+            by_name.entry(entry.name.clone()).or_default().push(index);
+        }
         let (known, parents) = (RefCell::default(), RefCell::default());
-        Self { tree, search, standard, cache, has_cache, known, parents }
+        let (apart, left) = (Vec::new(), Cell::new(MOST_TEXT));
+        Self { tree, search, standard, apart, cache, has_cache, by_name, left, known, parents }
+    }
+
+    /// With directories that come after all others: programs look there only if
+    /// they were built to.
+    #[must_use]
+    pub fn with_apart(self, apart: Vec<PathBuf>) -> Self {
+        Self { apart, ..self }
+    }
+
+    /// How programs come to a library.
+    #[must_use]
+    pub fn reach(&self, library: &Library) -> Reach {
+        let dir = library.path.parent().unwrap_or(Path::new("/"));
+        if self.search.iter().any(|search| search == dir) {
+            return Reach::Search;
+        }
+        let cached = || {
+            let indices = self.by_name.get(&library.name).into_iter().flatten();
+            indices.into_iter().any(|index| Path::new(&self.cache[*index].path) == library.path)
+        };
+        match self.standard.iter().any(|standard| standard == dir) || cached() {
+            true => Reach::System,
+            false => Reach::Apart,
+        }
     }
 
     /// The tree.
@@ -212,13 +282,14 @@ impl<'a> Libraries<'a> {
     }
 
     fn places(&self, name: &str) -> impl Iterator<Item = PathBuf> {
-        let name = name.to_owned();
-        let cached = self.cache.iter().filter(|entry| entry.name == name);
-        let cached: Vec<PathBuf> = cached.map(|entry| entry.path.clone().into()).collect();
-        let standard = self.standard.iter().map(|dir| dir.join(&name));
-        let first: Vec<PathBuf> = self.search.iter().map(|dir| dir.join(&name)).collect();
-        let standard: Vec<PathBuf> = standard.collect();
-        first.into_iter().chain(cached).chain(standard)
+        let below =
+            |dirs: &[PathBuf]| -> Vec<PathBuf> { dirs.iter().map(|dir| dir.join(name)).collect() };
+        let cached = self.by_name.get(name).into_iter().flatten();
+        let cached: Vec<PathBuf> =
+            cached.map(|index| self.cache[*index].path.clone().into()).collect();
+        [below(&self.search), cached, below(&self.standard), below(&self.apart)]
+            .into_iter()
+            .flatten()
     }
 
     /// The library at a path, where there is one that can be read.
@@ -237,6 +308,11 @@ impl<'a> Libraries<'a> {
         let (real, version) = self.follow(path, Version::of(&name))?;
         let read = |at, len| self.tree.read_at(&real, at, len).ok().flatten();
         let elf = elf::read(&read)?;
+        let Some(left) = self.left.get().checked_sub(elf.weight() + FILE_COST) else {
+            tracing::debug!("{} is not looked at: there are too many libraries", real.display());
+            return None;
+        };
+        self.left.set(left);
         Some(Library { name, path: path.to_owned(), version, elf, real })
     }
 
@@ -269,23 +345,24 @@ impl<'a> Libraries<'a> {
     }
 
     /// The names of libraries that begin with one of some words, of the whole
-    /// search path, the cache and the standard directories, without repetition.
+    /// search path, the standard directories, the cache and the directories apart,
+    /// without repetition. More than [`MOST_NAMES`] there are not.
     #[must_use]
     pub fn names(&self, prefixes: &[&str]) -> Vec<String> {
-        let mut names: Vec<String> = Vec::new();
+        let (mut names, mut seen) = (Vec::new(), HashSet::new());
         let mut add = |name: &str| {
             let wanted = prefixes.iter().any(|prefix| name.starts_with(prefix));
-            if wanted && name.contains(".so") && !names.iter().any(|other| other == name) {
+            let new = wanted && name.contains(".so") && seen.len() < MOST_NAMES;
+            if new && seen.insert(name.to_owned()) {
                 names.push(name.to_owned());
             }
         };
         for dir in self.search.iter().chain(&self.standard) {
-            for name in self.listing(dir) {
-                add(&name);
-            }
+            self.listing(dir).iter().for_each(|name| add(name));
         }
-        for entry in &self.cache {
-            add(&entry.name);
+        self.cache.iter().for_each(|entry| add(&entry.name));
+        for dir in &self.apart {
+            self.listing(dir).iter().for_each(|name| add(name));
         }
         names
     }
@@ -384,6 +461,40 @@ mod tests {
         assert_eq!(libraries.libc(), Libc::None);
         std::fs::write(root.join("usr/lib/ld-musl-x86_64.so.1"), "").unwrap();
         assert_eq!(libraries.libc(), Libc::Musl);
+    }
+
+    #[test]
+    fn a_tree_of_too_many_libraries_is_looked_at_in_part() {
+        let root = crate::fixture::Root::glibc().named("usr/lib/libx.so", "libx.so", &[], &[]);
+        let most = MOST_TEXT / FILE_COST;
+        for n in 0..most + 100 {
+            let path = root.path(&format!("usr/lib/libx{n}.so.1"));
+            std::fs::hard_link(root.path("usr/lib/libx.so"), path).unwrap();
+        }
+        let tree = root.tree();
+        let libraries = Libraries::new(&tree, vec![]);
+        assert_eq!(libraries.names(&["libx"]).len(), MOST_NAMES);
+        let found = (0..most + 100).filter(|n| libraries.find(&format!("libx{n}.so.1")).is_some());
+        let found = found.count();
+        assert!(found > MOST_NAMES && found <= most, "{found}");
+    }
+
+    #[test]
+    fn directories_apart_come_last() {
+        let root = crate::fixture::Root::glibc()
+            .lib("opt/a/lib/libx.so.1.9.0", &[])
+            .lib("usr/lib/libx.so.1.0.0", &[])
+            .lib("srv/libx.so.1.2.0", &[])
+            .cache(&["/srv/libx.so.1"]);
+        let tree = root.tree();
+        let apart = vec![PathBuf::from("/opt/a/lib")];
+        let libraries = Libraries::new(&tree, vec!["/nothing".into()]).with_apart(apart.clone());
+        let all = libraries.find_all("libx.so.1");
+        let versions: Vec<String> = all.iter().map(|one| one.version.to_string()).collect();
+        assert_eq!(versions, ["1.2.0", "1.0.0", "1.9.0"]);
+        let reach: Vec<Reach> = all.iter().map(|one| libraries.reach(one)).collect();
+        assert_eq!(reach, [Reach::System, Reach::System, Reach::Apart]);
+        assert_eq!(Libraries::new(&tree, apart).reach(&all[2]), Reach::Search);
     }
 
     #[test]

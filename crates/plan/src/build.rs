@@ -259,6 +259,8 @@ struct Layout<'a> {
     skeleton: BTreeMap<PathBuf, Skeleton>,
     /// Where something is mounted already.
     mounted: Vec<PathBuf>,
+    /// A `/dev` that is the container's own.
+    own_dev: Option<PathBuf>,
     ops: Vec<PlanOp>,
     warnings: Vec<String>,
 }
@@ -270,6 +272,7 @@ impl<'a> Layout<'a> {
             in_place,
             skeleton: BTreeMap::new(),
             mounted: Vec::new(),
+            own_dev: None,
             ops: Vec::new(),
             warnings: Vec::new(),
         }
@@ -300,6 +303,9 @@ impl<'a> Layout<'a> {
             let (target, _) = self.point(Path::new(path), true, path)?;
             self.mounted.push(target.clone());
             self.ops.extend(make(request, &target));
+            if path == "/dev" && request.isolation.contain {
+                self.own_dev = Some(target);
+            }
         }
         let accounts_files = (!request.skip.accounts && !self.in_place).then(|| {
             let passwd = accounts.passwd_for(host, ids, &home.path, shell);
@@ -383,12 +389,24 @@ impl<'a> Layout<'a> {
             return Ok(());
         }
         if file.kind == SkeletonKind::Directory {
-            return self.directory(path, reason);
+            let (real, _) = self.point(path, true, reason)?;
+            // What is mounted there has its own mode.
+            if self.over(&real).is_none() {
+                self.parents(&real, reason)?;
+                self.add(real, SkeletonKind::Directory, file.mode, reason);
+            }
+            return Ok(());
         }
         let (parent, name) = (path.parent().unwrap_or(path), path.file_name().unwrap_or_default());
         let (parent, below_mount) = self.point(parent, true, reason)?;
         let path = parent.join(name);
-        if below_mount || self.mounted.iter().any(|mount| path.starts_with(mount)) {
+        if let (SkeletonKind::Symlink(to), true) = (&file.kind, self.own_dev.is_some()) {
+            if self.over(&path) == self.own_dev.as_ref() {
+                self.link_in_dev(parent, path, to, reason);
+                return Ok(());
+            }
+        }
+        if below_mount || self.over(&path).is_some() {
             let left = format!("{} was left out ({reason}): it lies in a mount", path.display());
             self.warnings.push(left);
             return Ok(());
@@ -396,6 +414,27 @@ impl<'a> Layout<'a> {
         self.parents(&path, reason)?;
         self.add(path, file.kind.clone(), file.mode, reason);
         Ok(())
+    }
+
+    /// The innermost mount that holds a path.
+    fn over(&self, path: &Path) -> Option<&PathBuf> {
+        let holding = self.mounted.iter().filter(|mount| path.starts_with(mount));
+        holding.max_by_key(|mount| mount.as_os_str().len())
+    }
+
+    /// Adds a link to a `/dev` of the container's own, where nothing is yet.
+    fn link_in_dev(&mut self, parent: PathBuf, path: PathBuf, to: &Path, reason: &str) {
+        let there = |op: &PlanOp| match &op.op {
+            Op::Symlink { target, .. } | Op::Bind { target, .. } => *target == path,
+            _ => false,
+        };
+        if self.ops.iter().any(there) {
+            return;
+        }
+        let link = Op::Symlink { to: to.to_owned(), target: path };
+        for op in [Op::Mkdir { target: parent, mode: 0o755 }, link] {
+            self.ops.push(PlanOp { op, reason: reason.to_owned() });
+        }
     }
 
     /// Makes sure that a directory is there.

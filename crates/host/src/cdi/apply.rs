@@ -51,6 +51,7 @@ const WITHOUT_EFFECT: [&str; 22] = [
 /// When a node or a mount's source is not on this host.
 pub fn edits(selection: &Selection<'_>, host: &HostPaths) -> Result<Edits, CdiError> {
     let mut edits = Edits::new(&format!("CDI: {}", selection.names()));
+    let mut modes = Modes::new();
     for part in selection.parts() {
         for text in &part.edits.env {
             if let Some((name, value)) = text.split_once('=') {
@@ -67,13 +68,14 @@ pub fn edits(selection: &Selection<'_>, host: &HostPaths) -> Result<Edits, CdiEr
         }
         for (index, one) in part.edits.hooks.iter().enumerate() {
             let place = Place { part: &part, field: format!("hooks[{index}]") };
-            hook(one, &place, &mut edits)?;
+            hook(one, &place, &mut edits, &mut modes)?;
         }
         unavailable(&part, host, &mut edits);
     }
     // A link where a file is mounted would be followed by the mount.
     let Edits { files, mounts, .. } = &mut edits;
     files.retain(|file| !mounts.iter().any(|mount| mount.target == file.path));
+    set_modes(modes, &mut edits);
     Ok(edits)
 }
 
@@ -221,7 +223,42 @@ fn tmpfs(options: &[String], place: &Place<'_>, edits: &mut Edits) -> MountSourc
     MountSource::Tmpfs { size, mode }
 }
 
-fn hook(hook: &SpecHook, place: &Place<'_>, edits: &mut Edits) -> Result<(), CdiError> {
+/// Paths whose permission bits hooks change, the bits, and the hooks' spec.
+type Modes = Vec<(PathBuf, u32, String)>;
+
+/// Changes permission bits where the container's own memory has the path: of files
+/// that are made in it, and of directories above what is shown. Others are the
+/// host's or the image's.
+fn set_modes(modes: Modes, edits: &mut Edits) {
+    for (path, mode, spec) in modes {
+        if let Some(file) = edits
+            .files
+            .iter_mut()
+            .find(|file| file.path == path && !matches!(file.kind, SkeletonKind::Symlink(_)))
+        {
+            file.mode = mode;
+            continue;
+        }
+        let below = |other: &Path| other != path && other.starts_with(&path);
+        let mounts = edits.mounts.iter().map(|mount| &*mount.target);
+        if mounts.chain(edits.files.iter().map(|file| &*file.path)).any(below) {
+            edits.file(FileSpec { path, kind: SkeletonKind::Directory, mode });
+        } else {
+            edits.warn(format!(
+                "the mode of {} is left as it is (chmod of {spec}): it is a file of the host or \
+                 the image",
+                path.display()
+            ));
+        }
+    }
+}
+
+fn hook(
+    hook: &SpecHook,
+    place: &Place<'_>,
+    edits: &mut Edits,
+    modes: &mut Modes,
+) -> Result<(), CdiError> {
     let Some(list) = actions(hook) else {
         let stage: Stage = hook
             .hook_name
@@ -245,10 +282,15 @@ fn hook(hook: &SpecHook, place: &Place<'_>, edits: &mut Edits) -> Result<(), Cdi
             Action::CacheFolder(folder) => edits.cache_folder(folder),
             // Directories made for device nodes are open to all, which is what
             // this hook is for.
-            Action::Mode(path) if path.starts_with("/dev") => {}
-            Action::Mode(path) => edits.warn(format!(
-                "the mode of {} is left as it is (chmod of {})",
-                path.display(),
+            Action::Mode { path, .. } if path.starts_with("/dev") => {}
+            Action::Mode { path, mode } => {
+                let spec = place.part.spec.display().to_string();
+                modes.push((path, mode, spec));
+            }
+            Action::Compat(Some(version)) => edits.cuda_compat = Some(version),
+            Action::Compat(None) => edits.warn(format!(
+                "{} wants the image's CUDA libraries where they are newer than the driver's, and \
+                 does not say which version that is: the driver's are used",
                 place.part.spec.display()
             )),
         }

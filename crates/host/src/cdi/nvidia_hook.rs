@@ -24,7 +24,15 @@ pub(super) enum Action {
     /// A directory that the dynamic linker has to search.
     CacheFolder(PathBuf),
     /// Permission bits of a path.
-    Mode(PathBuf),
+    Mode {
+        /// The path.
+        path: PathBuf,
+        /// The bits.
+        mode: u32,
+    },
+    /// The image's libraries of CUDA, where they are newer than this driver's; None
+    /// where the hook does not say which that is.
+    Compat(Option<String>),
 }
 
 /// What a hook asks for; None when it is not one of those known here, and has
@@ -48,11 +56,17 @@ pub(super) fn actions(hook: &SpecHook) -> Option<Result<Vec<Action>, String>> {
             values("folder").into_iter().map(|text| inside(text).map(Action::CacheFolder)).collect()
         }
         "create-symlinks" => values("link").into_iter().map(link).collect(),
-        "chmod" => values("path").into_iter().map(|text| inside(text).map(Action::Mode)).collect(),
-        // The first puts the libraries of the image's CUDA before the driver's
-        // where they are newer; the host's driver is kept. The second keeps root
-        // from making device nodes, which no process of ours can.
-        "enable-cuda-compat" | "disable-device-node-modification" => Ok(Vec::new()),
+        "chmod" => {
+            let mode = values("mode").last().map_or(Ok(0o755), |text| bits(text));
+            let path = |text| Ok(Action::Mode { path: inside(text)?, mode: mode.clone()? });
+            values("path").into_iter().map(path).collect()
+        }
+        "enable-cuda-compat" => {
+            let version = values("host-driver-version").last().map(ToString::to_string);
+            Ok(vec![Action::Compat(version)])
+        }
+        // It keeps root from making device nodes, which no process of ours can.
+        "disable-device-node-modification" => Ok(Vec::new()),
         _ => return None,
     })
 }
@@ -83,6 +97,11 @@ fn link(text: &str) -> Result<Action, String> {
         return Err(format!("the link {text:?} has no target"));
     }
     Ok(Action::Link { to: PathBuf::from(to), path: inside(path)? })
+}
+
+fn bits(text: &str) -> Result<u32, String> {
+    let bits = u32::from_str_radix(text, 8).ok().filter(|bits| *bits <= 0o7777);
+    bits.ok_or_else(|| format!("{text:?} are no permission bits"))
 }
 
 fn inside(text: &str) -> Result<PathBuf, String> {
@@ -147,8 +166,15 @@ mod tests {
         let link = Action::Link { to: "libcuda.so.1".into(), path: "/usr/lib64/libcuda.so".into() };
         assert_eq!(actions(&hook("/x/nvidia-cdi-hook", &args)).unwrap().unwrap(), [link]);
         let args = ["x", "hook", "chmod", "--mode", "755", "--path", "/dev/dri"];
-        let mode = Action::Mode("/dev/dri".into());
+        let mode = Action::Mode { path: "/dev/dri".into(), mode: 0o755 };
         assert_eq!(actions(&hook("/x/nvidia-ctk", &args)).unwrap().unwrap(), [mode]);
+        for bad in ["999", "10000", "rwx", ""] {
+            let args = ["x", "chmod", "--mode", bad, "--path", "/a"];
+            assert!(actions(&hook("/x/nvidia-cdi-hook", &args)).unwrap().is_err(), "{bad}");
+        }
+        let args = ["x", "enable-cuda-compat", "--host-driver-version=535.129.03"];
+        let compat = Action::Compat(Some("535.129.03".into()));
+        assert_eq!(actions(&hook("/x/nvidia-cdi-hook", &args)).unwrap().unwrap(), [compat]);
         for bad in ["a", "::/x", "a::b", "a::/../x", "a::/"] {
             let args = ["x", "create-symlinks", "--link", bad];
             assert!(actions(&hook("/x/nvidia-cdi-hook", &args)).unwrap().is_err(), "{bad}");

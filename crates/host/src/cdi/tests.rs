@@ -287,3 +287,45 @@ fn a_link_at_a_mounts_place_gives_way() {
         .unwrap();
     assert!(edits.files.is_empty() && edits.mounts.len() == 1);
 }
+
+/// A hook of NVIDIA's toolkit.
+fn toolkit(words: &[&str]) -> String {
+    let words: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+    format!(
+        r#"{{"hookName":"createContainer","path":"/usr/bin/nvidia-cdi-hook",
+           "args":["nvidia-cdi-hook",{}]}}"#,
+        words.join(",")
+    )
+}
+
+#[test]
+fn modes_are_changed_where_the_path_is_the_containers() {
+    let chmod = |path| toolkit(&["chmod", "--mode", "711", "--path", path]);
+    let hooks = ["/opt/v", "/opt/v/lib.so", "/etc/image.conf", "/dev/dri"].map(chmod).join(",");
+    let edit = format!(
+        r#""mounts":[{{"hostPath":"/lib/v.so","containerPath":"/opt/v/lib.so"}}],"hooks":[{hooks}]"#
+    );
+    let host =
+        Host::new().file("/etc/cdi/a.json", &one("v.com/x", "a", &edit)).file("/lib/v.so", "");
+    let edits = host.edits(&["v.com/x=a"]).unwrap();
+    let kind = SkeletonKind::Directory;
+    assert_eq!(edits.files, [plan::FileSpec { path: "/opt/v".into(), kind, mode: 0o711 }]);
+    assert_eq!(edits.warnings.len(), 2, "{:?}", edits.warnings);
+    for (text, path) in edits.warnings.iter().zip(["/opt/v/lib.so", "/etc/image.conf"]) {
+        assert!(text.contains(path), "{text}");
+    }
+}
+
+#[test]
+fn newer_libraries_of_the_images_cuda_are_asked_for_with_the_drivers_version() {
+    let spec = |words: &[&str]| {
+        let edit = format!(r#""hooks":[{}]"#, toolkit(words));
+        let host = Host::new().file("/etc/cdi/a.json", &one("v.com/x", "a", &edit));
+        host.edits(&["v.com/x=a"]).unwrap()
+    };
+    let edits = spec(&["enable-cuda-compat", "--host-driver-version=535.129.03"]);
+    assert_eq!(edits.cuda_compat.as_deref(), Some("535.129.03"));
+    assert!(!edits.is_empty() && edits.warnings.is_empty());
+    let edits = spec(&["enable-cuda-compat"]);
+    assert_eq!((edits.cuda_compat, edits.warnings.len()), (None, 1));
+}

@@ -15,6 +15,8 @@ use serde::Serialize;
 
 use super::{DriverLibrary, Node, Variables, Vendor};
 use crate::edits::{Edits, HostLibrary};
+use crate::inject::Mounted;
+use crate::libraries::{Libraries, Version};
 
 /// What `nvidia-smi` and monitoring need.
 const UTILITY: [&str; 3] = ["libnvidia-ml.so", "libnvidia-cfg.so", "libnvidia-nscq.so"];
@@ -133,12 +135,6 @@ pub fn probe(root: &Path, cache: &[HostLibrary], vars: Variables<'_>) -> Facts {
     let is_file = |path: &&str| at(path).exists();
     let existing =
         |list: &[&str]| list.iter().copied().filter(is_file).map(PathBuf::from).collect::<Vec<_>>();
-    let text = fs::File::open(at("/proc/driver/nvidia/version")).ok().and_then(|file| {
-        let mut text = String::new();
-        use std::io::Read;
-        file.take(LIMIT as u64).read_to_string(&mut text).ok()?;
-        Some(text)
-    });
     let drawing = graphics(vars);
     let mut names: Vec<&str> = UTILITY.iter().chain(&COMPUTE).copied().collect();
     let mut files = existing(&COMPUTE_FILES);
@@ -157,7 +153,7 @@ pub fn probe(root: &Path, cache: &[HostLibrary], vars: Variables<'_>) -> Facts {
         found.extend(super::nodes(root, "/dev/dri", |name| drm_vendor(root, name) == Some(VENDOR)));
     }
     Facts {
-        kernel: text.as_deref().and_then(kernel_version).map(str::to_owned),
+        kernel: loaded(root),
         nodes: found,
         libraries: super::libraries(root, cache, &names),
         binaries: BINARIES.iter().filter_map(binary).collect(),
@@ -202,6 +198,60 @@ fn nodes(root: &Path) -> Vec<Node> {
     let channel = |name: &str| super::numbered(name, "channel");
     list.extend(super::nodes(root, "/dev/nvidia-caps-imex-channels", channel));
     list
+}
+
+/// The version of the loaded kernel module.
+fn loaded(root: &Path) -> Option<String> {
+    use std::io::Read;
+    let file = fs::File::open(crate::below(root, Path::new("/proc/driver/nvidia/version"))).ok()?;
+    let mut text = String::new();
+    file.take(LIMIT as u64).read_to_string(&mut text).ok()?;
+    kernel_version(&text).map(str::to_owned)
+}
+
+/// What is to be said of a CDI spec whose libcuda is of another version than the
+/// loaded kernel module: it is older than the driver, or the module is.
+#[must_use]
+pub fn mismatch(root: &Path, mounts: &[MountSpec]) -> Option<String> {
+    let kernel = loaded(root)?;
+    let version = |mount: &'_ MountSpec| {
+        let MountSource::File(path) = &mount.source else { return None };
+        let version = path.file_name()?.to_str()?.strip_prefix("libcuda.so.")?;
+        super::is_version(version).then(|| (path.clone(), version.to_owned()))
+    };
+    let (path, version) = mounts.iter().find_map(version)?;
+    (version != kernel).then(|| {
+        format!(
+            "the CDI spec shows {}, but the loaded kernel module is {kernel}: CUDA will not start \
+             before both are of one version; nvidia-ctk cdi generate writes the spec anew",
+            path.display()
+        )
+    })
+}
+
+/// Where images of CUDA have libraries for drivers that are older than they.
+const COMPAT: &str = "/usr/local/cuda/compat";
+
+/// The libraries of the image's CUDA that go before those of a driver: all of them
+/// where the first number of their version is greater (CUDA Compatibility, "Forward
+/// Compatibility").
+#[must_use]
+pub fn compat(driver: &str, image: &Libraries<'_>) -> Vec<Mounted> {
+    let first = |version: &str| version.split('.').next()?.parse::<u32>().ok();
+    let dir = Path::new(COMPAT);
+    let names = image.listing(dir);
+    let versions = names.iter().filter_map(|name| name.strip_prefix("libcuda.so."));
+    let newest = versions.filter(|text| super::is_version(text)).filter_map(first).max();
+    if newest.is_none_or(|newest| first(driver).is_none_or(|driver| newest <= driver)) {
+        return Vec::new();
+    }
+    let sonames = names.iter().filter(|name| Version::of(name).0.len() == 1);
+    let library = |name: &String| {
+        let path = dir.join(name);
+        let machine = image.at(&path)?.elf.machine;
+        Some(Mounted { name: name.clone(), path, machine })
+    };
+    sonames.filter_map(library).collect()
 }
 
 /// The version in /proc/driver/nvidia/version, whose first line is

@@ -305,3 +305,39 @@ fn choices() {
     assert_eq!("none".parse::<Choice>().unwrap().vendors(), []);
     assert!("intel".parse::<Choice>().is_err());
 }
+
+#[test]
+fn the_images_cuda_goes_first_where_it_is_newer_than_the_driver() {
+    let dir = "usr/local/cuda-12.4/compat";
+    let image = crate::fixture::Root::glibc()
+        .link("usr/local/cuda", "cuda-12.4")
+        .named(&format!("{dir}/libcuda.so.550.54.14"), "libcuda.so.1", &[], &[])
+        .link(&format!("{dir}/libcuda.so"), "libcuda.so.1")
+        .link(&format!("{dir}/libnvidia-nvvm.so.4"), "gone");
+    let tree = image.tree();
+    let libraries = crate::libraries::Libraries::new(&tree, vec![]);
+    let of = |driver: &str| nvidia::compat(driver, &libraries);
+    let path = PathBuf::from("/usr/local/cuda/compat/libcuda.so.1");
+    let expected = crate::inject::Mounted { name: "libcuda.so.1".into(), path, machine: 62 };
+    assert_eq!(of("535.129.03"), [expected]);
+    for driver in ["550.54.14", "550.10", "560.1.1", "", "x"] {
+        assert_eq!(of(driver), [], "{driver}");
+    }
+}
+
+#[test]
+fn every_variable_by_which_amds_gpus_are_chosen_is_passed_on() {
+    let host = Host::new()
+        .files(&["/dev/kfd", "/dev/dri/renderD128", "/dev/dri/renderD129"])
+        .text("/sys/class/drm/renderD128/device/vendor", "0x1002\n")
+        .text("/sys/class/drm/renderD129/device/vendor", "0x1002\n")
+        .var("ROCR_VISIBLE_DEVICES", "1")
+        .var("HIP_VISIBLE_DEVICES", "0")
+        .var("GPU_DEVICE_ORDINAL", "0");
+    let edits = host.discover(Vendor::Amd).unwrap();
+    let names: Vec<_> = edits.env.iter().map(|(name, _)| name.to_str().unwrap()).collect();
+    assert_eq!(names, ["ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"]);
+    // An index counts among what the job's cgroup leaves open: all are shown.
+    assert!(targets(&edits).contains(&"/dev/dri/renderD128"));
+    assert!(targets(&edits).contains(&"/dev/dri/renderD129"));
+}

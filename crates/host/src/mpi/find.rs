@@ -12,11 +12,13 @@ const PREFIXES: [&str; 4] = ["libmpi", "libmpich", "liboshmem", "libfmpich"];
 
 /// Directories below which packages of MPI are installed on their own.
 const PACKAGES: [&str; 4] = ["/opt", "/usr/lib64", "/usr/lib", "/usr/local"];
+/// Most packages that are looked at in each of them.
+const MOST_PACKAGES: usize = 128;
 
 /// The MPIs among the libraries of a root file system, in the order in which
-/// they are found: what a search path names comes before what the system has.
-/// The libraries of one lie in one directory. Where directories are given, no
-/// other is looked at.
+/// programs find them: what a search path names comes before what the system
+/// has, and last what only a run path leads to. The libraries of one lie in one
+/// directory, or in one and the one below. Where directories are given, no other is looked at.
 #[must_use]
 pub fn discover(libraries: &Libraries<'_>, only: &[PathBuf]) -> Vec<Mpi> {
     let mut found: Vec<(PathBuf, Mpi)> = Vec::new();
@@ -33,27 +35,35 @@ pub fn discover(libraries: &Libraries<'_>, only: &[PathBuf]) -> Vec<Mpi> {
             else {
                 continue;
             };
-            let (dir, system) =
-                (dir.to_owned(), dir.starts_with("/usr") || dir.starts_with("/lib"));
-            let origin = if system { SYSTEM } else { "from the search path" };
+            let (dir, reach) = (dir.to_owned(), libraries.reach(&library));
             let one = (role, library);
             match found.iter_mut().find(|(other, mpi)| *other == dir && mpi.family == family) {
-                Some((_, mpi)) if mpi.libraries.iter().any(|other| same(other, &one)) => {}
-                Some((_, mpi)) => mpi.libraries.push(one),
-                None => {
-                    let origin = origin.to_owned();
-                    found.push((dir, Mpi { family, libraries: vec![one], origin }));
+                Some((_, mpi)) => {
+                    mpi.reach = mpi.reach.min(reach);
+                    if !mpi.libraries.iter().any(|other| same(other, &one)) {
+                        mpi.libraries.push(one);
+                    }
                 }
+                None => found.push((dir, Mpi { family, libraries: vec![one], reach })),
             }
         }
     }
-    let mut found: Vec<Mpi> = found.into_iter().map(|(_, mpi)| mpi).collect();
-    found.retain(|mpi| mpi.c().is_some());
-    found.sort_by_key(|mpi| mpi.origin == SYSTEM);
+    let (mut whole, parts): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|(_, mpi)| mpi.c().is_some());
+    for (dir, part) in parts {
+        // Intel's library for C is in a directory below that of the others.
+        let near = |other: &Path| other.parent() == Some(&*dir) || dir.parent() == Some(other);
+        let with = |(other, mpi): &&mut (PathBuf, Mpi)| mpi.family == part.family && near(other);
+        if let Some((_, mpi)) = whole.iter_mut().find(with) {
+            let lacks = |(role, _): &(Role, Library)| mpi.libraries.iter().all(|(r, _)| r != role);
+            let more: Vec<_> = part.libraries.into_iter().filter(lacks).collect();
+            mpi.libraries.extend(more);
+        }
+    }
+    let mut found: Vec<Mpi> = whole.into_iter().map(|(_, mpi)| mpi).collect();
+    found.sort_by_key(|mpi| mpi.reach);
     found
 }
-
-const SYSTEM: &str = "the system's";
 
 /// Whether two names are of one library: copies take the place of links where
 /// a package format knows none.
@@ -80,8 +90,9 @@ fn classify(library: &Library) -> Option<(Family, Role)> {
         "libmpi" if major == 12 => (Family::Mpich, Role::C),
         // Cray has one for each compiler.
         _ if linker.starts_with("libmpi_") && major == 12 && !open => (Family::Mpich, Role::C),
+        _ if linker.starts_with("libmpifort_") && major == 12 => (Family::Mpich, Role::Fortran),
         _ if (linker.starts_with("libmpi_") || linker == "liboshmem") && major >= 20 => {
-            (Family::OpenMpi, Role::Other(linker.to_owned()))
+            (Family::OpenMpi, Role::other(linker))
         }
         _ => return None,
     })
@@ -127,21 +138,21 @@ pub fn configured_search(configured: &[PathBuf]) -> Vec<PathBuf> {
     configured.iter().flat_map(below).collect()
 }
 
-/// Directories in which to look in an image before the system's: its search
-/// path, and where packages of MPI install themselves.
+/// Directories of an image in which packages of MPI install themselves, and
+/// programs look only by a run path of their own.
 #[must_use]
-pub fn image_search(tree: &dyn SearchTree, library_path: Option<&str>) -> Vec<PathBuf> {
-    let mut dirs = library_path.map(search_path).unwrap_or_default();
+pub fn packages(tree: &dyn SearchTree) -> Vec<PathBuf> {
+    let mut dirs = Vec::new();
     for base in PACKAGES.map(Path::new) {
         let Ok((real, _)) = resolve(tree, base) else { continue };
         let names = tree.names(&real).unwrap_or_default();
         let mut names: Vec<_> = names.into_iter().filter_map(|n| n.into_string().ok()).collect();
         names.sort();
-        let mpi = |name: &String| {
+        let mpi = |name: &&String| {
             let name = name.to_ascii_lowercase();
             base == Path::new("/opt") || name.contains("mpi") || name.contains("mvapich")
         };
-        for name in names.iter().filter(|name| mpi(name)) {
+        for name in names.iter().filter(mpi).take(MOST_PACKAGES) {
             for lib in ["lib", "lib64"] {
                 dirs.push(base.join(name).join(lib));
             }

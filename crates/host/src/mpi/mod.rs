@@ -9,6 +9,7 @@
 
 mod find;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -17,9 +18,9 @@ use serde::Serialize;
 
 use crate::companions::{Companions, with_companions};
 use crate::inject::{InjectError, Injection, Wanted};
-use crate::libraries::{Libc, Libraries, Library};
+use crate::libraries::{Libc, Libraries, Library, Reach};
 
-pub use find::{discover, host_search, image_search};
+pub use find::{discover, host_search, packages};
 
 /// MPI libraries whose programs work with each other's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -57,6 +58,12 @@ pub enum Role {
     Other(String),
 }
 
+impl Role {
+    fn other(linker: &str) -> Self {
+        Self::Other(linker.to_owned())
+    }
+}
+
 /// The libraries of one MPI.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Mpi {
@@ -64,8 +71,9 @@ pub struct Mpi {
     pub family: Family,
     /// Its libraries, that for C among them.
     pub libraries: Vec<(Role, Library)>,
-    /// How it was found.
-    pub origin: String,
+    /// How programs come to it.
+    #[serde(rename = "origin")]
+    pub reach: Reach,
 }
 
 impl Mpi {
@@ -81,7 +89,7 @@ impl fmt::Display for Mpi {
         let library = self.c();
         let version = library.map(|l| l.version.to_string()).unwrap_or_default();
         let path = library.map(|l| l.path.display().to_string()).unwrap_or_default();
-        write!(f, "{} {version} ({path}, {})", self.family, self.origin)
+        write!(f, "{} {version} ({path}, {})", self.family, self.reach)
     }
 }
 
@@ -252,11 +260,12 @@ impl Check {
 
 /// Compares the MPI of host and image, and works out what would be taken.
 /// `configured` are the directories in which the host's is, where somebody has
-/// said so.
+/// said so; `env` is the host's environment.
 #[must_use]
 pub fn check(
     host: &Libraries<'_>,
     image: &Libraries<'_>,
+    env: &[(OsString, OsString)],
     configured: &[PathBuf],
     policy: Policy,
 ) -> Check {
@@ -271,7 +280,7 @@ pub fn check(
         companions: Companions::default(),
         error: None,
     };
-    check.error = decide(&mut check, host, image, configured).err();
+    check.error = decide(&mut check, host, image, env, configured).err();
     check
 }
 
@@ -279,6 +288,7 @@ fn decide(
     check: &mut Check,
     host: &Libraries<'_>,
     image: &Libraries<'_>,
+    env: &[(OsString, OsString)],
     configured: &[PathBuf],
 ) -> Result<(), MpiError> {
     let list = |all: &[Mpi]| all.iter().map(Mpi::to_string).collect::<Vec<_>>().join(" and ");
@@ -292,41 +302,121 @@ fn decide(
     if check.image.is_empty() {
         return Err(MpiError::NoImage { host: list(&check.host) });
     }
-    let same = |host: &&Mpi| check.image.iter().any(|image| image.family == host.family);
-    let Some(ours) = check.host.iter().find(same).cloned() else {
+    let mut first = None;
+    for (ours, theirs) in pairs(&check.host, &check.image) {
+        let others = check.image.iter().filter(|other| !std::ptr::eq(*other, theirs));
+        let others: Vec<&Mpi> = others.filter(|other| other.family == ours.family).collect();
+        let family = ours.family;
+        let found =
+            fit(ours, theirs, &others, image, check.policy).and_then(|(wanted, warnings)| {
+                Ok((with_companions(host, image, env, wanted)?, warnings))
+            });
+        match found {
+            Ok(((injection, companions), warnings)) => {
+                check.chosen = Some(family);
+                check.warnings = warnings;
+                check.warnings.extend(injection.warnings.iter().cloned());
+                (check.injection, check.companions) = (injection, companions);
+                return Ok(());
+            }
+            Err(error) => {
+                first.get_or_insert((family, error));
+            }
+        }
+    }
+    let Some((family, error)) = first else {
         return Err(MpiError::Family { image: list(&check.image), host: list(&check.host) });
     };
-    check.chosen = Some(ours.family);
-    let theirs = check.image.iter().filter(|image| image.family == ours.family);
-    let theirs: Vec<&(Role, Library)> = theirs.flat_map(|image| &image.libraries).collect();
-    let mut wanted = Vec::new();
-    let mut warnings = Vec::new();
-    for (role, library) in &ours.libraries {
-        let counterparts: Vec<&Library> =
-            theirs.iter().filter(|(r, _)| r == role).map(|(_, l)| l).collect();
-        for other in &counterparts {
-            warnings.extend(compare(library, other, check.policy)?);
+    check.chosen = Some(family);
+    Err(error)
+}
+
+/// MPIs of the host and the image's of the same family, in the order in which they
+/// are tried. Of each family the image's that programs find first is the one that
+/// counts. Where only run paths lead to a family, nobody knows which of them a
+/// program has: one that fits is enough.
+fn pairs<'a>(host: &'a [Mpi], image: &'a [Mpi]) -> Vec<(&'a Mpi, &'a Mpi)> {
+    let best = |family| image.iter().find(|mpi| mpi.family == family);
+    let found = |mpi: &&Mpi| mpi.reach != Reach::Apart;
+    let first = |mpi: &&Mpi| best(mpi.family).is_some_and(|best| std::ptr::eq(best, *mpi));
+    let known: Vec<&Mpi> = image.iter().filter(found).filter(first).collect();
+    let lost = |mpi: &&Mpi| best(mpi.family).is_some_and(|best| !found(&best));
+    let unknown: Vec<&Mpi> = image.iter().filter(lost).collect();
+    let with = |ours: &'a Mpi, all: &[&'a Mpi]| -> Vec<(&'a Mpi, &'a Mpi)> {
+        let same = all.iter().filter(|theirs| theirs.family == ours.family);
+        same.map(|theirs| (ours, *theirs)).collect()
+    };
+    [known, unknown].iter().flat_map(|all| host.iter().flat_map(|ours| with(ours, all))).collect()
+}
+
+/// What is wanted so that one of the host's MPIs stands for one of the image's, and
+/// what should be known. The image's others of the family become it too where it
+/// may stand for them, and stay else.
+fn fit(
+    ours: &Mpi,
+    theirs: &Mpi,
+    others: &[&Mpi],
+    image: &Libraries<'_>,
+    policy: Policy,
+) -> Result<(Vec<Wanted>, Vec<String>), MpiError> {
+    let mut warnings = compare_all(ours, theirs, policy)?;
+    let mut replaced = vec![theirs];
+    let mut spared = Vec::new();
+    for other in others {
+        match compare_all(ours, other, policy) {
+            Ok(more) => {
+                warnings.extend(more);
+                replaced.push(other);
+            }
+            Err(error) => {
+                warnings.push(format!("{other} of the image stays: {error}"));
+                spared.extend(other.libraries.iter().map(|(_, library)| library.real.clone()));
+            }
         }
-        if counterparts.is_empty() && *role != Role::C {
+    }
+    // OpenSHMEM is another interface, of programs that know no MPI.
+    let lacks = |(role, _): &&(Role, Library)| {
+        ours.libraries.iter().all(|(own, _)| own != role) && *role != Role::other("liboshmem")
+    };
+    let lacking = theirs.libraries.iter().filter(lacks);
+    let lacking: Vec<&str> = lacking.map(|(_, library)| library.name.as_str()).collect();
+    if !lacking.is_empty() {
+        let (names, family) = (lacking.join(", "), ours.family);
+        warnings.push(format!("the host's {family} has no {names}: the image's stays beside it"));
+    }
+    let mut wanted = Vec::new();
+    let mut roles: Vec<&Role> = Vec::new();
+    for (role, library) in &ours.libraries {
+        // Cray's have one for each compiler.
+        if roles.contains(&role) {
+            continue;
+        }
+        roles.push(role);
+        let counterparts = replaced.iter().flat_map(|mpi| &mpi.libraries);
+        let counterparts: Vec<&Library> =
+            counterparts.filter(|(r, _)| r == role).map(|(_, library)| library).collect();
+        if counterparts.is_empty() {
             continue;
         }
         let names = counterparts.iter().map(|other| other.name.clone());
         let aliases = names.filter(|name| name != library.soname()).collect();
-        let replaces = replaced(image, &counterparts);
-        let reason = format!("{} of the host", ours.family);
-        let one = Wanted::new(library.clone(), true, reason);
-        wanted.push(Wanted { replaces, aliases, ..one });
+        let files = counterparts.iter().flat_map(|other| image.find_all(&other.name));
+        let replaces = files.map(|library| library.real).collect();
+        let plain = Wanted::new(library.clone(), true, format!("{} of the host", ours.family));
+        wanted.push(Wanted { replaces, aliases, spared: spared.clone(), ..plain });
     }
-    check.warnings = warnings;
-    (check.injection, check.companions) = with_companions(host, image, wanted)?;
-    check.warnings.extend(check.injection.warnings.iter().cloned());
-    Ok(())
+    Ok((wanted, warnings))
 }
 
-/// The files of the image that stand behind its libraries' names.
-fn replaced(image: &Libraries<'_>, counterparts: &[&Library]) -> Vec<PathBuf> {
-    let all = counterparts.iter().flat_map(|library| image.find_all(&library.name));
-    all.map(|library| library.real).collect()
+/// Compares the libraries that two MPIs both have; what comes back are warnings.
+fn compare_all(ours: &Mpi, theirs: &Mpi, policy: Policy) -> Result<Vec<String>, MpiError> {
+    let mut warnings = Vec::new();
+    for (role, library) in &ours.libraries {
+        for (_, other) in theirs.libraries.iter().filter(|(r, _)| r == role) {
+            warnings.extend(compare(library, other, policy)?);
+        }
+    }
+    Ok(warnings)
 }
 
 /// Whether a library of the host may stand for one of the image; what comes

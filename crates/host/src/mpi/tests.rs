@@ -1,90 +1,37 @@
-//! Hosts and images of a few libraries each, made by the C compiler.
+//! Hosts and images of a few libraries each.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Command;
 
 use super::*;
-use crate::DirectoryTree;
-use crate::ldcache::{self, Entry};
-
-/// A root file system with libraries in /usr/lib.
-struct Root(tempfile::TempDir);
+use crate::fixture::Root;
+use crate::ldcache;
 
 impl Root {
-    /// With a C library that knows versions up to 2.36.
-    fn glibc() -> Self {
-        let root = Self::empty();
-        root.library("libc.so.6", "libc.so.6", &["GLIBC_2.17", "GLIBC_2.36"], &[]);
-        root
-    }
-
-    fn empty() -> Self {
-        let root = Self(tempfile::tempdir().unwrap());
-        fs::create_dir_all(root.path("usr/lib")).unwrap();
-        fs::create_dir_all(root.path("etc")).unwrap();
-        symlink("usr/lib", root.path("lib")).unwrap();
-        root
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// A library with versions of symbols, linked with others, and a link of the
-    /// soname's name.
-    fn library(&self, file: &str, soname: &str, versions: &[&str], needed: &[&Path]) {
-        let lib = self.path("usr/lib");
-        let (source, script) = (self.path("etc/x.c"), self.path("etc/x.map"));
-        let name = |version: &str| format!("f_{}", version.replace('.', "_"));
-        let code: String =
-            versions.iter().map(|v| format!("int {}(void) {{ return 1; }}\n", name(v))).collect();
-        let uses: String = needed
-            .iter()
-            .map(|_| "int f_GLIBC_2_36(void);\nint use(void) { return f_GLIBC_2_36(); }\n")
-            .collect();
-        fs::write(&source, code + &uses).unwrap();
-        let nodes: String =
-            versions.iter().map(|v| format!("{v} {{ global: {}; }};\n", name(v))).collect();
-        fs::write(&script, nodes).unwrap();
-        let mut cc = Command::new("cc");
-        cc.args(["-shared", "-fPIC", "-nostdlib", "-o"]).arg(lib.join(file)).arg(&source);
-        cc.arg(format!("-Wl,-soname,{soname}"));
-        if !versions.is_empty() {
-            cc.arg(format!("-Wl,--version-script={}", script.display()));
-        }
-        cc.args(needed);
-        assert!(cc.status().expect("a C compiler, which Rust needs too").success());
-        if file != soname {
-            let _ = fs::remove_file(lib.join(soname));
-            symlink(file, lib.join(soname)).unwrap();
-        }
-    }
-
     fn mpi(self, file: &str) -> Self {
-        let words: Vec<&str> = file.split('.').collect();
-        self.library(file, &words[..3].join("."), &[], &[]);
-        self
+        self.lib(&format!("usr/lib/{file}"), &[])
     }
 
     /// A cache that names what is not there.
     fn stale(self) -> Self {
-        let entry = Entry {
-            name: "libmpi.so.12".into(),
-            path: "/gone/libmpi.so.12".into(),
-            flags: 0x303,
-            hwcap: 0,
-        };
-        fs::write(self.path("etc/ld.so.cache"), ldcache::write(&[entry])).unwrap();
-        self
+        self.cache(&["/gone/libmpi.so.12"])
     }
 }
 
 fn checked(host: &Root, image: &Root, policy: Policy) -> Check {
-    let trees = [host, image].map(|root| DirectoryTree::open(root.0.path()).unwrap());
-    let [host, image] = [&trees[0], &trees[1]].map(|tree| Libraries::new(tree, vec![]));
-    check(&host, &image, &[], policy)
+    checked_with(host, image, &[], policy)
+}
+
+/// With variables of the host's environment.
+fn checked_with(host: &Root, image: &Root, env: &[(&str, &str)], policy: Policy) -> Check {
+    let trees = [host.tree(), image.tree()];
+    let env: Vec<(OsString, OsString)> =
+        env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+    let path = env.iter().find(|(name, _)| name == "LD_LIBRARY_PATH");
+    let search = host_search(&trees[0], &[], path.and_then(|(_, value)| value.to_str()), None);
+    let host = Libraries::new(&trees[0], search);
+    let image = Libraries::new(&trees[1], vec![]).with_apart(packages(&trees[1]));
+    check(&host, &image, &env, &[], policy)
 }
 
 /// What a policy says: nothing, a warning, or an error.
@@ -139,8 +86,8 @@ fn debians_name_of_mpich_is_replaced_and_known_by_both() {
     let [taken] = &check.injection.taken[..] else { panic!("{:?}", check.injection) };
     assert_eq!(taken.replaces, [Path::new("/usr/lib/libmpich.so.12.2.2")]);
     assert_eq!(taken.aliases, ["libmpich.so.12"]);
-    let tree = DirectoryTree::open(image.0.path()).unwrap();
-    let added = check.injection.contribution(&Libraries::new(&tree, vec![]), &[], None);
+    let tree = image.tree();
+    let added = check.injection.contribution(&Libraries::new(&tree, vec![]), &[], None, false);
     let cache = added.files.iter().find_map(|file| match &file.kind {
         plan::SkeletonKind::File(bytes) => Some(ldcache::parse(bytes).unwrap()),
         _ => None,
@@ -158,11 +105,8 @@ fn debians_name_of_mpich_is_replaced_and_known_by_both() {
 
 #[test]
 fn a_host_library_that_needs_a_newer_c_library_is_refused_by_name() {
-    let host = Root::glibc();
-    host.library("libmpi.so.12.3.0", "libmpi.so.12", &[], &[&host.path("usr/lib/libc.so.6")]);
-    let old = Root::empty();
-    old.library("libc.so.6", "libc.so.6", &["GLIBC_2.17"], &[]);
-    let old = old.mpi("libmpi.so.12.1.0");
+    let host = Root::glibc().lib("usr/lib/libmpi.so.12.3.0", &["libc.so.6@GLIBC_2.36"]);
+    let old = Root::old().mpi("libmpi.so.12.1.0");
     let check = checked(&host, &old, Policy::Major);
     let text = check.error.expect("it cannot work").to_string();
     for part in ["libmpi.so.12", "GLIBC_2.36", "libc.so.6", "glibc 2.17"] {
@@ -173,31 +117,227 @@ fn a_host_library_that_needs_a_newer_c_library_is_refused_by_name() {
 
 #[test]
 fn what_a_host_library_needs_comes_along_unless_the_image_has_it_as_new() {
-    let host = Root::glibc();
-    host.library("libnet.so.1.5.0", "libnet.so.1", &[], &[]);
-    host.library("libz.so.1.2.0", "libz.so.1", &[], &[]);
-    let needed = ["libnet.so.1", "libz.so.1"].map(|name| host.path("usr/lib").join(name));
-    let needed: Vec<&Path> = needed.iter().map(PathBuf::as_path).collect();
-    fs::write(host.path("etc/y.c"), "").unwrap();
-    let mut cc = Command::new("cc");
-    cc.args([
-        "-shared",
-        "-fPIC",
-        "-nostdlib",
-        "-Wl,--no-as-needed",
-        "-Wl,-soname,libmpi.so.12",
-        "-o",
-    ]);
-    cc.arg(host.path("usr/lib/libmpi.so.12")).arg(host.path("etc/y.c")).args(&needed);
-    assert!(cc.status().unwrap().success());
+    let host = Root::glibc()
+        .lib("usr/lib/libnet.so.1.5.0", &[])
+        .lib("usr/lib/libz.so.1.2.0", &[])
+        .lib("usr/lib/libmpi.so.12.1.0", &["libnet.so.1", "libz.so.1"]);
     let image = Root::glibc().mpi("libmpi.so.12.1.0").mpi("libz.so.1.3.0");
     let check = checked(&host, &image, Policy::Major);
     assert_eq!(check.error, None);
     let taken: Vec<_> = check.injection.taken.iter().map(|taken| taken.name.as_str()).collect();
     assert_eq!(taken, ["libmpi.so.12", "libnet.so.1"]);
+    assert_eq!(check.replaced(), 1);
     let kept: Vec<_> = check.injection.kept.iter().map(|kept| kept.version.to_string()).collect();
     assert_eq!(kept, ["1.3.0"]);
     // The image has none, and the host neither.
     fs::remove_file(host.path("usr/lib/libnet.so.1")).unwrap();
     assert_eq!(verdict(&host, &image, Policy::Major), "Inject");
+}
+
+/// The names of what is taken, and the files of the image that it replaces.
+fn taken(check: &Check) -> Vec<(&str, Vec<&str>)> {
+    assert_eq!(check.error, None);
+    let all = check.injection.taken.iter();
+    all.map(|taken| {
+        (taken.name.as_str(), taken.replaces.iter().map(|path| path.to_str().unwrap()).collect())
+    })
+    .collect()
+}
+
+#[test]
+fn of_the_hosts_installations_the_fitting_one_is_chosen() {
+    let host = Root::glibc().mpi("libmpi.so.40.30.4").lib("opt/old/lib/libmpi.so.20.10.1", &[]);
+    let image = Root::glibc().mpi("libmpi.so.20.10.1");
+    let apart = [("LD_LIBRARY_PATH", "/opt/old/lib")];
+    for env in [&apart[..], &[("LD_LIBRARY_PATH", "/usr/lib:/opt/old/lib")]] {
+        let check = checked_with(&host, &image, env, Policy::Strict);
+        assert_eq!(taken(&check), [("libmpi.so.20", vec!["/usr/lib/libmpi.so.20.10.1"])]);
+    }
+    // None fits: the first one is named.
+    let other = Root::glibc().mpi("libmpi.so.50.1.0");
+    let check = checked_with(&host, &other, &apart, Policy::Major);
+    assert!(check.error.unwrap().to_string().contains("libmpi.so.20 20.10.1"));
+}
+
+#[test]
+fn a_host_that_cannot_be_loaded_makes_way_for_one_that_can() {
+    let host = Root::glibc()
+        .lib("opt/new/lib/libmpi.so.12.9.0", &["libc.so.6@GLIBC_2.36"])
+        .mpi("libmpi.so.12.2.0");
+    let image = Root::old().mpi("libmpi.so.12.1.0");
+    let check = checked_with(&host, &image, &[("LD_LIBRARY_PATH", "/opt/new/lib")], Policy::Major);
+    assert_eq!(check.injection.taken[0].source, Path::new("/usr/lib/libmpi.so.12.2.0"));
+}
+
+#[test]
+fn an_old_copy_apart_in_the_image_refuses_nothing_and_stays() {
+    let host = Root::glibc().mpi("libmpi.so.40.30.4");
+    let image =
+        Root::glibc().mpi("libmpi.so.40.20.1").lib("opt/ompi-1.10/lib/libmpi.so.20.1.0", &[]);
+    let check = checked(&host, &image, Policy::Major);
+    assert_eq!(taken(&check), [("libmpi.so.40", vec!["/usr/lib/libmpi.so.40.20.1"])]);
+    assert!(check.warnings[0].contains("/opt/ompi-1.10/lib/libmpi.so.20"), "{:?}", check.warnings);
+    // Of the same name, and too new for the policy.
+    let image = Root::glibc().mpi("libmpi.so.40.20.1").lib("opt/new/lib/libmpi.so.40.40.1", &[]);
+    let check = checked(&host, &image, Policy::Full);
+    assert_eq!(taken(&check), [("libmpi.so.40", vec!["/usr/lib/libmpi.so.40.20.1"])]);
+    // Where it is the only one, it is the one that counts.
+    let image = Root::glibc().lib("opt/ompi-1.10/lib/libmpi.so.20.1.0", &[]);
+    assert_eq!(verdict(&host, &image, Policy::Major), "Major");
+    let image =
+        Root::glibc().lib("opt/a/lib/libmpi.so.20.1.0", &[]).lib("opt/b/lib/libmpi.so.40.1.0", &[]);
+    let check = checked(&host, &image, Policy::Major);
+    assert_eq!(taken(&check), [("libmpi.so.40", vec!["/opt/b/lib/libmpi.so.40.1.0"])]);
+}
+
+#[test]
+fn the_family_that_programs_find_comes_first() {
+    let host = Root::glibc().mpi("libmpi.so.40.30.4").lib("opt/mpich/lib/libmpi.so.12.1.0", &[]);
+    let image = Root::glibc().mpi("libmpi.so.12.1.0").lib("opt/ompi/lib/libmpi.so.40.1.0", &[]);
+    let env = [("LD_LIBRARY_PATH", "/usr/lib:/opt/mpich/lib")];
+    let check = checked_with(&host, &image, &env, Policy::Major);
+    assert_eq!(check.chosen, Some(Family::Mpich));
+    assert_eq!(taken(&check), [("libmpi.so.12", vec!["/usr/lib/libmpi.so.12.1.0"])]);
+}
+
+/// A node of a Cray with its module of the MPICH ABI.
+fn cray() -> Root {
+    Root::glibc()
+        .named(
+            "opt/cray/pe/mpich/8.1/ofi/gnu/9.1/lib/libmpi_gnu_91.so.12.0.0",
+            "libmpi_gnu_91.so.12",
+            &["libfabric.so.1", "libpmi.so.0", "libpmi2.so.0", "libc.so.6@GLIBC_2.17"],
+            &[],
+        )
+        .link(
+            "opt/cray/pe/mpich/8.1/ofi/gnu/9.1/lib-abi-mpich/libmpi.so.12",
+            "../lib/libmpi_gnu_91.so.12",
+        )
+        .lib(
+            "opt/cray/pe/mpich/8.1/ofi/gnu/9.1/lib/libmpifort_gnu_91.so.12.0.0",
+            &["libmpi_gnu_91.so.12"],
+        )
+        .link(
+            "opt/cray/pe/mpich/8.1/ofi/gnu/9.1/lib-abi-mpich/libmpifort.so.12",
+            "../lib/libmpifort_gnu_91.so.12",
+        )
+        .lib("opt/cray/libfabric/1.15/lib64/libfabric.so.1.18.1", &["libcxi.so.1"])
+        .lib("opt/cray/pe/pmi/6.1/lib/libpmi.so.0.6.0", &["libpals.so.0"])
+        .lib("opt/cray/pe/pmi/6.1/lib/libpmi2.so.0.6.0", &["libpals.so.0"])
+        .lib("opt/cray/pals/1.3/lib/libpals.so.0.0.0", &[])
+        .lib("usr/lib64/libcxi.so.1.5.0", &[])
+        .cache(&[
+            "/opt/cray/libfabric/1.15/lib64/libfabric.so.1",
+            "/opt/cray/pe/pmi/6.1/lib/libpmi.so.0",
+            "/opt/cray/pe/pmi/6.1/lib/libpmi2.so.0",
+            "/opt/cray/pals/1.3/lib/libpals.so.0",
+            "/usr/lib64/libcxi.so.1",
+        ])
+}
+
+const CRAY: [(&str, &str); 1] =
+    [("LD_LIBRARY_PATH", "/opt/cray/pe/mpich/8.1/ofi/gnu/9.1/lib-abi-mpich")];
+
+fn mvapich2() -> Root {
+    Root::glibc()
+        .lib("opt/mvapich2/lib/libmpi.so.12.1.1", &["libibverbs.so.1"])
+        .lib("opt/mvapich2/lib/libmpifort.so.12.1.1", &["libmpi.so.12"])
+        .lib("usr/lib64/libibverbs.so.1.14.0", &[])
+}
+
+const MVAPICH2: [(&str, &str); 1] = [("LD_LIBRARY_PATH", "/opt/mvapich2/lib")];
+
+fn intel() -> Root {
+    Root::glibc()
+        .lib("opt/intel/mpi/lib/release/libmpi.so.12.0.0", &["libfabric.so.1"])
+        .lib("opt/intel/mpi/lib/libmpifort.so.12.0.0", &["libmpi.so.12"])
+        .lib("opt/intel/mpi/libfabric/lib/libfabric.so.1", &[])
+        .named("opt/intel/mpi/libfabric/lib/prov/libtcp-fi.so", "libtcp-fi.so", &[], &[])
+}
+
+const INTEL: [(&str, &str); 2] = [
+    (
+        "LD_LIBRARY_PATH",
+        "/opt/intel/mpi/libfabric/lib:/opt/intel/mpi/lib/release:/opt/intel/mpi/lib",
+    ),
+    ("FI_PROVIDER_PATH", "/opt/intel/mpi/libfabric/lib/prov"),
+];
+
+fn standard() -> Root {
+    Root::glibc().mpi("libmpi_abi.so.0.0.0").lib("usr/lib/libmpifort_abi.so.0.0.0", &[])
+}
+
+#[test]
+fn every_kind_of_host_with_every_kind_of_image() {
+    let images: [(&str, Root); 5] = [
+        ("MPICH", Root::glibc().mpi("libmpi.so.12.0.0").mpi("libmpifort.so.12.0.0")),
+        ("Debian's MPICH", Root::glibc().mpi("libmpich.so.12.0.0").mpi("libmpichfort.so.12.0.0")),
+        ("Intel", Root::glibc().lib("opt/intel/lib/libmpi.so.12.0.0", &[])),
+        ("Open MPI", Root::glibc().mpi("libmpi.so.40.30.4")),
+        ("standard", standard()),
+    ];
+    let hosts: [(&str, Root, &[(&str, &str)], [&str; 5]); 5] = [
+        ("Cray", cray(), &CRAY, ["ok", "ok", "ok", "Family", "Family"]),
+        ("MVAPICH2", mvapich2(), &MVAPICH2, ["ok", "ok", "ok", "Family", "Family"]),
+        ("Intel", intel(), &INTEL, ["ok", "ok", "ok", "Family", "Family"]),
+        (
+            "Open MPI",
+            Root::glibc().mpi("libmpi.so.40.30.4"),
+            &[],
+            ["Family", "Family", "Family", "ok", "Family"],
+        ),
+        ("standard", standard(), &[], ["Family", "Family", "Family", "Family", "ok"]),
+    ];
+    for (host_name, host, env, expected) in &hosts {
+        for ((name, image), expected) in images.iter().zip(expected) {
+            let check = checked_with(host, image, env, Policy::Major);
+            let found = check.error.as_ref().map_or("ok".to_owned(), |e| format!("{e:?}"));
+            assert!(found.starts_with(expected), "{name} on {host_name}: {found}");
+            assert!(check.warnings.is_empty(), "{name} on {host_name}: {:?}", check.warnings);
+        }
+    }
+}
+
+#[test]
+fn a_crays_mpi_is_known_by_the_names_of_the_image() {
+    let image = Root::glibc()
+        .mpi("libmpi.so.12.0.0")
+        .mpi("libmpifort.so.12.0.0")
+        .lib("usr/lib/libfabric.so.1.20.0", &[]);
+    let check = checked_with(&cray(), &image, &CRAY, Policy::Major);
+    assert_eq!(
+        taken(&check),
+        [
+            ("libcxi.so.1", vec![]),
+            // The fabric's library is the host's, however old it is.
+            ("libfabric.so.1", vec!["/usr/lib/libfabric.so.1.20.0"]),
+            ("libmpi_gnu_91.so.12", vec!["/usr/lib/libmpi.so.12.0.0"]),
+            ("libmpifort_gnu_91.so.12", vec!["/usr/lib/libmpifort.so.12.0.0"]),
+            ("libpals.so.0", vec![]),
+            ("libpmi.so.0", vec![]),
+            ("libpmi2.so.0", vec![]),
+        ]
+    );
+    let aliases: Vec<_> = check.injection.taken.iter().flat_map(|t| &t.aliases).collect();
+    assert_eq!(aliases, ["libmpi.so.12", "libmpifort.so.12"]);
+    assert_eq!(check.replaced(), 3);
+}
+
+#[test]
+fn parts_that_the_host_has_not_are_named() {
+    let host = Root::glibc().mpi("libmpi.so.12.3.0");
+    let image = Root::glibc().mpi("libmpi.so.12.1.0").mpi("libmpicxx.so.12.1.0");
+    let check = checked(&host, &image, Policy::Major);
+    assert_eq!(taken(&check), [("libmpi.so.12", vec!["/usr/lib/libmpi.so.12.1.0"])]);
+    let [text] = &check.warnings[..] else { panic!("{:?}", check.warnings) };
+    assert!(text.contains("libmpicxx.so.12"), "{text}");
+}
+
+#[test]
+fn intels_providers_are_where_its_variable_says() {
+    let image = Root::glibc().mpi("libmpi.so.12.0.0");
+    let check = checked_with(&intel(), &image, &INTEL, Policy::Major);
+    let dir = "/opt/intel/mpi/libfabric/lib/prov";
+    assert_eq!(check.companions.env, [("FI_PROVIDER_PATH".into(), Some(dir.into()))]);
+    assert_eq!(check.mounts()[0].target, Path::new(dir));
 }

@@ -193,3 +193,60 @@ fn the_text_gives_reasons_when_asked() {
     assert!(text.contains("# devices of the host"), "{text}");
     assert!(text.contains("exec echo 'a b'"), "{text}");
 }
+
+/// What a device wants in /dev: links beside nodes, and one where a file is.
+fn links() -> Contribution {
+    let link = |path: &str| FileSpec {
+        path: path.into(),
+        kind: SkeletonKind::Symlink("../card0".into()),
+        mode: 0o777,
+    };
+    let files = ["/dev/dri/by-path/x", "/dev/stdin", "/dev/host/x"].map(link).to_vec();
+    let mounts = vec![MountSpec {
+        source: MountSource::Directory("/dev/host".into()),
+        target: "/dev/host".into(),
+        flags: MountFlags::default(),
+        optional: false,
+    }];
+    Contribution { files, mounts, ..Contribution::new(Rank::Host, "a device") }
+}
+
+#[test]
+fn a_dev_of_the_containers_own_takes_links() {
+    let mut request = request(&["sh"]);
+    request.isolation.contain = true;
+    let plan = build(&request, &host(), &image(), vec![links()]).unwrap();
+    let made: Vec<&Op> =
+        plan.ops.iter().filter(|op| op.reason == "a device").map(|op| &op.op).collect();
+    let target = PathBuf::from("/dev/dri/by-path/x");
+    let parent = target.parent().unwrap().to_owned();
+    assert_eq!(
+        made[1..],
+        [
+            &Op::Mkdir { target: parent, mode: 0o755 },
+            &Op::Symlink { to: "../card0".into(), target }
+        ]
+    );
+    // What lies in a mount of the host's stays as it is.
+    assert!(plan.warnings.iter().any(|text| text.contains("/dev/host/x")), "{:?}", plan.warnings);
+    request.isolation.contain = false;
+    let plan = build(&request, &host(), &image(), vec![links()]).unwrap();
+    assert!(!plan.ops.iter().any(|op| matches!(op.op, Op::Symlink { .. })));
+    assert_eq!(plan.warnings.len(), 3, "{:?}", plan.warnings);
+}
+
+#[test]
+fn a_contributed_directory_has_its_own_mode() {
+    let kind = SkeletonKind::Directory;
+    let files = ["/usr/bin", "/opt/v"].map(|path| FileSpec {
+        path: path.into(),
+        kind: kind.clone(),
+        mode: 0o711,
+    });
+    let all = Contribution { files: files.to_vec(), ..Contribution::new(Rank::Host, "modes") };
+    let plan = build(&request(&["sh"]), &host(), &image(), vec![all]).unwrap();
+    for path in ["/usr/bin", "/opt/v"] {
+        let made = plan.rootfs.skeleton.iter().find(|made| made.path == Path::new(path)).unwrap();
+        assert_eq!((&made.kind, made.mode), (&SkeletonKind::Directory, 0o711), "{path}");
+    }
+}
