@@ -17,7 +17,8 @@ At execjob_begin the request is checked, so that a job with a mistake never
 starts. At execjob_launch the program that PBS is about to start becomes
 `sampan exec IMAGE PROGRAM`: PBS still starts it, as the user and in the job's
 cgroup. That holds for the script's shell and for what pbsdsh and MPI launchers
-start on other nodes. The image is fetched by sampan in the job itself, whose
+start on other nodes. sampan's own proxies of an MPI launcher (--mpi=container) are
+left as they are: they make the container themselves. The image is fetched by sampan in the job itself, whose
 time it takes: a hook has 30 seconds, and an image may need more.
 
 Interface: PBS Professional Hooks Guide, "Event Types" (execjob_begin,
@@ -131,6 +132,12 @@ def words(config, image, program, argv):
     return line + argv[1:]
 
 
+def proxy(config, program, argv):
+    """Whether it is sampan's start of a launcher's proxy, which makes the container."""
+    own = program == config.get("sampan", SAMPAN) or os.path.basename(program) == "sampan"
+    return own and argv[1:2] == ["mpi-proxy"]
+
+
 def answer(event):
     """Does what the event asks for; raises Mistake."""
     image = wanted(event.job)
@@ -140,7 +147,10 @@ def answer(event):
     if event.type == pbs.EXECJOB_BEGIN:
         sampan(config)
     elif event.type == pbs.EXECJOB_LAUNCH:
-        line = words(config, image, str(event.progname), [str(one) for one in event.argv])
+        program, argv = str(event.progname), [str(one) for one in event.argv]
+        if proxy(config, program, argv):
+            return
+        line = words(config, image, program, argv)
         event.progname = line[0]
         event.argv = line
     else:

@@ -113,6 +113,17 @@ class Hook(unittest.TestCase):
         self.assertEqual(event.argv[2:4], ["--bind", "%s:%s:ro" % (escaped, escaped)])
         self.assertEqual(event.argv[-2:], ["-l", script])
 
+    def test_proxies_of_sampan_are_left_alone(self):
+        resources = {"container_engine": "sampan", "container_image": "a"}
+        for program in (self.sampan, "/opt/other/sampan"):
+            argv = [program, "mpi-proxy", "2f00"]
+            event = self.launch(resources, progname=program, argv=argv)
+            self.assertEqual((event.answer, event.progname), ("accepted", program))
+            self.assertEqual(event.argv, argv)
+        # Whatever else has that word is a program of the job.
+        event = self.launch(resources, progname="/opt/solver", argv=["solver", "mpi-proxy"])
+        self.assertEqual(event.progname, self.sampan)
+
     def test_options_of_the_site(self):
         self.configure({"sampan": self.sampan, "options": ["--no-home"]})
         event = self.launch({"container_engine": "sampan", "container_image": "a"})

@@ -2,7 +2,8 @@
 
 use harness::{Fault, Layout, Place, Server};
 
-/// Each process has a scratch directory of its own, as a node has a disk.
+/// Each process has a scratch directory of its own, as a node has a disk. All are there
+/// before the first one starts.
 #[test]
 fn a_thousand_nodes_download_an_image_once() {
     let place = Place::new();
@@ -11,9 +12,14 @@ fn a_thousand_nodes_download_an_image_once() {
     let _ = layout.finish("one");
     let server = Server::start(&place.path("layout"), Fault::None);
     let script = format!(
-        "scratch=$SAMPAN_SCRATCH; \
-         node() {{ mkdir $scratch/$1; SAMPAN_SCRATCH=$scratch/$1 $sampan exec -q {}/x/image:v1 cat /etc/marker || echo failed; }}; \
-         export -f node; export scratch sampan; seq 1000 | xargs -P 100 -I{{}} bash -c 'node {{}}' | sort | uniq -c",
+        "mkfifo gate; mkdir up; \
+         node() {{ \
+           export SAMPAN_SCRATCH=$SAMPAN_SCRATCH/$1; mkdir $SAMPAN_SCRATCH; touch up/$1; : <gate; \
+           exec $sampan exec -q {}/x/image:v1 cat /etc/marker; \
+         }}; \
+         for n in $(seq 1000); do node $n >out.$n & done; \
+         wait_for 'ls up | wc -l | grep -qx 1000' && exec 9>gate && wait; \
+         cat out.* | sort | uniq -c",
         server.address
     );
     let out = place.shell(&script).ok();

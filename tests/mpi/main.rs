@@ -262,6 +262,30 @@ fn an_inner_launcher_does_not_meet_the_outer_one() {
 
 /// What one rank finds out about libraries the others of the node use, as long as
 /// it holds.
+/// Hosts of PBS, and of the configuration: stood in for by a program that takes the words of
+/// pbs_tmrsh and ssh, and starts the command here.
+#[test]
+fn a_launcher_inside_reaches_hosts_by_a_remote_shell() {
+    let (place, image) = place("mpich");
+    let shell = "#!/bin/sh\necho $1 >>hosts\nshift\ncd /\nexec sh -c \"$*\"\n";
+    place.write("work/nodes", "alpha\nalpha\nbeta\nbeta\n");
+    let script = format!(
+        "chmod 755 pbs_tmrsh; export UCX_TLS=posix,sysv,self UCX_POSIX_USE_PROC_LINK=n; \
+         run() {{ timeout -k 5 600 $sampan run --mpi=container {image} mpirun \"$@\"; }}; \
+         export SAMPAN_MPI_SHELL=$PWD/pbs_tmrsh; \
+         SAMPAN_MPI_HOSTS=alpha,beta run -hosts alpha,beta -n 4 mpi_check check; sort -u hosts; rm hosts; \
+         SAMPAN_MPI_HOSTS=alpha,beta run -hosts gamma -n 1 true 2>/dev/null || echo refused; \
+         export PATH=$PWD:$PATH PBS_JOBID=1.server PBS_NODEFILE=$PWD/nodes; \
+         run -n 4 mpi_check check; sort -u hosts; run -n 2 sh -c 'exit 7'; echo $?; \
+         pwd >here; run -n 1 cat here"
+    );
+    place.write("work/pbs_tmrsh", shell);
+    let ran = place.shell(&script);
+    let here = place.path("work").display().to_string();
+    let once = "ok 4 MPICH Version:\t4.0.2\nalpha\nbeta\n";
+    assert_eq!(ran.out, format!("{once}refused\n{once}7\n{here}\n"), "{ran:?}");
+}
+
 #[test]
 fn libraries_are_looked_at_once() {
     let (place, image) = place("mpich");

@@ -17,11 +17,20 @@ const MPIS: [(&str, &str, &str); 2] = [
 
 /// A command of a job of four nodes with two tasks each, as of `ranks` in mpi.rs.
 fn job(place: &Place, script: &str) -> Command {
+    job_of(place, "-N4", script)
+}
+
+/// The same with other nodes.
+fn job_of(place: &Place, nodes: &str, script: &str) -> Command {
     let mut command = Cluster::get().command(place, "salloc");
-    command.args(["--quiet", "-N4", "--ntasks-per-node=2", "bash", "-c"]);
-    command.arg(format!("{WAIT_FOR}\n{script}"));
+    command.args(["--quiet", nodes, "--ntasks-per-node=2", "bash", "-c"]);
+    // Daemons of Open MPI remove what they share there, while others make it anew: these
+    // nodes have one /tmp, and the tests one user.
+    command.arg(format!("{WAIT_FOR}\nexport TMPDIR=$(mktemp -d -p $PWD)\n{script}"));
     command.env("sampan", required("SAMPAN_BIN")).env("registry", registry());
     command.env("UCX_TLS", "posix,sysv,self").env("UCX_POSIX_USE_PROC_LINK", "n");
+    // What it warns of is no output of the ranks.
+    command.env("UCX_LOG_FILE", "stderr");
     let open =
         [("btl", "tcp,self"), ("btl_tcp_if_include", "lo"), ("pml", "ob1"), ("osc", "pt2pt,rdma")];
     command.envs(open.map(|(name, value)| (format!("OMPI_MCA_{name}"), value)));
@@ -51,6 +60,18 @@ fn eight_ranks_over_four_nodes() {
             .flat_map(|node| [(); 2].map(|()| format!("{node} /usr/local/bin/mpi_check")))
             .collect();
         assert_eq!(lines, expected, "{image}");
+    }
+    nothing_is_left(&place);
+}
+
+/// A launcher that knows Slurm would call srun, which no image has.
+#[test]
+fn two_ranks_on_one_node() {
+    let place = Place::new();
+    for (image, mpirun, version) in MPIS {
+        let script = inside(image, mpirun, "-n 2 mpi_check check");
+        let out = harness::run(&mut job_of(&place, "-N1", &script)).ok();
+        assert_eq!(out, format!("ok 2 {version}\n"), "{image}");
     }
     nothing_is_left(&place);
 }

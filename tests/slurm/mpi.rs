@@ -25,6 +25,8 @@ fn ranks(place: &Place, mpi: &str, image: &str, plugin: bool, env: &[(&str, &str
     // over loopback, as it takes ranks of other nodes for its own.
     command.args(["mpi_check", "check"]);
     command.env("UCX_TLS", "posix,sysv,self").env("UCX_POSIX_USE_PROC_LINK", "n");
+    // What it warns of is no output of the ranks.
+    command.env("UCX_LOG_FILE", "stderr");
     let open =
         [("btl", "tcp,self"), ("btl_tcp_if_include", "lo"), ("pml", "ob1"), ("osc", "pt2pt,rdma")];
     command.envs(open.map(|(name, value)| (format!("OMPI_MCA_{name}"), value)));

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use engine::Engine;
 use engine::edf::Edf;
 
 use crate::args::ContainerArgs;
@@ -22,13 +23,18 @@ pub struct Described {
 }
 
 /// Reads the file of `--edf`, if there is one.
-pub fn describe(args: &ContainerArgs, words: &[OsString]) -> Result<Described, LowerError> {
+pub fn describe(
+    engine: &Engine,
+    args: &ContainerArgs,
+    words: &[OsString],
+) -> Result<Described, LowerError> {
     let Some(name) = &args.edf else {
         let (image, words) = lower::split_words(words)?;
         let (args, image) = (args.clone(), image.to_owned());
         return Ok(Described { args, image, words, unset: Vec::new(), entrypoint: None });
     };
-    let edf = Edf::load(name, &|name| std::env::var_os(name)).map_err(engine::Error::from)?;
+    let dirs = &engine.config().edf_dirs.value;
+    let edf = Edf::load(name, dirs, &|name| std::env::var_os(name)).map_err(engine::Error::from)?;
     add(args, words, edf)
 }
 

@@ -41,7 +41,7 @@ fn start(
     // Pipes and files of the caller end with the caller.
     sys::process::close_others(&[]);
     let Described { args: flags, image, mut words, unset, .. } =
-        describe(&args.container, &args.words)?;
+        describe(engine, &args.container, &args.words)?;
     if image.starts_with(INSTANCE) {
         return Err(LowerError::Instance(image).into());
     }

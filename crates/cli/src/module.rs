@@ -267,12 +267,79 @@ fn wrapper(sampan: &str, image: &str, command: &str) -> String {
     format!("#!/bin/sh\n# {MARK}\nexec {sampan} exec -- {image} {command} \"$@\"\n")
 }
 
+/// A modulefile without a tree: each command is a function of the shell.
+pub struct Printed<'a> {
+    /// The module's name.
+    pub name: &'a str,
+    /// The image, as [`lasting`] has it.
+    pub image: &'a str,
+    /// The commands.
+    pub commands: &'a [String],
+}
+
+impl Printed<'_> {
+    /// For Lmod.
+    pub fn lua(&self, description: &str) -> Result<String> {
+        let functions = self.functions(|command, call| {
+            // What follows is for sh, and for csh.
+            let (sh, csh) = (format!("{call} \"$@\""), format!("{call} $*"));
+            let words = [command, &sh, &csh].map(lua_text);
+            format!("set_shell_function({})\n", words.join(", "))
+        })?;
+        Ok(format!(
+            "-- Commands of an image, run by sampan.\nhelp({})\nwhatis({})\nwhatis({})\n{functions}",
+            lua_text(&format!("{}: commands of the image {}", self.name, self.image)),
+            lua_text(&format!("Name: {}", self.name)),
+            lua_text(&format!("Description: {description}")),
+        ))
+    }
+
+    /// For Environment Modules.
+    pub fn tcl(&self, description: &str) -> Result<String> {
+        let functions = self.functions(|command, call| {
+            let words = [command, &format!("{call} \"$@\"")].map(tcl_text);
+            format!("set-function {}\n", words.join(" "))
+        })?;
+        Ok(format!(
+            "#%Module1.0\n# Commands of an image, run by sampan.\nmodule-whatis {}\n{functions}",
+            tcl_text(&format!("{}: {description}", self.name)),
+        ))
+    }
+
+    /// A line for each command, from its name and the words of the shell that call it.
+    fn functions(&self, line: impl Fn(&str, &str) -> String) -> Result<String> {
+        let one = |command: &String| {
+            plain("the command", command)?;
+            Ok(line(command, &format!("sampan exec -- {} {command}", shell(self.image))))
+        };
+        self.commands.iter().map(one).collect()
+    }
+}
+
+/// A text of Lua.
+fn lua_text(text: &str) -> String {
+    let escape = |c: char| match c {
+        '\\' | '"' => format!("\\{c}"),
+        '\n' => "\\n".to_owned(),
+        '\r' => "\\r".to_owned(),
+        other => other.to_string(),
+    };
+    format!("\"{}\"", text.chars().map(escape).collect::<String>())
+}
+
+/// A word of Tcl.
+fn tcl_text(text: &str) -> String {
+    let escape = |c: char| match c {
+        '\n' => "\\n".to_owned(),
+        '\\' | '"' | '$' | '[' | ']' | '{' | '}' => format!("\\{c}"),
+        other => other.to_string(),
+    };
+    format!("\"{}\"", text.chars().map(escape).collect::<String>())
+}
+
 fn lua(tree: &ModuleTree, description: &str, bin: &str) -> String {
     let (name, version) = (&tree.name, &tree.version);
-    let text = |text: &str| {
-        let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        format!("\"{escaped}\"")
-    };
+    let text = lua_text;
     format!(
         "-- {MARK}\nhelp({})\nwhatis({})\nwhatis({})\nwhatis({})\nprepend_path(\"PATH\", {})\n",
         text(description),
@@ -285,14 +352,7 @@ fn lua(tree: &ModuleTree, description: &str, bin: &str) -> String {
 
 fn tcl(tree: &ModuleTree, description: &str, bin: &str) -> String {
     let (name, version) = (&tree.name, &tree.version);
-    let text = |text: &str| {
-        let escape = |c: char| match c {
-            '\n' => "\\n".to_owned(),
-            '\\' | '"' | '$' | '[' | ']' | '{' | '}' => format!("\\{c}"),
-            other => other.to_string(),
-        };
-        format!("\"{}\"", text.chars().map(escape).collect::<String>())
-    };
+    let text = tcl_text;
     format!(
         "#%Module1.0\n# {MARK}\nproc ModulesHelp {{ }} {{ puts stderr {} }}\nmodule-whatis {}\n\
          conflict {name}\nprepend-path PATH {}\n",
@@ -354,6 +414,24 @@ mod tests {
             !tree.prefix.join("solver").exists() && !dir.path().join("modules/solver").exists()
         );
         assert!(remove(&tree).is_err());
+    }
+
+    #[test]
+    fn what_is_printed_is_quoted_for_both_languages() {
+        let image = "/a/it's \"x\" [exec rm] $y \\z.sqsh";
+        let commands = ["solve".to_owned(), "mesh".to_owned()];
+        let page = Printed { name: "x", image, commands: &commands };
+        let lua = page.lua("a]] \"b\"\nos.exit()").unwrap();
+        let called = r#""sampan exec -- '/a/it'\\''s \"x\" [exec rm] $y \\z.sqsh' mesh \"$@\"""#;
+        assert!(lua.contains(&format!("set_shell_function(\"mesh\", {called}, ")), "{lua}");
+        assert!(lua.contains(r#"whatis("Description: a]] \"b\"\nos.exit()")"#), "{lua}");
+        let tcl = page.tcl("a} [exit] $b\nexit").unwrap();
+        let called =
+            r#""sampan exec -- '/a/it'\\''s \"x\" \[exec rm\] \$y \\z.sqsh' mesh \"\$@\"""#;
+        assert!(tcl.contains(&format!("set-function \"mesh\" {called}\n")), "{tcl}");
+        assert!(tcl.contains(r#"module-whatis "x: a\} \[exit\] \$b\nexit""#), "{tcl}");
+        let bad = Printed { commands: &["a;b".to_owned()], ..page };
+        assert!(bad.lua("").is_err() && bad.tcl("").is_err());
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub fn run(
     args: &RunArgs,
     again: &Again,
 ) -> Result<i32, CliError> {
-    let described = describe(&args.container, &args.words)?;
+    let described = describe(engine, &args.container, &args.words)?;
     let given = lower::entrypoint(args.entrypoint.as_ref());
     let without = described.entrypoint == Some(false) && !args.image_entrypoint;
     let command = |resolved: &Resolved, words: Vec<OsString>| match given {
@@ -43,7 +43,7 @@ pub fn exec(
     args: &ExecArgs,
     again: &Again,
 ) -> Result<i32, CliError> {
-    let described = describe(&args.container, &args.words)?;
+    let described = describe(engine, &args.container, &args.words)?;
     if described.words.is_empty() {
         return Err(LowerError::NoCommand.into());
     }
@@ -57,7 +57,7 @@ pub fn test(
     args: &TestArgs,
     again: &Again,
 ) -> Result<i32, CliError> {
-    let described = describe(&args.container, &args.words)?;
+    let described = describe(engine, &args.container, &args.words)?;
     let of_app = described.args.app.is_some();
     match start(engine, globals, again, described, |_, args| Command::Test { args }) {
         // As Apptainer has it: an image need not have one.
@@ -78,7 +78,7 @@ pub fn shell(
     args: &ShellArgs,
     again: &Again,
 ) -> Result<i32, CliError> {
-    let described = describe(&args.container, &args.words)?;
+    let described = describe(engine, &args.container, &args.words)?;
     let shell = args.shell.clone();
     start(engine, globals, again, described, |_, args| Command::Shell { shell, args })
 }

@@ -3,13 +3,13 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use engine::{Engine, SiteFacts};
+use engine::{Config, Engine, SiteFacts};
 
 use crate::args::{Globals, ModuleArgs, ModuleFormat, SiteCommand};
 use crate::error::CliError;
 use crate::{module, output};
 
-/// Does what needs no image; false where one is needed.
+/// Does what needs no configuration; false where it is needed.
 pub fn run(command: &SiteCommand) -> Result<bool, CliError> {
     match command {
         SiteCommand::Init { output, force } => {
@@ -19,37 +19,50 @@ pub fn run(command: &SiteCommand) -> Result<bool, CliError> {
                 None => output::print(&text)?,
             }
         }
-        SiteCommand::Module(args) => match (args.tree(), &args.image) {
-            (Some(tree), _) if args.remove => module::remove(&tree)?,
-            (Some(_), _) => return Ok(false),
-            (None, image) => print(args, image.as_deref().unwrap_or_default())?,
+        SiteCommand::Module(args) => match args.tree() {
+            Some(tree) if args.remove => module::remove(&tree)?,
+            _ => return Ok(false),
         },
     }
     Ok(true)
 }
 
-/// Does what needs an image.
+/// Does the rest: writes a module of an image, or prints one.
 pub fn install(engine: &Engine, globals: &Globals, command: &SiteCommand) -> Result<(), CliError> {
     let SiteCommand::Module(args) = command else { return Ok(()) };
     match (args.tree(), &args.image) {
         (Some(tree), Some(image)) => module::install(engine, globals, image, &tree),
+        (None, Some(image)) => print(engine.config(), args, image),
         _ => Ok(()),
     }
 }
 
 /// Prints one modulefile.
-fn print(args: &ModuleArgs, image: &str) -> Result<(), CliError> {
-    let own;
-    let template = match (&args.template, args.format) {
-        (Some(path), _) => {
-            own = std::fs::read_to_string(path)
+fn print(config: &Config, args: &ModuleArgs, image: &str) -> Result<(), CliError> {
+    let image = module::lasting(image)?;
+    let site = config.module_template.value.as_ref().filter(|_| args.format.is_none());
+    let page = match args.template.as_ref().or(site) {
+        Some(path) => {
+            let template = std::fs::read_to_string(path)
                 .map_err(|source| CliError::Template { path: path.clone(), source })?;
-            own.as_str()
+            fill(&template, &image, &args.command, &args.description)
         }
-        (None, ModuleFormat::Lua) => LUA,
-        (None, ModuleFormat::Tcl) => TCL,
+        None => {
+            let name = name(&image);
+            let page = module::Printed { name: &name, image: &image, commands: &args.command };
+            match args.format.unwrap_or(ModuleFormat::Lua) {
+                ModuleFormat::Lua => page.lua(&args.description)?,
+                ModuleFormat::Tcl => page.tcl(&args.description)?,
+            }
+        }
     };
-    output::print(&fill(template, &module::lasting(image)?, &args.command, &args.description))
+    output::print(&page)
+}
+
+/// What a module of an image is called.
+fn name(image: &str) -> String {
+    let stem = Path::new(image).file_stem();
+    stem.map_or_else(|| image.to_owned(), |stem| stem.to_string_lossy().into_owned())
 }
 
 fn write(path: &Path, text: &str, force: bool) -> Result<(), CliError> {
@@ -63,35 +76,41 @@ fn write(path: &Path, text: &str, force: bool) -> Result<(), CliError> {
     output::print(&format!("{}\n", path.display()))
 }
 
-const LUA: &str = r#"-- Commands of the image {image}, run by sampan.
-help([[{name}: commands of the image {image}]])
-whatis("Name: {name}")
-whatis("Description: {description}")
-set_shell_function("{command}", 'sampan exec {image} {command} "$@"', "sampan exec {image} {command} $*")
-"#;
-
-const TCL: &str = r#"#%Module1.0
-# Commands of the image {image}, run by sampan.
-module-whatis "{name}: {description}"
-set-function {command} {sampan exec {image} {command} "$@"}
-"#;
-
-/// Fills a template; a line with `{command}` stands once for each.
+/// Fills a template; a line with `{command}` stands once for each. The site's template
+/// has the quotes that its language needs.
 fn fill(template: &str, image: &str, commands: &[String], description: &str) -> String {
-    let path = Path::new(image);
-    let name = path.file_stem().map_or_else(|| image.into(), |stem| stem.to_string_lossy());
+    let name = name(image);
     let mut out = String::new();
     for line in template.lines() {
-        let line = line.replace("{image}", image).replace("{name}", &name);
-        let line = line.replace("{description}", description);
         let once = [String::new()];
         let all = if line.contains("{command}") { commands } else { &once };
         for command in all {
-            out.push_str(&line.replace("{command}", command));
+            let words = [
+                ("{image}", image),
+                ("{name}", &name),
+                ("{description}", description),
+                ("{command}", command),
+            ];
+            out.push_str(&replaced(line, &words));
             out.push('\n');
         }
     }
     out
+}
+
+/// A line with words replaced; what one of them stands for is not looked at again.
+fn replaced(line: &str, words: &[(&str, &str)]) -> String {
+    let mut out = String::new();
+    let mut rest = line;
+    while let Some(at) = rest.find('{') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let found = words.iter().find(|(word, _)| rest.starts_with(word));
+        let (length, text) = found.map_or((1, "{"), |(word, text)| (word.len(), text));
+        out.push_str(text);
+        rest = &rest[length..];
+    }
+    out + rest
 }
 
 /// A configuration with what was found set, and the rest explained.
@@ -182,15 +201,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modules_have_a_line_for_each_command() {
+    fn templates_have_a_line_for_each_command() {
         let commands = ["solve".to_owned(), "mesh".to_owned()];
-        for template in [LUA, TCL] {
-            let text = fill(template, "/apps/solver.sqsh", &commands, "a solver");
-            assert_eq!(
-                text.matches("sampan exec /apps/solver.sqsh mesh").count(),
-                template.matches("sampan exec").count()
-            );
-            assert!(text.contains("solver: ") && !text.contains("{command}"), "{text}");
-        }
+        let template = "# {name}: {description} {x}\nalias {command} {image}\n";
+        let text = fill(template, "/apps/{command}.sqsh", &commands, "a {name}");
+        let expected = "# {command}: a {name} {x}\nalias solve /apps/{command}.sqsh\n\
+                        alias mesh /apps/{command}.sqsh\n";
+        assert_eq!(text, expected);
     }
 }

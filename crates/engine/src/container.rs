@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use host::DirectoryTree;
 use host::hooks::Situation;
 use plan::{
-    Contribution, MountSource, MountSpec, Plan, Rank, RootEmulation, RootSource, RunRequest,
-    SearchTree, Stage,
+    Contribution, ImagePart, MountSource, MountSpec, Plan, Rank, RootEmulation, RootSource,
+    RunRequest, SearchTree, Stage,
 };
 use runtime::{ImageFile, Keeper, Share};
 use store::{ImageId, Lease, Store};
 
 use crate::{
-    Devices, Engine, Error, Origin, Resolved, Result, bundle, integrate, node_cache, policy,
-    precreate, share, unpack,
+    Devices, Engine, Error, Origin, Resolved, Result, bundle, doctor, integrate, node_cache,
+    policy, precreate, share, unpack,
 };
 
 /// A container, decided but not started.
@@ -93,19 +93,7 @@ impl Engine {
         let (emulation, said) = emulation_here(request.root_emulation);
         request.root_emulation = emulation;
         warnings.extend(said);
-        let mut copied = false;
-        if let (Some(cache), Some(image), Some(_)) =
-            (&self.config().node_cache.value, &resolved.stored, wanted)
-        {
-            let limit = self.config().node_cache_size.value;
-            match node_cache::copy(cache, limit, image) {
-                Ok(path) => {
-                    request.root = RootSource::squashfs(path, 0);
-                    copied = true;
-                }
-                Err(e) => warnings.push(format!("the image was not copied to this node: {e}")),
-            }
-        }
+        let copied = wanted.is_some() && self.copied(&mut request, resolved, &mut warnings);
         if let (RootSource::Squashfs { parts }, false) = (&request.root, facts.real_root)
             && let Some(reason) = no_fuse()
         {
@@ -127,14 +115,14 @@ impl Engine {
             warnings.extend(integrate::join_ranks(&mut request));
         }
         let mut contributions = self.configured_binds(&mut warnings);
-        if wanted.is_some() {
-            policy::check_binds(self.config(), &request)?;
-            contributions.extend(policy::forced_binds(self.config(), &request, &mut warnings)?);
-        }
         let (tree, image) = open_tree(&request.root)?;
         let (mut hooks, mut remote) = (Vec::new(), None);
         if let Some(wanted) = wanted {
+            let config = self.config();
+            warnings.extend(policy::leave_out(config, &mut request, &facts));
             let added = self.integrate(&request, &facts, &*tree, wanted)?;
+            policy::check_binds(config, &request, &facts, &contributions, &added.contributions)?;
+            contributions.extend(policy::forced_binds(config, &request, &mut warnings)?);
             contributions.extend(added.contributions);
             warnings.extend(added.warnings);
             (hooks, remote) = (added.hooks, added.remote);
@@ -163,6 +151,8 @@ impl Engine {
         let changes = if request.dry_run { None } else { precreate::run(&hooks, &plan)? };
         if let Some(changes) = changes {
             if let Some(mounts) = changes.contribution() {
+                let more = std::slice::from_ref(&mounts);
+                policy::check_binds(self.config(), &request, &facts, &[], more)?;
                 plan = make(Some(mounts))?;
             }
             changes.apply(&mut plan);
@@ -170,8 +160,8 @@ impl Engine {
         plan.warnings.splice(0..0, warnings);
         (plan.hooks, plan.remote) = (hooks, remote);
         let stored = resolved.stored.as_ref();
-        let keeper = match (&plan.rootfs.source, self.store()) {
-            (RootSource::Squashfs { parts }, Ok(store)) => {
+        let keeper = match (&resolved.root, &image, self.store()) {
+            (RootSource::Squashfs { parts }, Some(_), Ok(store)) => {
                 // A copy on this node needs no lease in the store.
                 let leased = stored.filter(|stored| stored.writable && !copied);
                 let profiles = match (wanted, stored) {
@@ -200,6 +190,42 @@ impl Engine {
         };
         let added_env = contributions.iter().flat_map(|one| &one.env).map(text).collect();
         Ok(Container { plan, image, keeper, share, bundles, added_env })
+    }
+
+    /// Has a container's image served from copies on this node, where the configuration
+    /// says so; whether it is.
+    fn copied(
+        &self,
+        request: &mut RunRequest,
+        resolved: &Resolved,
+        warnings: &mut Vec<String>,
+    ) -> bool {
+        let (config, stored) = (self.config(), resolved.stored.as_ref());
+        let (Some(cache), RootSource::Squashfs { parts }) =
+            (&config.node_cache.value, &resolved.root)
+        else {
+            return false;
+        };
+        let limit = config.node_cache_size.value;
+        let copies = node_cache::copies(cache, limit, parts, stored, &doctor::is_local);
+        let usable = |parts: Vec<ImagePart>| match ImageFile::open(&parts) {
+            Ok(_) => Ok(Some(parts)),
+            Err(e) => {
+                node_cache::discard(cache, &parts);
+                Err(io::Error::other(e))
+            }
+        };
+        match copies.and_then(|parts| parts.map_or(Ok(None), usable)) {
+            Ok(None) => false,
+            Ok(Some(parts)) => {
+                request.root = RootSource::Squashfs { parts };
+                true
+            }
+            Err(e) => {
+                warnings.push(format!("the image was not copied to this node: {e}"));
+                false
+            }
+        }
     }
 
     /// Does something with the tree of an image.

@@ -268,7 +268,9 @@ fn node(text: &str) -> Result<Edits> {
     let reason = format!("--device {text}");
     let source = mount_source(path, &reason)?;
     let kind = std::fs::metadata(path).map(|meta| meta.file_type());
-    if !kind.is_ok_and(|t| t.is_char_device() || t.is_block_device() || t.is_dir()) {
+    // A directory of devices is in /dev; any other one is a matter of --bind.
+    let in_dev = || path.canonicalize().is_ok_and(|path| path.starts_with("/dev"));
+    if !kind.is_ok_and(|t| t.is_char_device() || t.is_block_device() || (t.is_dir() && in_dev())) {
         return Err(wrong("it is no device"));
     }
     let mut edits = Edits::new(&reason);

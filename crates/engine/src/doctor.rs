@@ -191,8 +191,16 @@ const FILE_SYSTEMS: [(u64, &str, bool); 14] = [
     (0xAAD7_AAEA, "panfs", true),
 ];
 
+/// Whether a file is on a disk, or in the memory, of this machine alone. One that is
+/// on a file system of an unknown kind is not.
+pub(crate) fn is_local(path: &Path) -> bool {
+    disk(path).is_some_and(|disk| disk.known && !disk.shared)
+}
+
 struct Disk {
     kind: String,
+    /// Whether its kind is among [`FILE_SYSTEMS`].
+    known: bool,
     shared: bool,
     memory: bool,
     free: u64,
@@ -208,6 +216,7 @@ fn disk(path: &Path) -> Option<Disk> {
     let block = u64::try_from(stat.f_bsize).unwrap_or(1);
     Some(Disk {
         kind: known.map_or_else(|| format!("type {magic:#x}"), |(_, name, _)| (*name).to_owned()),
+        known: known.is_some(),
         shared: known.is_some_and(|(.., shared)| *shared),
         memory: known.is_some_and(|(_, name, _)| *name == "tmpfs"),
         free: stat.f_bavail.saturating_mul(block),

@@ -14,7 +14,8 @@
 //!
 //! `${NAME}` in a text is a variable of the caller, and an error if there is
 //! none; `${NAME:-TEXT}` is TEXT then. A name without a slash is looked for as
-//! NAME.toml in the directories of `EDF_PATH`, or else in `~/.edf`.
+//! NAME.toml in the directories of `EDF_PATH`, or else in those of the configuration
+//! (`edf_dirs`), which are `~/.edf` unless it says otherwise.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -51,7 +52,7 @@ pub enum EdfError {
         searched: Vec<PathBuf>,
     },
     /// There is nowhere to look.
-    #[error("there is no environment {name:?}: neither EDF_PATH nor HOME is set")]
+    #[error("there is no environment {name:?}: neither EDF_PATH, edf_dirs nor HOME is set")]
     NoPath {
         /// The name.
         name: String,
@@ -158,14 +159,19 @@ pub struct Edf {
 }
 
 impl Edf {
-    /// Reads a file by name or path, and all that it adds to.
+    /// Reads a file by name or path, and all that it adds to. Names are looked for in
+    /// `dirs` where the variable `EDF_PATH` says nothing else.
     ///
     /// # Errors
     /// When a file is missing or malformed, or a variable is not set.
-    pub fn load(name: &str, vars: Variables<'_>) -> Result<Self, EdfError> {
-        let path = find(name, Path::new(""), vars)?;
+    pub fn load(name: &str, dirs: &[PathBuf], vars: Variables<'_>) -> Result<Self, EdfError> {
+        let own = vars("EDF_PATH").filter(|list| !list.is_empty());
+        let own: Option<Vec<PathBuf>> =
+            own.map(|list| std::env::split_paths(&list).filter(|p| p.is_absolute()).collect());
+        let dirs = own.as_deref().unwrap_or(dirs);
+        let path = find(name, Path::new(""), dirs)?;
         let (mut edf, mut left) = (Self::default(), MOST);
-        read_into(&mut edf, path.clone(), vars, 1, &mut left)?;
+        read_into(&mut edf, path.clone(), (dirs, vars), 1, &mut left)?;
         Ok(Self { path, ..edf })
     }
 }
@@ -173,14 +179,14 @@ impl Edf {
 /// Reads the text of a file, and the files that it adds to.
 pub(crate) fn parse(path: &Path, text: String, vars: Variables<'_>) -> Result<Edf, EdfError> {
     let (mut edf, mut left) = (Edf::default(), MOST);
-    File { path: path.to_owned(), text, vars }.add_to(&mut edf, 1, &mut left)?;
+    File { path: path.to_owned(), text, dirs: &[], vars }.add_to(&mut edf, 1, &mut left)?;
     Ok(edf)
 }
 
 fn read_into(
     edf: &mut Edf,
     path: PathBuf,
-    vars: Variables<'_>,
+    (dirs, vars): (&[PathBuf], Variables<'_>),
     level: usize,
     left: &mut usize,
 ) -> Result<(), EdfError> {
@@ -189,24 +195,21 @@ fn read_into(
     }
     *left = left.checked_sub(1).ok_or_else(|| EdfError::Many { path: path.clone() })?;
     let text = read(&path).map_err(|source| EdfError::Read { path: path.clone(), source })?;
-    File { path, text, vars }.add_to(edf, level, left)
+    File { path, text, dirs, vars }.add_to(edf, level, left)
 }
 
 /// The file of a name; a path is relative to `dir`.
-fn find(name: &str, dir: &Path, vars: Variables<'_>) -> Result<PathBuf, EdfError> {
+fn find(name: &str, dir: &Path, dirs: &[PathBuf]) -> Result<PathBuf, EdfError> {
     let not_found = |searched| EdfError::NotFound { name: name.to_owned(), searched };
     if name.contains('/') {
         let path = dir.join(name);
         return if path.exists() { Ok(path) } else { Err(not_found(vec![path])) };
     }
-    let set = |name: &str| vars(name).filter(|value| !value.is_empty());
-    let dirs: Vec<PathBuf> = match (set("EDF_PATH"), set("HOME")) {
-        (Some(list), _) => std::env::split_paths(&list).filter(|p| p.is_absolute()).collect(),
-        (None, Some(home)) => vec![Path::new(&home).join(".edf")],
-        (None, None) => return Err(EdfError::NoPath { name: name.to_owned() }),
-    };
+    if dirs.is_empty() {
+        return Err(EdfError::NoPath { name: name.to_owned() });
+    }
     let file = if name.ends_with(".toml") { name.to_owned() } else { format!("{name}.toml") };
-    let all: Vec<PathBuf> = dirs.into_iter().map(|dir| dir.join(&file)).collect();
+    let all: Vec<PathBuf> = dirs.iter().map(|dir| dir.join(&file)).collect();
     match all.iter().find(|path| path.exists()) {
         Some(path) => Ok(path.clone()),
         None => Err(not_found(all)),
@@ -217,6 +220,8 @@ fn find(name: &str, dir: &Path, vars: Variables<'_>) -> Result<PathBuf, EdfError
 struct File<'a> {
     path: PathBuf,
     text: String,
+    /// Where names are looked for.
+    dirs: &'a [PathBuf],
     vars: Variables<'a>,
 }
 
@@ -234,8 +239,8 @@ impl File<'_> {
         if let Some(value) = document.get("base_environment") {
             let dir = self.path.parent().unwrap_or(Path::new("")).to_owned();
             for name in self.base(value)? {
-                let path = find(&name, &dir, self.vars)?;
-                read_into(edf, path, self.vars, level + 1, left)?;
+                let path = find(&name, &dir, self.dirs)?;
+                read_into(edf, path, (self.dirs, self.vars), level + 1, left)?;
             }
         }
         for (name, value) in document {
@@ -419,7 +424,7 @@ mod tests {
             "EMPTY" => Some("".into()),
             _ => None,
         };
-        Edf::load(files[0].0, &vars)
+        Edf::load(files[0].0, &["/elsewhere".into()], &vars)
     }
 
     fn message(text: &str) -> String {
@@ -545,13 +550,19 @@ port = 22
         std::fs::create_dir(&edf).unwrap();
         std::fs::write(edf.join("home.toml"), "base_environment = './beside.toml'").unwrap();
         std::fs::write(edf.join("beside.toml"), "image = 'beside'").unwrap();
-        let home = dir.path().as_os_str().to_owned();
-        let vars = move |name: &str| (name == "HOME").then(|| home.clone());
+        let (dirs, vars) = (["/no/such/dir".into(), edf.clone()], |_: &str| None);
         for name in ["home", "home.toml", edf.join("home.toml").to_str().unwrap()] {
-            assert_eq!(Edf::load(name, &vars).unwrap().image.as_deref(), Some("beside"), "{name}");
+            assert_eq!(
+                Edf::load(name, &dirs, &vars).unwrap().image.as_deref(),
+                Some("beside"),
+                "{name}"
+            );
         }
-        let said = Edf::load("none", &vars).unwrap_err().to_string();
-        assert!(said.contains(".edf/none.toml"), "{said}");
-        assert!(Edf::load("none", &|_| None).unwrap_err().to_string().contains("HOME"));
+        let said = Edf::load("none", &dirs, &vars).unwrap_err().to_string();
+        assert!(
+            said.contains("/no/such/dir/none.toml") && said.contains(".edf/none.toml"),
+            "{said}"
+        );
+        assert!(Edf::load("none", &[], &vars).unwrap_err().to_string().contains("HOME"));
     }
 }

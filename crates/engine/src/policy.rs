@@ -5,46 +5,130 @@
 
 use std::path::{Path, PathBuf};
 
-use plan::{Contribution, HomeChoice, MountSource, MountSpec, Rank, RunRequest};
+use plan::{
+    Contribution, HomeChoice, HostFacts, MountSource, MountSpec, Rank, RootSource, RunRequest,
+};
 use types::{ImageRef, RegistryRef};
 
 use crate::bind::Bind;
 use crate::config::Setting;
 use crate::resolve::store_references;
-use crate::{Config, Error, Result, mount_source};
+use crate::{Config, Error, Origin, Result, mount_source};
+
+/// What the site forbids to bind: as it is written, and where it is.
+struct Forbidden<'a> {
+    places: Vec<(&'a Path, PathBuf)>,
+}
+
+/// Where a path leads; itself where that cannot be seen.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+impl<'a> Forbidden<'a> {
+    fn new(config: &'a Config) -> Self {
+        let all = config.forbidden_binds.value.iter();
+        Self { places: all.map(|path| (path.as_path(), real(path))).collect() }
+    }
+
+    /// The forbidden place that a path would show: itself, what is in it, or what
+    /// has it in it.
+    fn shown_by(&self, path: &Path) -> Option<&'a Path> {
+        let wanted = real(path);
+        let meets = |place: &Path| wanted.starts_with(place) || place.starts_with(&wanted);
+        self.places.iter().find(|(_, place)| meets(place)).map(|(written, _)| *written)
+    }
+}
+
+/// Takes those default mounts out of a request that would show what the site
+/// forbids; what is said of them.
+pub(crate) fn leave_out(
+    config: &Config,
+    request: &mut RunRequest,
+    facts: &HostFacts,
+) -> Vec<String> {
+    let forbidden = Forbidden::new(config);
+    let mut said = Vec::new();
+    let mut left_out = |what: &str, path: &Path| {
+        let place = forbidden.shown_by(path)?.display();
+        let by = &config.forbidden_binds.origin;
+        said.push(format!("{what} was left out: the site forbids to show {place} ({by})"));
+        Some(())
+    };
+    if request.isolation.contain {
+        return said;
+    }
+    if !request.skip.tmp {
+        let found = ["/tmp", "/var/tmp"].map(|dir| left_out(dir, Path::new(dir)));
+        request.skip.tmp = found.iter().any(Option::is_some);
+    }
+    if let (HomeChoice::Host, Some(home)) = (&request.home, &facts.home)
+        && left_out("the home directory", home).is_some()
+    {
+        request.home = HomeChoice::None;
+    }
+    if let (false, Some(cwd)) = (request.skip.cwd, &facts.cwd) {
+        request.skip.cwd = left_out("the working directory", cwd).is_some();
+    }
+    said
+}
 
 /// Refuses what the site forbids to bind: itself, what is in it, and what has
-/// it in it.
-pub(crate) fn check_binds(config: &Config, request: &RunRequest) -> Result<()> {
-    let forbidden = &config.forbidden_binds;
-    if forbidden.value.is_empty() {
-        return Ok(());
-    }
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let places: Vec<(&PathBuf, PathBuf)> = forbidden.value.iter().map(|p| (p, real(p))).collect();
-    let mut asked: Vec<(&Path, String)> = Vec::new();
-    for mount in &request.mounts {
-        if let MountSource::Directory(path) | MountSource::File(path) = &mount.source {
-            asked.push((path, mount.origin.clone()));
+/// it in it, whoever but the site asks for it. `configured` are the binds of the
+/// configuration, `added` is what integrations add, which read files of a user's choice.
+pub(crate) fn check_binds(
+    config: &Config,
+    request: &RunRequest,
+    facts: &HostFacts,
+    configured: &[Contribution],
+    added: &[Contribution],
+) -> Result<()> {
+    let forbidden = Forbidden::new(config);
+    let check = |path: &Path, origin: &dyn Fn() -> String| match forbidden.shown_by(path) {
+        None => Ok(()),
+        Some(place) => Err(Error::ForbiddenBind {
+            origin: origin(),
+            place: place.to_owned(),
+            by: config.forbidden_binds.origin.to_string(),
+        }),
+    };
+    let source = |source: &MountSource, origin: &str| match source {
+        MountSource::Directory(path) | MountSource::File(path) => {
+            check(path, &|| origin.to_owned())
         }
+        MountSource::Tmpfs { .. } => Ok(()),
+    };
+    if let RootSource::Directory { path } = &request.root {
+        check(path, &|| format!("the image {}", path.display()))?;
+    }
+    for mount in &request.mounts {
+        source(&mount.source, &mount.origin)?;
     }
     for (path, _) in &request.overlays {
-        asked.push((path, format!("--overlay {}", path.display())));
+        check(path, &|| format!("--overlay {}", path.display()))?;
     }
-    if let HomeChoice::At { source: Some(path), .. } = &request.home {
-        asked.push((path, format!("--home {}", path.display())));
+    if let HomeChoice::At { source, .. } = &request.home
+        && let Some(path) = source.as_ref().or(facts.home.as_ref())
+    {
+        check(path, &|| format!("--home {}", path.display()))?;
     }
-    for (path, origin) in asked {
-        let wanted = real(path);
-        let meets = |(_, place): &&(&PathBuf, PathBuf)| {
-            wanted.starts_with(place) || place.starts_with(&wanted)
-        };
-        if let Some((place, _)) = places.iter().find(meets) {
-            let (place, by) = ((*place).clone(), forbidden.origin.to_string());
-            return Err(Error::ForbiddenBind { origin, place, by });
+    let configured = if site_binds(config) { &[] } else { configured };
+    for Contribution { reason, mounts, .. } in configured.iter().chain(added) {
+        for mount in mounts {
+            source(&mount.source, reason)?;
         }
     }
     Ok(())
+}
+
+/// Whether the binds of the configuration are those of the file that forbids some:
+/// a user's file and variables take their place.
+fn site_binds(config: &Config) -> bool {
+    let file = |origin: &Origin| match origin {
+        Origin::File { path, .. } => Some(path.clone()),
+        _ => None,
+    };
+    file(&config.binds.origin) == file(&config.forbidden_binds.origin)
 }
 
 /// The binds that nobody can leave out, and what is said of those that gave way.
@@ -117,7 +201,7 @@ mod tests {
     }
 
     fn request(source: &str, target: &str) -> RunRequest {
-        let root = RootSource::Directory { path: "/".into() };
+        let root = RootSource::Directory { path: "/usr".into() };
         let command = Command::Exec { args: vec![] };
         let mut request = RunRequest::new("x", root, types::ImageConfig::default(), command);
         request.mounts.push(MountRequest {
@@ -132,11 +216,59 @@ mod tests {
     #[test]
     fn what_is_forbidden_is_so_from_inside_and_outside() {
         let config = config("forbidden_binds = [\"/etc/ssl\"]\n");
+        let check = |bad| check_binds(&config, &request(bad, "/x"), &host::facts(), &[], &[]);
         for bad in ["/etc/ssl", "/etc/ssl/certs", "/etc", "/", "/usr/../etc/ssl"] {
-            let error = check_binds(&config, &request(bad, "/x")).unwrap_err().to_string();
+            let error = check(bad).unwrap_err().to_string();
             assert!(error.contains("site.toml:1") && error.contains("-B"), "{error}");
         }
-        assert!(check_binds(&config, &request("/usr", "/x")).is_ok());
+        assert!(check("/usr").is_ok());
+    }
+
+    #[test]
+    fn what_is_forbidden_is_so_for_all_but_the_site() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("/etc/ssl", &link).unwrap();
+        let config = config("forbidden_binds = [\"/etc/ssl\"]\nbinds = [\"/etc/ssl\"]\n");
+        let facts = host::facts();
+        let plain = request("/usr", "/x");
+        let mut bind = Contribution::new(Rank::Host, "a device");
+        bind.mounts.push(MountSpec {
+            source: MountSource::Directory(link.clone()),
+            target: "/y".into(),
+            flags: MountFlags::default(),
+            optional: false,
+        });
+        let all = [bind];
+        assert!(check_binds(&config, &plain, &facts, &all, &[]).is_ok(), "the site's own");
+        let error = check_binds(&config, &plain, &facts, &[], &all).unwrap_err().to_string();
+        assert!(error.contains("a device"), "{error}");
+        let mut other = config.clone();
+        other.binds.origin = Origin::Environment { variable: "SAMPAN_BINDS" };
+        assert!(check_binds(&other, &plain, &facts, &all, &[]).is_err());
+        let mut image = plain.clone();
+        image.root = RootSource::Directory { path: link.clone() };
+        assert!(check_binds(&config, &image, &facts, &[], &[]).is_err());
+        let mut home = plain;
+        home.home = HomeChoice::At { source: None, target: "/h".into() };
+        let facts = HostFacts { home: Some(link), ..facts };
+        assert!(check_binds(&config, &home, &facts, &[], &[]).is_err());
+    }
+
+    #[test]
+    fn default_mounts_that_show_what_is_forbidden_are_left_out_aloud() {
+        let config = config("forbidden_binds = [\"/etc/ssl\", \"/var/tmp\"]\n");
+        let mut facts = host::facts();
+        (facts.home, facts.cwd) = (Some("/etc".into()), Some("/etc/ssl/certs".into()));
+        let mut request = request("/usr", "/x");
+        let said = leave_out(&config, &mut request, &facts);
+        assert_eq!(said.len(), 3, "{said:?}");
+        assert!(request.skip.cwd && request.skip.tmp && request.home == HomeChoice::None);
+        (facts.home, facts.cwd) = (Some("/usr".into()), Some("/usr/bin".into()));
+        let config = Config { forbidden_binds: super::tests::config("").forbidden_binds, ..config };
+        let mut request = self::request("/usr", "/x");
+        assert!(leave_out(&config, &mut request, &facts).is_empty());
+        assert!(!request.skip.cwd && !request.skip.tmp && request.home == HomeChoice::Host);
     }
 
     #[test]

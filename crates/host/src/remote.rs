@@ -16,7 +16,7 @@ use std::path::Path;
 
 use plan::{Contribution, MountFlags, MountSource, MountSpec, Rank, Remote, RemoteShell};
 
-use crate::launcher::{begins, get, number};
+use crate::launcher::{begins, get};
 
 /// Where the container has the agent.
 pub const AGENT: &str = "/.sampan/bin/sampan-agent";
@@ -60,24 +60,23 @@ pub enum RemoteError {
     },
 }
 
-/// How other nodes of the job are reached; None where there are none. `hosts` are
-/// those of PBS's file of nodes, or of the configuration.
+/// How nodes of the job are reached; None where there is no job and no other host.
+/// A job of one node has a way too: a launcher that knows the scheduler would call
+/// commands of it that the image lacks. `hosts` are those of PBS's file of nodes, or
+/// of the configuration.
 #[must_use]
 pub fn find(env: &Env, hosts: &[String], program: &[String]) -> Option<RemoteShell> {
     if get(env, "SLURM_JOB_ID").is_some() {
-        let nodes = number(env, &["SLURM_JOB_NUM_NODES", "SLURM_NNODES"]);
-        return (nodes? > 1).then_some(RemoteShell::Srun);
+        return Some(RemoteShell::Srun);
     }
     let mut hosts = hosts.to_vec();
     hosts.sort();
     hosts.dedup();
-    if hosts.len() < 2 {
-        return None;
+    match get(env, "PBS_JOBID") {
+        Some(_) => Some(RemoteShell::Tmrsh),
+        None if hosts.len() < 2 => None,
+        None => Some(RemoteShell::Shell { program: program.to_vec(), hosts }),
     }
-    Some(match get(env, "PBS_JOBID") {
-        Some(_) => RemoteShell::Tmrsh,
-        None => RemoteShell::Shell { program: program.to_vec(), hosts },
-    })
 }
 
 fn file(source: &Path, target: &Path) -> MountSpec {
@@ -306,18 +305,18 @@ mod tests {
     }
 
     #[test]
-    fn other_nodes_are_those_of_the_allocation() {
+    fn nodes_are_those_of_the_allocation() {
         let ssh = ["ssh".to_owned()];
         let hosts = ["b", "a", "b"].map(str::to_owned);
         let slurm = |nodes| env(&[("SLURM_JOB_ID", "1"), ("SLURM_JOB_NUM_NODES", nodes)]);
         assert_eq!(find(&slurm("4"), &[], &ssh), Some(RemoteShell::Srun));
-        assert_eq!(find(&slurm("1"), &hosts, &ssh), None);
+        assert_eq!(find(&slurm("1"), &hosts, &ssh), Some(RemoteShell::Srun));
         let pbs = env(&[("PBS_JOBID", "1.s")]);
         assert_eq!(find(&pbs, &hosts, &ssh), Some(RemoteShell::Tmrsh));
-        assert_eq!(find(&pbs, &hosts[..1], &ssh), None);
+        assert_eq!(find(&pbs, &hosts[..1], &ssh), Some(RemoteShell::Tmrsh));
         let own = RemoteShell::Shell { program: ssh.to_vec(), hosts: vec!["a".into(), "b".into()] };
         assert_eq!(find(&[], &hosts, &ssh), Some(own));
-        assert_eq!(find(&[], &[], &ssh), None);
+        assert_eq!(find(&[], &hosts[..1], &ssh), None);
     }
 
     #[test]

@@ -213,7 +213,6 @@ impl Hooks {
     }
 }
 
-/// The process of a pidfd, in this process's PID namespace.
 /// An error with its cause, as text: another process reports it.
 fn told(error: &dyn std::error::Error) -> String {
     match error.source() {
@@ -222,6 +221,7 @@ fn told(error: &dyn std::error::Error) -> String {
     }
 }
 
+/// The process of a pidfd, in this process's PID namespace.
 fn pid_of(process: &OwnedFd) -> io::Result<u32> {
     let path = format!("/proc/self/fdinfo/{}", process.as_raw_fd());
     let text = std::fs::read_to_string(path)?;

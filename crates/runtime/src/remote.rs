@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use plan::{Remote, RemoteShell};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
     socket_with,
@@ -39,8 +39,6 @@ use crate::{RuntimeError, pass};
 
 /// Connections that wait for accept.
 const BACKLOG: i32 = 4096;
-/// How long a client may take to say what it wants.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a remote shell may take to end what it has started, before it is
 /// killed.
 const GRACE: Duration = Duration::from_secs(10);
@@ -83,7 +81,8 @@ pub(crate) fn start(remote: &Remote) -> Result<(), RuntimeError> {
         }
         Fork::Child => match fork() {
             Ok(Fork::Child) => {
-                let helper = Helper { remote, listener, container, env, cwd, shells: Vec::new() };
+                let (asking, shells) = (Vec::new(), Vec::new());
+                let helper = Helper { remote, listener, container, env, cwd, asking, shells };
                 exit_now(i32::from(helper.run().is_err()))
             }
             Ok(Fork::Parent(_)) => exit_now(0),
@@ -99,6 +98,8 @@ struct Helper<'a> {
     container: OwnedFd,
     env: Vec<(OsString, OsString)>,
     cwd: PathBuf,
+    /// Agents that have not said yet what they want.
+    asking: Vec<OwnedFd>,
     shells: Vec<Shell>,
 }
 
@@ -125,42 +126,52 @@ impl Helper<'_> {
         rustix::stdio::dup2_stderr(&null)?;
         let mut over = false;
         while !(over && self.shells.is_empty()) {
-            let (ended, asked) = self.wait(over)?;
-            over |= ended;
-            if asked && !over {
-                // One that says nonsense hinders nobody else.
-                let _ = self.admit();
-            }
-            for shell in self.shells.iter_mut().filter(|_| over) {
-                shell.end();
+            over = self.turn(over)?;
+            if over {
+                self.asking.clear();
+                self.shells.iter_mut().for_each(Shell::end);
             }
         }
         Ok(())
     }
 
-    /// Waits for something to happen: whether the container has ended, and
-    /// whether somebody wants something. Shells that have ended are answered.
-    fn wait(&mut self, over: bool) -> io::Result<(bool, bool)> {
-        let cared = if over { PollFlags::empty() } else { PollFlags::IN };
-        let mut fds = vec![PollFd::new(&self.container, cared), PollFd::new(&self.listener, cared)];
-        for shell in &self.shells {
-            fds.push(PollFd::new(&shell.process, PollFlags::IN));
-            // Once it is known to be gone, it would wake this up for ever.
-            let gone = shell.ending.is_some();
-            let agent = if gone { shell.process.as_fd() } else { shell.agent.as_fd() };
-            fds.push(PollFd::from_borrowed_fd(agent, PollFlags::IN));
+    /// What is waited for: the container and new agents, agents that have not spoken,
+    /// and two descriptors for each shell.
+    fn watched(&self, over: bool) -> Vec<PollFd<'_>> {
+        let mut fds = Vec::new();
+        // A process that has ended would wake this up for ever, whatever is asked of it.
+        if !over {
+            fds.extend([&self.container, &self.listener]);
+            fds.extend(&self.asking);
         }
+        for shell in &self.shells {
+            // So would an agent that is known to be gone.
+            let agent = if shell.ending.is_some() { &shell.process } else { &shell.agent };
+            fds.extend([&shell.process, agent]);
+        }
+        fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect()
+    }
+
+    /// Waits for something to happen and does what is to be done for agents and shells;
+    /// whether the container has ended.
+    fn turn(&mut self, over: bool) -> io::Result<bool> {
         let ending = self.shells.iter().any(|shell| shell.ending.is_some());
         let tick = Timespec::try_from(TICK).ok().filter(|_| ending);
+        let mut fds = self.watched(over);
         match poll(&mut fds, tick.as_ref()) {
-            Err(rustix::io::Errno::INTR) => return Ok((false, false)),
+            Err(rustix::io::Errno::INTR) => return Ok(over),
             other => other?,
         };
         let happened: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         drop(fds);
-        let mut each = happened[2..].chunks(2);
+        let mut happened = happened.into_iter();
+        let mut next = || happened.next().unwrap_or_default();
+        let (ended, connected) = if over { (true, false) } else { (next(), next()) };
+        let asking = if over { Vec::new() } else { std::mem::take(&mut self.asking) };
+        let (heard, silent) = asking.into_iter().partition(|_| next());
+        self.asking = silent;
         self.shells.retain_mut(|shell| {
-            let (ended, spoke) = each.next().map_or((false, false), |two| (two[0], two[1]));
+            let (ended, spoke) = (next(), next());
             if ended && shell.answer() {
                 return false;
             }
@@ -170,16 +181,29 @@ impl Helper<'_> {
             }
             true
         });
-        Ok((happened[0], happened[1]))
+        if ended {
+            return Ok(true);
+        }
+        let heard: Vec<OwnedFd> = heard;
+        for agent in heard {
+            // One that says nonsense hinders nobody else.
+            let _ = self.hear(agent);
+        }
+        if connected {
+            match accept_with(&self.listener, SocketFlags::CLOEXEC) {
+                Ok(agent) => self.asking.push(agent),
+                // Descriptors are short until a shell has ended.
+                Err(_) => std::thread::sleep(TICK),
+            }
+        }
+        Ok(false)
     }
 
     /// Does what one agent asks for.
-    fn admit(&mut self) -> io::Result<()> {
-        let agent = accept_with(&self.listener, SocketFlags::CLOEXEC)?;
+    fn hear(&mut self, agent: OwnedFd) -> io::Result<()> {
         if socket_peercred(&agent)?.uid != getuid() {
             return Ok(());
         }
-        set_socket_timeout(&agent, Timeout::Recv, Some(PATIENCE))?;
         let (_, fds) = pass::receive(&agent)?;
         let Ok([stdin, stdout, stderr, asked]) = <[OwnedFd; 4]>::try_from(fds) else {
             return Ok(());
@@ -290,5 +314,97 @@ pub fn ask(name: &OsStr, host: &str, text: &OsStr) -> io::Result<i32> {
     match pass::receive(&socket)? {
         (0, _) => Err(io::ErrorKind::UnexpectedEof.into()),
         (number, _) => Ok((number - 1) as i32),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::socketpair;
+
+    /// A pidfd of a process that has ended and been waited for.
+    fn gone() -> OwnedFd {
+        let mut child = Command::new("true").spawn().unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
+        let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        assert!(child.wait().unwrap().success());
+        process
+    }
+
+    fn shell(agent: OwnedFd, words: &[&str]) -> Shell {
+        let child = Command::new(words[0]).args(&words[1..]).spawn().unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
+        let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        Shell { agent, child, process, signal: Signal::CONT, ending: None }
+    }
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
+    }
+
+    fn helper(remote: &Remote, container: OwnedFd) -> Helper<'_> {
+        let listener = socket().unwrap();
+        bind(&listener, &address(remote.socket.as_ref()).unwrap()).unwrap();
+        listen(&listener, BACKLOG).unwrap();
+        let (asking, shells, cwd) = (Vec::new(), Vec::new(), "/".into());
+        Helper { remote, listener, container, env: Vec::new(), cwd, asking, shells }
+    }
+
+    /// A way to other nodes that leads nowhere: the host's name is echoed.
+    fn remote(name: &str) -> Remote {
+        let (program, hosts) = (vec!["echo".to_owned()], vec!["a".to_owned()]);
+        let socket = format!("sampan-test-{}-{name}", std::process::id());
+        Remote { shell: RemoteShell::Shell { program, hosts }, socket, again: vec!["s".into()] }
+    }
+
+    /// Since Linux 6.9 the pidfd of a process that is no more is always ready.
+    #[test]
+    fn nothing_that_has_ended_is_waited_for() {
+        let remote = remote("ended");
+        let mut helper = helper(&remote, gone());
+        assert!(helper.turn(false).unwrap(), "the container has ended");
+        let (agent, other) = pair();
+        helper.shells.push(shell(agent, &["sleep", "1000"]));
+        drop(other);
+        // The agent is gone, so its shell is told to end, which this one does not hear.
+        assert!(helper.turn(true).unwrap());
+        assert!(helper.shells[0].ending.is_some());
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        assert_eq!(poll(&mut helper.watched(true), Some(&now)).unwrap(), 0);
+        helper.shells[0].child.kill().unwrap();
+        while !helper.shells.is_empty() {
+            assert!(helper.turn(true).unwrap());
+        }
+    }
+
+    /// However long an agent takes to speak, another one is served, and so is it.
+    #[test]
+    fn a_slow_agent_is_heard_and_keeps_nobody_waiting() {
+        let remote = remote("slow");
+        let running = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+        let mut helper = helper(&remote, running);
+        let name = OsString::from(&remote.socket);
+        let slow = socket().unwrap();
+        connect(&slow, &address(&name).unwrap()).unwrap();
+        let quick = std::thread::spawn(move || ask(&name, "nowhere", OsStr::new("x")));
+        for asking in [1, 2, 1] {
+            while helper.asking.len() != asking {
+                assert!(!helper.turn(false).unwrap());
+            }
+        }
+        // The host is none of the job's.
+        assert_eq!(quick.join().unwrap().unwrap(), FAILED);
+        let mut asked = File::from(memfd_create("command", MemfdFlags::CLOEXEC).unwrap());
+        asked.write_all(b"a\0x").unwrap();
+        let null = File::options().read(true).write(true).open("/dev/null").unwrap();
+        let fds = [null.as_fd(), null.as_fd(), null.as_fd(), asked.as_fd()];
+        pass::send(&slow, 0, &fds).unwrap();
+        while helper.shells.is_empty() {
+            assert!(!helper.turn(false).unwrap());
+        }
+        while !helper.shells.is_empty() {
+            assert!(!helper.turn(false).unwrap());
+        }
+        assert_eq!(pass::receive(&slow).unwrap().0, 1);
     }
 }

@@ -16,7 +16,7 @@
 
 use std::fs;
 use std::io;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -27,6 +27,9 @@ pub const NODES: [&str; 4] = ["n1", "n2", "n3", "n4"];
 
 /// No start takes longer.
 const LONGEST: Duration = Duration::from_secs(600);
+
+/// No daemon of another kind listens above this port, usually.
+const LOWEST: u16 = 20_000;
 
 /// A running cluster, which ends with the value, or with this process.
 pub struct Cluster {
@@ -118,12 +121,20 @@ impl Cluster {
     }
 }
 
-/// Ports that were free a moment ago.
+/// Ports at which nobody listens, none of those that the kernel gives to connections: one
+/// of these could be taken before its daemon listens.
 fn ports(count: usize) -> io::Result<Vec<u16>> {
-    // All are open at once, or one would come twice.
-    let open = (0..count).map(|_| TcpListener::bind("127.0.0.1:0"));
-    let open = open.collect::<io::Result<Vec<_>>>()?;
-    open.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")?;
+    let first = range.split_whitespace().next().and_then(|number| number.parse::<u16>().ok());
+    let below = LOWEST..first.filter(|first| *first > LOWEST).unwrap_or(u16::MAX);
+    let mut random = [0; 2];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+    // Another cluster begins to look elsewhere.
+    let start = usize::from(u16::from_ne_bytes(random)) % below.len();
+    let all = below.clone().cycle().skip(start).take(below.len());
+    let free = |port: &u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok();
+    let found: Vec<u16> = all.filter(free).take(count).collect();
+    if found.len() == count { Ok(found) } else { Err(io::Error::other("no port is free")) }
 }
 
 fn configuration(dir: &Path) -> io::Result<String> {
@@ -141,6 +152,7 @@ fn configuration(dir: &Path) -> io::Result<String> {
          AccountingStorageType=accounting_storage/none\nJobAcctGatherType=jobacct_gather/none\n\
          SlurmdParameters=config_overrides\nReturnToService=2\nKillWait=5\nMailProg=/bin/true\n\
          MessageTimeout=100\nTCPTimeout=60\nBatchStartTimeout=300\nUnkillableStepTimeout=600\n\
+         MinJobAge=86400\n\
          SchedulerParameters=bf_interval=1,sched_min_interval=0\n",
         dir = dir.display()
     );

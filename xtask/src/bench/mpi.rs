@@ -1,9 +1,9 @@
 //! `cargo xtask bench mpi`: MPI in a container against the same program bare.
 //!
-//! Two ranks on this machine: latency, bandwidth, a stencil; and 200 processes
-//! that a launcher starts, MPICH's own and Slurm's srun on one node of a test
-//! cluster. Bare, in a container with the image's MPI, and in one with the
-//! host's, in turns.
+//! Two ranks on this machine, each on a processor of its own: latency and bandwidth
+//! with MPICH and Open MPI, a stencil; and 200 processes that a launcher starts,
+//! MPICH's own and Slurm's srun on one node of a test cluster. Bare, in a container
+//! with the image's MPI, and in one with the host's, in turns.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -12,6 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use cluster::Cluster;
 use serde::Serialize;
 
+use super::Verdict;
 use crate::error::{Error, Result, file, json};
 use crate::registry::Registry;
 use crate::run::{output, root, user_shell};
@@ -22,6 +23,8 @@ use crate::{fixtures, setup, spank};
 struct Numbers {
     latency_us: Vec<f64>,
     bandwidth_mb: Vec<f64>,
+    open_latency_us: Vec<f64>,
+    open_bandwidth_mb: Vec<f64>,
     stencil_s: Vec<f64>,
     start_200_ms: Vec<f64>,
     srun_200_ms: Vec<f64>,
@@ -33,6 +36,8 @@ struct Way {
     name: &'static str,
     /// What stands before the program's words.
     command: String,
+    /// The same for Open MPI.
+    open_command: String,
     #[serde(flatten)]
     numbers: Numbers,
 }
@@ -40,9 +45,11 @@ struct Way {
 /// A measure: its name, where it is, whether more is better, and the bar.
 type Measure = (&'static str, fn(&Numbers) -> &Vec<f64>, bool, f64);
 
-const MEASURES: [Measure; 5] = [
+const MEASURES: [Measure; 7] = [
     ("latency, 8 bytes", |n| &n.latency_us, false, 1.02),
     ("bandwidth, 4 MiB", |n| &n.bandwidth_mb, true, 1.02),
+    ("latency, 8 bytes, Open MPI", |n| &n.open_latency_us, false, 1.02),
+    ("bandwidth, 4 MiB, Open MPI", |n| &n.open_bandwidth_mb, true, 1.02),
     ("stencil", |n| &n.stencil_s, false, 1.02),
     ("200 starts, the last in main()", |n| &n.start_200_ms, false, 2.0),
     ("200 starts by srun, the last in main()", |n| &n.srun_200_ms, false, 2.0),
@@ -59,21 +66,33 @@ pub(super) fn run(args: &[&str]) -> Result<()> {
     let fixtures = fixtures::make()?;
     let registry = Registry::start(&fixtures)?;
     let hosts = setup::hosts(&fixtures)?;
-    let image = format!("{}/mpich:latest", registry.address);
+    let images = ["mpich", "openmpi"].map(|mpi| format!("{}/{mpi}:latest", registry.address));
     let store = "--store $HOME/bench-store";
     let cluster = Cluster::start(&spank::build()?, &sampan, setup::USER).map_err(Error::Cluster)?;
     let sampan = sampan.display();
-    output(&mut user(&format!("{sampan} {store} pull -q {image}")))?;
-    let way = |name, command| Way { name, command, numbers: Numbers::default() };
+    for image in &images {
+        output(&mut user(&format!("{sampan} {store} pull -q {image}")))?;
+    }
+    let way = |name, [command, open_command]: [String; 2]| Way {
+        name,
+        command,
+        open_command,
+        numbers: Numbers::default(),
+    };
+    let inside = |flag: &str| {
+        images.each_ref().map(|image| format!("{sampan} {store} run {flag}{image} mpi_check"))
+    };
+    let bare = ["mpich", "openmpi"].map(|mpi| hosts.join(format!("mpi_check.{mpi}")));
     let mut ways = [
-        way("bare", hosts.join("mpi_check.mpich").display().to_string()),
-        way("the image's MPI", format!("{sampan} {store} run {image} mpi_check")),
-        way("the host's MPI", format!("{sampan} {store} run --mpi=host {image} mpi_check")),
+        way("bare", bare.map(|path| path.display().to_string())),
+        way("the image's MPI", inside("")),
+        way("the host's MPI", inside("--mpi=host ")),
     ];
+    let cores = cores()?;
     for round in 0..runs {
         eprint!("\rround {} of {runs}", round + 1);
         for way in &mut ways {
-            measure(way, &cluster)?;
+            measure(way, &cluster, cores)?;
         }
     }
     eprintln!();
@@ -88,17 +107,46 @@ fn user(script: &str) -> std::process::Command {
     command
 }
 
-fn measure(way: &mut Way, cluster: &Cluster) -> Result<()> {
-    let two = |mode: &str| {
-        let text =
-            output(&mut user(&format!("mpiexec.hydra -n 2 -bind-to core {} {mode}", way.command)))?;
+/// Two processors of different cores, where this process has such.
+fn cores() -> Result<[usize; 2]> {
+    let allowed = output(&mut user("taskset -cp $$"))?;
+    let list = allowed.rsplit(':').next().unwrap_or_default().trim();
+    let numbers = list.split(',').flat_map(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        first.parse().unwrap_or(0)..=last.parse().unwrap_or(0)
+    });
+    let siblings = |cpu: usize| {
+        let topology = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
+        std::fs::read_to_string(topology).unwrap_or_default()
+    };
+    let all: Vec<usize> = numbers.collect();
+    let first = all.first().copied().unwrap_or_default();
+    let mut others = all.iter().copied().filter(|cpu| *cpu != first);
+    let next = others.clone().find(|cpu| siblings(*cpu) != siblings(first)).or(others.next());
+    Ok([first, next.unwrap_or(first)])
+}
+
+fn measure(way: &mut Way, cluster: &Cluster, cores: [usize; 2]) -> Result<()> {
+    // The launchers' own ways to bind choose anew each time, and differ.
+    let two = |launcher: &str, command: &str, mode: &str| {
+        let rank = |cpu: usize| format!("-n 1 taskset -c {cpu} {command} {mode}");
+        let script = format!("{launcher} {} : {}", rank(cores[0]), rank(cores[1]));
+        let text = output(&mut user(&script))?;
         let numbers: Vec<f64> = text.split_whitespace().filter_map(|w| w.parse().ok()).collect();
         Ok::<_, Error>(numbers)
     };
-    let (exchange, stencil) = (two("pingpong")?, two("stencil")?);
-    let [latency, bandwidth] = exchange[..] else { return Err(Error::Usage(USAGE)) };
-    way.numbers.latency_us.push(latency);
-    way.numbers.bandwidth_mb.push(bandwidth);
+    let hydra = "mpiexec.hydra -bind-to none";
+    let orte = "mpirun.openmpi --oversubscribe --bind-to none";
+    let exchange = two(hydra, &way.command, "pingpong")?;
+    let open = two(orte, &way.open_command, "pingpong")?;
+    let stencil = two(hydra, &way.command, "stencil")?;
+    let ([latency, bandwidth], [open_latency, open_bandwidth]) = (&exchange[..], &open[..]) else {
+        return Err(Error::Usage(USAGE));
+    };
+    way.numbers.latency_us.push(*latency);
+    way.numbers.bandwidth_mb.push(*bandwidth);
+    way.numbers.open_latency_us.push(*open_latency);
+    way.numbers.open_bandwidth_mb.push(*open_bandwidth);
     way.numbers.stencil_s.extend(stencil.first());
     way.numbers.start_200_ms.push(last_start(&format!("mpiexec.hydra -n 200 {}", way.command))?);
     let srun = "srun --nodes=1 --ntasks=200 --overcommit --mpi=pmi2";
@@ -122,24 +170,33 @@ fn median(values: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// What is written.
+#[derive(Serialize)]
+struct Report<'a> {
+    runs: usize,
+    ways: &'a [Way],
+    bars: Vec<Verdict>,
+}
+
 fn report(ways: &[Way], runs: usize) -> Result<()> {
+    let mut bars = Vec::new();
     for (name, of, more, bar) in MEASURES {
         println!("\n{name} (median of {runs} rounds)");
         let bare = median(of(&ways[0].numbers));
-        for way in ways {
+        for way in &ways[1..] {
             let own = median(of(&way.numbers));
-            let cost = if more { bare / own } else { own / bare };
-            let verdict = match way.name {
-                "bare" => "",
-                _ if cost <= bar => "reached",
-                _ => "MISSED",
-            };
-            println!("  {:<18} {cost:>6.3} of bare  (bar {bar})  {verdict}", way.name);
+            let measured = if more { bare / own } else { own / bare };
+            let reached = measured <= bar;
+            let word = if reached { "reached" } else { "MISSED" };
+            println!("  {:<18} {measured:>6.3} of bare  (bar {bar})  {word}", way.name);
+            let bar = format!("{name}: {} at most {bar:.2} of bare", way.name);
+            bars.push(Verdict { bar, measured, reached });
         }
     }
     let dir = root().join("bench/results");
     let path = Path::new(&dir).join("mpi.json");
-    let text = serde_json::to_string_pretty(ways).map_err(json("the results"))?;
+    let text =
+        serde_json::to_string_pretty(&Report { runs, ways, bars }).map_err(json("the results"))?;
     std::fs::write(&path, text + "\n").map_err(file(&path))?;
     println!("\nwritten: {}", path.display());
     Ok(())

@@ -273,7 +273,7 @@ pub struct ContainerArgs {
     /// Take the image, mounts, variables and more from an environment definition file
     ///
     /// A name is looked for as NAME.toml in the directories of EDF_PATH, or else
-    /// in ~/.edf. All words then belong to the command. Flags win over the file.
+    /// in edf_dirs of the configuration, by default ~/.edf. All words then belong to the command. Flags win over the file.
     #[arg(long, value_name = "NAME|PATH", help_heading = "Image")]
     pub edf: Option<String>,
     /// With --edf: this image in place of the file's

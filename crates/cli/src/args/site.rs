@@ -76,13 +76,14 @@ pub struct ModuleArgs {
     /// Replace a module that was written so
     #[arg(long, requires = "modules")]
     pub force: bool,
-    /// The language of the module that is printed
-    #[arg(long, value_enum, default_value = "lua")]
-    pub format: ModuleFormat,
+    /// The language of the module that is printed, lua where the configuration has no
+    /// module_template
+    #[arg(long, value_enum, conflicts_with = "template")]
+    pub format: Option<ModuleFormat>,
     /// What the module is, for `module whatis`
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub description: String,
-    /// A template in place of the built-in one
+    /// A template in place of the built-in form
     #[arg(long, value_name = "FILE")]
     pub template: Option<PathBuf>,
 }

@@ -363,6 +363,34 @@ pub(super) const KEYS: &[Key] = &[
         show: |config| (paths(&config.hooks_dirs.value, ":"), &config.hooks_dirs.origin),
     },
     Key {
+        name: "edf_dirs",
+        variable: "SAMPAN_EDF_DIRS",
+        separator: Some(':'),
+        expected: "a list of directories",
+        of_site: false,
+        set: |config, words, origin, vars| {
+            put(&mut config.edf_dirs, directories(words, vars)?, origin);
+            Ok(())
+        },
+        show: |config| (paths(&config.edf_dirs.value, ":"), &config.edf_dirs.origin),
+    },
+    Key {
+        name: "module_template",
+        variable: "SAMPAN_MODULE_TEMPLATE",
+        separator: None,
+        expected: "a file",
+        of_site: false,
+        set: |config, words, origin, vars| {
+            put(&mut config.module_template, Some(expand(one(words)?, vars)?), origin);
+            Ok(())
+        },
+        show: |config| {
+            let path = config.module_template.value.as_ref();
+            let text = path.map(|p| p.display().to_string()).unwrap_or_default();
+            (text, &config.module_template.origin)
+        },
+    },
+    Key {
         name: "gpu",
         variable: "SAMPAN_GPU",
         separator: None,

@@ -26,9 +26,11 @@
 //! | `no_mount` | `SAMPAN_NO_MOUNT` | default mounts to leave out |
 //! | `cdi_dirs` | `SAMPAN_CDI_DIRS` | directories of CDI specs; a later one wins |
 //! | `hooks_dirs` | `SAMPAN_HOOKS_DIRS` | directories of OCI hooks (oci-hooks(5)); a later one wins |
+//! | `edf_dirs` | `SAMPAN_EDF_DIRS` | directories of environment definition files, where `EDF_PATH` names none |
+//! | `module_template` | `SAMPAN_MODULE_TEMPLATE` | template of the modulefiles that `site module` prints |
 //! | `gpu` | `SAMPAN_GPU` | GPUs that containers get unasked: `none`, `all`, `nvidia` or `amd` |
-//! | `node_cache` | `SAMPAN_NODE_CACHE` | node-local directory to which images of the stores are copied before they run |
-//! | `node_cache_size` | `SAMPAN_NODE_CACHE_SIZE` | the most bytes in it; what was used longest ago goes first |
+//! | `node_cache` | `SAMPAN_NODE_CACHE` | node-local directory to which images of the stores, and image files that nodes share, are copied before they run |
+//! | `node_cache_size` | `SAMPAN_NODE_CACHE_SIZE` | the most bytes of a user in it; what was used longest ago goes first |
 //! | `forced_binds` | the site's file alone | binds of every container, whatever a user asks for |
 //! | `forbidden_binds` | the site's file alone | files and directories that no user may bind |
 //! | `allowed_registries` | the site's file alone | registries, or `REGISTRY/PATH`, that images may come from |
@@ -249,6 +251,10 @@ pub struct Config {
     pub library: Setting<Option<String>>,
     /// Default mounts to leave out.
     pub no_mount: Setting<Skip>,
+    /// Where environment definition files are looked for by name, in the order of search.
+    pub edf_dirs: Setting<Vec<PathBuf>>,
+    /// What printed modulefiles are made from; None for the built-in form.
+    pub module_template: Setting<Option<PathBuf>>,
     /// GPUs that containers get unasked.
     pub gpu: Setting<Choice>,
     /// Where images are copied before they run; None where they run in place.
@@ -360,6 +366,10 @@ impl Config {
             mirrors: Setting::default(Vec::new()),
             library: Setting::default(None),
             no_mount: Setting::default(Skip::default()),
+            edf_dirs: Setting::default(
+                absolute("HOME").map(|home| home.join(".edf")).into_iter().collect(),
+            ),
+            module_template: Setting::default(None),
             gpu: Setting::default(Choice::None),
             node_cache: Setting::default(None),
             node_cache_size: Setting::default(64 << 30),
@@ -413,6 +423,8 @@ impl Config {
             places.extend(sources.map(|path| (key, path, &setting.origin)));
         }
         places.push(("scratch", &self.scratch.value, &self.scratch.origin));
+        let (template, origin) = (&self.module_template.value, &self.module_template.origin);
+        places.extend(template.iter().map(|path| ("module_template", path.as_path(), origin)));
         let cache = self.node_cache.value.iter();
         places.extend(cache.map(|path| ("node_cache", path.as_path(), &self.node_cache.origin)));
         let absent = |(_, path, origin): &(&str, &Path, &Origin)| {

@@ -91,7 +91,8 @@ fn every_value_reads_and_shows() {
         "pull = \"never\"\nplatform = \"linux/arm64\"\ncompression = \"gzip:9\"\n\
          size_limit = \"2G\"\nstall_timeout = 7\nlinger = 3\nbinds = [\"/sw:/opt/sw:ro\"]\n\
          no_mount = [\"tmp\", \"cwd\"]\ncdi_dirs = [\"/a\", \"/b\"]\nhooks_dirs = \"/h\"\n\
-         mpi_hosts = [\"n1\", \"n2\"]\nmpi_shell = \"rsh -n\"\n",
+         mpi_hosts = [\"n1\", \"n2\"]\nmpi_shell = \"rsh -n\"\n\
+         edf_dirs = [\"~/.edf\", \"/e\"]\nmodule_template = \"/m\"\n",
         "",
     );
     let config = place.load(&[]).unwrap();
@@ -109,6 +110,8 @@ fn every_value_reads_and_shows() {
         ("hooks_dirs", "/h"),
         ("mpi_hosts", "n1,n2"),
         ("mpi_shell", "rsh -n"),
+        ("edf_dirs", &format!("{}:/e", place.path(".edf").display())),
+        ("module_template", "/m"),
     ] {
         assert_eq!(shown(key), value, "{key}");
     }
