@@ -379,3 +379,48 @@ impl Statx {
         unsafe { std::slice::from_raw_parts((&raw const self.0).cast(), size_of::<libc::statx>()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A thread that waits in getppid(2) is written to; once it has its answer its number
+    /// says nothing any more, though it is still there.
+    #[test]
+    fn only_a_caller_that_waits_is_written_to() {
+        let step = |code, jt, jf, k| Instruction { code, jt, jf, k };
+        let filter = [
+            step(0x20, 0, 0, 0),
+            step(0x15, 0, 1, libc::SYS_getppid as u32),
+            step(0x06, 0, 0, 0x7fc0_0000),
+            step(0x06, 0, 0, 0x7fff_0000),
+        ];
+        let (tell, hear) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let caller = std::thread::spawn(move || {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            tell.send(install_notifying(&filter).unwrap()).unwrap();
+            // SAFETY: the call has no arguments.
+            let parent = unsafe { libc::syscall(libc::SYS_getppid) };
+            tell.send(std::fs::File::open("/dev/null").unwrap().into()).unwrap();
+            let _ = ended.recv();
+            parent
+        });
+        let listener = hear.recv().unwrap();
+        let call = receive(&listener).unwrap();
+        let bytes = Box::leak(Box::new([0_u8; 4]));
+        let address = bytes.as_ptr().expose_provenance() as u64;
+        write_memory(&listener, &call, address, b"told").unwrap();
+        let mut seen = [0; 4];
+        assert_eq!(read_memory(call.pid, address, &mut seen).unwrap(), 4);
+        assert_eq!(&seen, b"told");
+        let nowhere = write_memory(&listener, &call, 8, b"told").unwrap_err();
+        assert_eq!(nowhere.raw_os_error(), Some(libc::EFAULT));
+        answer(&listener, call.id, Answer::Value(77)).unwrap();
+        let _ = hear.recv().unwrap();
+        let late = write_memory(&listener, &call, address, b"late").unwrap_err();
+        assert_eq!(late.raw_os_error(), Some(libc::ENOENT));
+        end.send(()).unwrap();
+        assert_eq!(caller.join().unwrap(), 77);
+    }
+}
