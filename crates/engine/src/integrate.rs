@@ -248,7 +248,7 @@ impl Engine {
             wanted.clear();
         }
         // None of them is required, so this cannot fail.
-        let devices = inject::inject(&host, &image, wanted).unwrap_or_default();
+        let devices = inject::inject(&host, &image, &wanted).unwrap_or_default();
         added.warnings.extend(devices.warnings.iter().cloned());
         injection.merge(devices);
         let mut all = injection.contribution(&image, &mounted, library_path.as_deref(), in_place);

@@ -112,7 +112,7 @@ pub fn with_companions(
 ) -> Result<(Injection, Companions), InjectError> {
     let mut done = [false; PLACES.len()];
     loop {
-        let injection = inject(host, image, wanted.clone())?;
+        let injection = inject(host, image, &wanted)?;
         let mut more = false;
         for (place, done) in PLACES.iter().zip(&mut done) {
             let Some(taken) = place.taken(&injection).filter(|_| !*done) else { continue };

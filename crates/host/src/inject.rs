@@ -247,7 +247,7 @@ impl InjectError {
 pub fn inject(
     host: &Libraries<'_>,
     image: &Libraries<'_>,
-    wanted: Vec<Wanted>,
+    wanted: &[Wanted],
 ) -> Result<Injection, InjectError> {
     if wanted.is_empty() {
         return Ok(Injection::default());
@@ -255,8 +255,8 @@ pub fn inject(
     let mut refused = BTreeMap::new();
     loop {
         let mut work = Work::new(host, image, &refused);
-        work.all(&wanted)?;
-        let more = work.useless(&wanted);
+        work.all(wanted)?;
+        let more = work.useless(wanted);
         if more.is_empty() {
             return Ok(Injection {
                 taken: work.taken.into_values().collect(),

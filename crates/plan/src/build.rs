@@ -400,11 +400,10 @@ impl<'a> Layout<'a> {
         let (parent, name) = (path.parent().unwrap_or(path), path.file_name().unwrap_or_default());
         let (parent, below_mount) = self.point(parent, true, reason)?;
         let path = parent.join(name);
-        if let (SkeletonKind::Symlink(to), true) = (&file.kind, self.own_dev.is_some()) {
-            if self.over(&path) == self.own_dev.as_ref() {
-                self.link_in_dev(parent, path, to, reason);
-                return Ok(());
-            }
+        let in_own_dev = self.own_dev.is_some() && self.over(&path) == self.own_dev.as_ref();
+        if let (SkeletonKind::Symlink(to), true) = (&file.kind, in_own_dev) {
+            self.link_in_dev(parent, path, to, reason);
+            return Ok(());
         }
         if below_mount || self.over(&path).is_some() {
             let left = format!("{} was left out ({reason}): it lies in a mount", path.display());

@@ -75,7 +75,7 @@ fn a_drivers_library_that_the_image_cannot_load_leaves_it_as_it_is_and_is_told()
     for part in ["libcuda.so.1 was left out", "GLIBC_", "libc.so.6"] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    assert_eq!(bound(&plan), [Path::new(""); 0]);
+    assert!(bound(&plan).is_empty());
     let replaced = |made: &plan::Skeleton| made.path.ends_with("libcuda.so.1");
     assert!(!plan.rootfs.skeleton.iter().any(replaced));
 }

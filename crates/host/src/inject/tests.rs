@@ -9,7 +9,7 @@ fn injected(host: &Root, image: &Root, names: &[(&str, bool)]) -> Result<Injecti
     let want = |(name, required): &(&str, bool)| {
         Wanted::new(host.find(name).unwrap(), *required, "a test".to_owned())
     };
-    inject(&host, &image, names.iter().map(want).collect())
+    inject(&host, &image, &names.iter().map(want).collect::<Vec<_>>())
 }
 
 fn names(injection: &Injection) -> Vec<&str> {
@@ -74,8 +74,8 @@ fn files_that_are_spared_stay() {
     let [host, image] = [&trees[0], &trees[1]].map(|tree| Libraries::new(tree, vec![]));
     let plain = Wanted::new(host.find("liba.so.1").unwrap(), false, "a test".to_owned());
     let spared = vec![PathBuf::from("/usr/lib/liba.so.1.0.0")];
-    let injection = inject(&host, &image, vec![Wanted { spared, ..plain }]).unwrap();
-    assert_eq!(injection.taken[0].replaces, [PathBuf::new(); 0]);
+    let injection = inject(&host, &image, &[Wanted { spared, ..plain }]).unwrap();
+    assert!(injection.taken[0].replaces.is_empty());
 }
 
 #[test]

@@ -276,7 +276,8 @@ fn every_kind_of_host_with_every_kind_of_image() {
         ("Open MPI", Root::glibc().mpi("libmpi.so.40.30.4")),
         ("standard", standard()),
     ];
-    let hosts: [(&str, Root, &[(&str, &str)], [&str; 5]); 5] = [
+    type Env = &'static [(&'static str, &'static str)];
+    let hosts: [(&str, Root, Env, [&str; 5]); 5] = [
         ("Cray", cray(), &CRAY, ["ok", "ok", "ok", "Family", "Family"]),
         ("MVAPICH2", mvapich2(), &MVAPICH2, ["ok", "ok", "ok", "Family", "Family"]),
         ("Intel", intel(), &INTEL, ["ok", "ok", "ok", "Family", "Family"]),
