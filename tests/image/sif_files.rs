@@ -87,6 +87,12 @@ fn objects_are_listed_added_and_removed() {
     let id = last["id"].to_string();
     assert_eq!(place.sampan(&["sif", "dump", &id, &sif]).ok(), "a note");
     assert!(place.sampan(&["sif", "header", &sif]).ok().contains("amd64"));
+    // The file itself, as long as it was.
+    let size = std::fs::metadata(&sif).unwrap().len();
+    let _ = place.sampan(&["sif", "add", "--type", "generic", "--name", "self", &sif, &sif]).ok();
+    let listed = place.sampan(&["sif", "list", "--json", &sif]).ok();
+    let list: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(list.as_array().unwrap().last().unwrap()["size"].as_u64(), Some(size));
     // Another system partition becomes the one that is run, and back.
     let other = place.image_file();
     let add = ["sif", "add", "--type", "partition", "--part", "system", &sif, &other];

@@ -174,7 +174,10 @@ fn add(args: SifAddArgs) -> Result<(), CliError> {
         Box::new(io::stdin().lock())
     } else {
         let failed = |source| engine::Error::OpenImage { path: args.data.clone(), source };
-        Box::new(File::open(&args.data).map_err(failed)?)
+        let file = File::open(&args.data).map_err(failed)?;
+        let meta = file.metadata().map_err(failed)?;
+        // As long as it is now: it may be the very file that grows by it.
+        Box::new(file.take(if meta.is_file() { meta.len() } else { u64::MAX }))
     };
     change(&args.file, |sif| sif.add(new, &mut data).map(drop))
 }
