@@ -108,8 +108,13 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, LdCacheError> {
                 None if rest.len() > longest => return Err(LdCacheError::Long(at, longest)),
                 None => return Err(LdCacheError::Text(at)),
             };
-            left = left.checked_sub(end).ok_or(LdCacheError::Much(at))?;
-            Ok(String::from_utf8_lossy(&rest[..end]).into_owned())
+            // What is no UTF-8 grows, and has to be readable once it is written.
+            let text = String::from_utf8_lossy(&rest[..end]).into_owned();
+            if text.len() > longest {
+                return Err(LdCacheError::Long(at, longest));
+            }
+            left = left.checked_sub(text.len()).ok_or(LdCacheError::Much(at))?;
+            Ok(text)
         };
         let hwcap = word(bytes, at + 16)? as u64 | (word(bytes, at + 20)? as u64) << 32;
         list.push(Entry {
@@ -271,6 +276,10 @@ mod tests {
         assert_eq!(parse(&shared(2, 4095)).unwrap().len(), 2);
         assert_eq!(parse(&shared(2, 4096)), Err(LdCacheError::Long(HEADER, 4095)));
         assert!(matches!(parse(&shared(10_000, 4095)), Err(LdCacheError::Much(_))));
+        let mut bytes = shared(1, 300);
+        let name = bytes.len() - 201;
+        bytes[name..name + 200].fill(0xff);
+        assert_eq!(parse(&bytes), Err(LdCacheError::Long(HEADER, 255)));
     }
 
     #[test]
