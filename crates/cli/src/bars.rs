@@ -77,7 +77,7 @@ impl Progress for Bars {
             Event::Resolving { name } => state.say(format!("asking for {name}")),
             Event::Waiting { holder } => {
                 let who = holder.unwrap_or_else(|| "another process".to_owned());
-                state.say(format!("waiting for {who}, which converts this image"));
+                state.say(format!("waiting for {who}, which makes the same"));
             }
             Event::Layers { layers, .. } => {
                 layers.iter().for_each(|layer| state.transfer(name(layer).to_owned(), layer.size));
@@ -127,7 +127,7 @@ impl Progress for Lines {
             Event::Waiting { holder } => {
                 if !state.waiting {
                     let who = holder.unwrap_or_else(|| "another process".to_owned());
-                    report::note(&format!("waiting for {who}, which converts this image"));
+                    report::note(&format!("waiting for {who}, which makes the same"));
                 }
                 state.waiting = true;
             }

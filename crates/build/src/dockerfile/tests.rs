@@ -108,7 +108,7 @@ fn what_is_wrong_is_told_with_its_place() {
         ("FROM x\nRUN --mount=type=cache,target=/c,bogus=1 x\n", 2, "bogus"),
         ("FROM x\nRUN --mount=type=cache,target=/c,sharing=own x\n", 2, "sharing=own"),
         ("FROM x\nSTOPSIGNAL SIGNOPE\n", 2, "a signal cannot be \"SIGNOPE\""),
-        ("FROM x\nRUN --mount=type=ssh,uid=1 x\n", 2, "type=ssh,uid"),
+        ("FROM x\nRUN --mount=type=ssh,size=1 x\n", 2, "type=ssh,size"),
         ("#escape=`\n# syntax=example.org/other/frontend:1\nFROM x\n", 2, "other/frontend"),
         ("FROM x\nRUN --security=insecure x\n", 2, "not supported"),
         ("FROM x\nSHELL bash\n", 2, "JSON"),
