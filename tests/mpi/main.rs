@@ -286,7 +286,8 @@ fn a_launcher_inside_reaches_hosts_by_a_remote_shell() {
          run() {{ timeout -k 5 600 $sampan run --mpi=container {image} mpirun \"$@\"; }}; \
          export SAMPAN_MPI_SHELL=$PWD/pbs_tmrsh; \
          SAMPAN_MPI_HOSTS=alpha,beta run -hosts alpha,beta -n 4 mpi_check check; sort -u hosts; rm hosts; \
-         SAMPAN_MPI_HOSTS=alpha,beta run -hosts gamma -n 1 true 2>/dev/null || echo refused; \
+         SAMPAN_MPI_HOSTS=alpha,beta $sampan run --mpi=container {image} \
+           /.sampan/bin/sampan-agent gamma true 2>/dev/null || echo refused $?; \
          export PATH=$PWD:$PATH PBS_JOBID=1.server PBS_NODEFILE=$PWD/nodes; \
          run -n 4 mpi_check check; sort -u hosts; run -n 2 sh -c 'exit 7'; echo $?; \
          pwd >here; run -n 1 cat here"
@@ -295,7 +296,7 @@ fn a_launcher_inside_reaches_hosts_by_a_remote_shell() {
     let ran = place.shell(&script);
     let here = place.path("work").display().to_string();
     let once = "ok 4 MPICH Version:\t4.0.2\nalpha\nbeta\n";
-    assert_eq!(ran.out, format!("{once}refused\n{once}7\n{here}\n"), "{ran:?}");
+    assert_eq!(ran.out, format!("{once}refused 255\n{once}7\n{here}\n"), "{ran:?}");
 }
 
 #[test]
