@@ -109,7 +109,9 @@ fn sif(input: &[u8]) -> bool {
     FILE.with(|file| {
         std::fs::write(file.path(), input).expect("a temporary file is written");
         let Ok(sif) = sif::Sif::open(file.path()) else { return false };
-        let mut good = sif.primary().is_some();
+        // OCI-SIF has no partition, but a root index.
+        let index = |object: &sif::Object| object.kind == sif::Kind::OciRootIndex;
+        let mut good = sif.primary().is_some() || sif.objects().iter().any(index);
         for object in sif.objects() {
             good &= sif.read(object, 1 << 16).is_ok();
             // Whatever they are, they are no panic.
