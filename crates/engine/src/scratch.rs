@@ -32,7 +32,7 @@ impl Takes {
 
 /// Tries a directory of the caller's.
 pub(crate) fn takes(dir: &Path) -> Takes {
-    if !takes_upper(dir) {
+    if !dir.is_dir() || !takes_upper(dir) {
         return Takes::Nothing;
     }
     const NAME: &str = "user.sampan.probe";
