@@ -179,6 +179,37 @@ fn headers_and_sections_are_read_as_apptainer_reads_them() {
     }
 }
 
+/// %setup reads, changes and removes files of the base, and the rest keeps its owners.
+#[test]
+fn setup_changes_the_base() {
+    let place = Place::new();
+    let base = crate::base(&place);
+    let made = "RUN mkdir -p /srv/d && cd /srv/d && echo one >a && echo two >b && ln b c && echo x >gone \
+                && mkdir closed && echo in >closed/it && chown 7:8 . a closed && chmod 2750 . \
+                && chmod 0555 closed && mknod dev c 1 3\n";
+    place.write("work/Dockerfile", format!("FROM {base}\n{made}"));
+    let _ = place.sampan(&["build", "-t", "base", "-o", "oci:lay:x", "."]).ok();
+    let def = "Bootstrap: oci\nFrom: lay:x\n\
+               %setup\n    cd $APPTAINER_ROOTFS/srv/d; cat a closed/it >seen; echo more >>a; rm gone b; \
+               mkdir -p new/deep; echo 1 >new/deep/file\n\
+               %post\n    cd /srv/d; stat -c '%n %u:%g %a' . closed new; stat -c '%n %u:%g %a %h' a c new/deep/file; \
+               stat -c '%F %t,%T' dev; cat seen a c closed/it; ls\n";
+    place.write("work/a.def", def);
+    place.give(&place.path("work"));
+    let build = || place.sampan(&["build", "-t", "made", "-f", "a.def", "."]);
+    let first = build();
+    assert_eq!(first.code, 0, "{}", first.err);
+    let expected = ". 7:8 2750\nclosed 7:8 555\nnew 0:0 755\na 7:8 644 1\nc 0:0 644 1\n\
+                    new/deep/file 0:0 644 1\ncharacter special file 1,3\n";
+    assert!(first.err.contains(expected), "{}", first.err);
+    let files = "one\nin\none\nmore\ntwo\nin\na\nc\nclosed\ndev\nnew\nseen\n";
+    assert!(first.err.contains(files), "{}", first.err);
+    // What is made anew of the same files is found in the cache, with what follows.
+    let again = build();
+    assert!(again.err.matches("(cached)").count() >= 2, "{}", again.err);
+    assert!(!again.err.contains(files), "{}", again.err);
+}
+
 #[test]
 fn what_cannot_be_honoured_is_told() {
     let place = Place::new();

@@ -95,12 +95,6 @@ pub enum BuildError {
         /// Its exit code.
         code: i32,
     },
-    /// %setup failed.
-    #[error("%setup ended with exit code {code}")]
-    Setup {
-        /// Its exit code.
-        code: i32,
-    },
     /// What a command changed cannot be kept.
     #[error("what the command changed cannot be kept")]
     Commit,
@@ -199,7 +193,7 @@ impl BuildError {
         match self {
             Self::Step { source, .. } => source.exit_code(),
             Self::Engine(error) => error.exit_code(),
-            Self::Command { code } | Self::Setup { code } => *code,
+            Self::Command { code } => *code,
             Self::Elsewhere(failure) => failure.code,
             _ => 1,
         }
@@ -216,11 +210,6 @@ impl BuildError {
             Self::Runtime(error) => error.hint().map(str::to_owned),
             Self::Elsewhere(failure) => failure.hint.clone(),
             Self::Git { .. } => Some("ADD from git uses the git of this host".to_owned()),
-            Self::Setup { .. } => {
-                let text = "files of the base are not below $APPTAINER_ROOTFS in %setup: what reads \
-                            or changes them belongs into %post";
-                Some(text.to_owned())
-            }
             Self::NoSource(_) => {
                 Some("paths are relative to the context; .dockerignore may leave it out".to_owned())
             }

@@ -1,5 +1,5 @@
 //! What a definition file takes from elsewhere than a registry's images: the host's
-//! file system, what %pre and %setup do there, a single program.
+//! file system, what %pre does there, a single program.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -146,34 +146,11 @@ impl Builder<'_> {
         self.on_host(section, &[])
     }
 
-    /// %setup, which runs on the host: what it writes below `$APPTAINER_ROOTFS`
-    /// becomes a layer. What is in the image already is not there.
-    pub(crate) fn setup(&mut self, state: &mut State, section: &Section) -> Result<bool> {
-        let failed = |source| BuildError::Write { path: self.scratch().to_owned(), source };
-        let root = tempfile::tempdir_in(self.scratch()).map_err(failed)?;
-        let path = root.path().as_os_str();
-        let roots = ["APPTAINER_ROOTFS", "SINGULARITY_ROOTFS"].map(|name| (name, path));
-        self.on_host(section, &roots).map_err(|error| match error {
-            BuildError::Command { code } => BuildError::Setup { code },
-            error => error,
-        })?;
-        let host = HostFiles { top: root.path().to_owned(), own: false };
-        let entries = entries_of(&host)?;
-        let mut hasher = Hasher::new(&state.key, "setup");
-        crate::copy::hash_items(&mut hasher, &host, &entries)?;
-        let (epoch, compression) = (self.epoch(), self.engine().build_compression());
-        self.layer(state, &hasher.key(), |_, state, out| {
-            let below = state.files()?;
-            let mut writer = LayerWriter::new(out.create()?, compression, &below, epoch)?;
-            writer.next_tree();
-            for item in &entries {
-                writer.copy(&host, &item.from, &item.info, &item.to, Owning::default())?;
-            }
-            writer.finish()
-        })
-    }
-
-    fn on_host(&self, section: &Section, env: &[(&str, &std::ffi::OsStr)]) -> Result<()> {
+    pub(crate) fn on_host(
+        &self,
+        section: &Section,
+        env: &[(&str, &std::ffi::OsStr)],
+    ) -> Result<()> {
         let words = section.interpreter();
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).arg(&section.text).current_dir(&self.options().directory);
@@ -186,25 +163,6 @@ impl Builder<'_> {
             code => Err(BuildError::Command { code: code.unwrap_or(1) }),
         }
     }
-}
-
-/// Everything in a directory, parents first.
-fn entries_of(files: &HostFiles) -> Result<Vec<crate::copy::Item>> {
-    let mut all = Vec::new();
-    let mut todo = vec![PathBuf::from("/")];
-    while let Some(dir) = todo.pop() {
-        let failed = |source| BuildError::Read { path: dir.clone(), source };
-        for name in files.list(&dir).map_err(failed)? {
-            let from = dir.join(name);
-            let failed = |source| BuildError::Read { path: from.clone(), source };
-            let Some(info) = files.info(&from).map_err(failed)? else { continue };
-            if info.what == What::Directory {
-                todo.push(from.clone());
-            }
-            all.push(crate::copy::Item { to: from.clone(), from, info });
-        }
-    }
-    Ok(all)
 }
 
 /// What of a live system an image does not have, or not as it was.

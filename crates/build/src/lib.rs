@@ -38,6 +38,7 @@ mod mount;
 mod parallel;
 mod remote;
 mod run;
+mod setup;
 mod state;
 
 pub use bootstrap::{BootstrapError, PackageError};

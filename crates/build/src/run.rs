@@ -228,7 +228,7 @@ fn attach(end: &OwnedFd) -> std::io::Result<()> {
 }
 
 /// In the command's process: its output is the only way to say something.
-fn tell(error: &dyn std::error::Error) -> i32 {
+pub(crate) fn tell(error: &dyn std::error::Error) -> i32 {
     let mut text = format!("error: {error}\n");
     let mut source = error.source();
     while let Some(cause) = source {
@@ -299,7 +299,7 @@ impl Scratch {
         self.dir.join("overlay")
     }
 
-    fn upper(&self) -> PathBuf {
+    pub(crate) fn upper(&self) -> PathBuf {
         self.overlay().join("upper")
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use host::DirectoryTree;
 use image::Extra;
-use plan::{RootSource, RootTree, SCRIPTS};
+use plan::{ImagePart, RootSource, RootTree, SCRIPTS};
 use runtime::ImageTree;
 use sif::{Arch, CreateOptions, FsKind, Kind, NewObject, PartKind, Partition};
 use squashfs::{Image, ReaderOptions};
@@ -166,9 +166,28 @@ impl Engine {
         latest: Option<u32>,
         progress: &SharedProgress,
     ) -> Result<()> {
-        let limit = self.config().size_limit.value;
         let tree = self.as_image(image, path, latest)?;
-        if let Some(lost) = unpack::with_owners(&tree, path, limit)? {
+        self.unpack(&tree, path, progress)
+    }
+
+    /// Unpacks stacked images, bottom first, into a new directory, as
+    /// [`export`](Self::export) does.
+    ///
+    /// # Errors
+    /// When they cannot be read, or the directory not be made.
+    pub fn unpack_parts(
+        &self,
+        parts: &[ImagePart],
+        path: &Path,
+        progress: &SharedProgress,
+    ) -> Result<()> {
+        let image = unpack::flat(parts, path, self.config().size_limit.value)?;
+        self.unpack(&image, path, progress)
+    }
+
+    fn unpack(&self, image: &Image, path: &Path, progress: &SharedProgress) -> Result<()> {
+        let limit = self.config().size_limit.value;
+        if let Some(lost) = unpack::with_owners(image, path, limit)? {
             let image::Lost { files, path: first, source } = lost;
             progress.event(Event::Notice(format!(
                 "{} cannot keep what the image says of owners, modes or attributes of {files} \
