@@ -11,23 +11,19 @@ const USAGE: &str = "cargo xtask fuzz [--seconds N] [--seed N] [--target NAME]";
 /// beyond it ends the run.
 const MEMORY_KB: u32 = 2_000_000;
 
-/// As `cargo xtask fuzz`: built to be fast.
 pub(crate) fn run(args: &[&str]) -> Result<()> {
     if !args.len().is_multiple_of(2) {
         return Err(Error::Usage(USAGE));
     }
-    fuzz("release", &["--release"], args)
-}
-
-/// A short run, built as unit tests are, whose work it shares: with checks of arithmetic.
-pub(crate) fn short() -> Result<()> {
-    fuzz("debug", &[], &["--seconds", "2"])
-}
-
-fn fuzz(folder: &str, profile: &[&str], args: &[&str]) -> Result<()> {
-    let build = ["build", "--quiet", "--locked", "--package", "sampan-fuzz"];
-    execute(cargo().args(build).args(profile))?;
-    let program = target().join("x86_64-unknown-linux-gnu").join(folder).join("sampan-fuzz");
+    execute(cargo().args([
+        "build",
+        "--quiet",
+        "--release",
+        "--locked",
+        "--package",
+        "sampan-fuzz",
+    ]))?;
+    let program = target().join("x86_64-unknown-linux-gnu/release/sampan-fuzz");
     let script = format!("ulimit -v {MEMORY_KB}; exec \"$0\" \"$@\"");
     let mut command = Command::new("bash");
     command.args(["-c", &script]).arg(program).args(args);

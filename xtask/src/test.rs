@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::error::Result;
 use crate::registry::Registry;
 use crate::run::{cargo, run as execute};
-use crate::{fixtures, fuzz, layers, setup, spank};
+use crate::{fixtures, layers, setup, spank};
 
 pub(crate) fn run() -> Result<()> {
     setup::run()?;
@@ -37,15 +37,13 @@ pub(crate) fn run() -> Result<()> {
     let binary = setup::binary()?;
     println!("== Slurm plugin");
     let plugin = spank::build()?;
-    println!("== unit tests");
+    println!("== unit tests, and damaged bytes for a second each");
     execute(
         cargo()
             .args(["test", "--quiet", "--workspace", "--exclude", "sampan-tests"])
             .env("SAMPAN_TEST_TOOLS", images.join("tools")),
     )?;
     spank::test()?;
-    println!("== damaged bytes, for a few seconds; `cargo xtask fuzz` does it for longer");
-    fuzz::short()?;
     println!("== end-to-end tests, as user {}", setup::USER);
     execute(
         cargo()
