@@ -55,5 +55,5 @@ fn a_module_that_makes_no_sense_is_refused() {
     assert_eq!(place.shell("ls").ok(), "", "nothing was written");
     // As before, one modulefile is printed.
     let text = place.shell("$sampan site module --command solve /apps/s.sqsh --format tcl").ok();
-    assert!(text.starts_with("#%Module") && text.contains("/apps/s.sqsh solve"), "{text}");
+    assert!(text.starts_with("#%Module") && text.contains("'/apps/s.sqsh' solve"), "{text}");
 }
