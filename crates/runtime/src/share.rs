@@ -276,7 +276,7 @@ impl Place {
         listen(&socket, BACKLOG)?;
         let inode = self.inode(&temporary)?;
         renameat(&self.dir, &temporary, &self.dir, &self.name)?;
-        Ok(Listener { socket, lock, place: self, inode, linger })
+        Ok(Listener { socket, lock: Some(lock), place: self, inode, linger })
     }
 }
 
@@ -289,7 +289,7 @@ fn socket() -> io::Result<OwnedFd> {
 pub(crate) struct Listener {
     socket: OwnedFd,
     /// Held until the server answers.
-    lock: OwnedFd,
+    lock: Option<OwnedFd>,
     place: Place,
     inode: u64,
     linger: Duration,
@@ -297,15 +297,18 @@ pub(crate) struct Listener {
 
 impl Listener {
     /// The descriptors that the server keeps.
-    pub(crate) fn fds(&self) -> [RawFd; 3] {
-        [self.socket.as_raw_fd(), self.lock.as_raw_fd(), self.place.dir.as_raw_fd()]
+    pub(crate) fn fds(&self) -> Vec<RawFd> {
+        let always = [&self.socket, &self.place.dir].into_iter();
+        always.chain(&self.lock).map(AsRawFd::as_raw_fd).collect()
     }
 
     /// From now on who is not answered waits for a server that hangs.
-    fn answers(&self) {
-        // Whoever else was forked with the descriptor holds nothing either. A refusal
-        // makes them wait longer, no more.
-        let _ = flock(&self.lock, FlockOperation::Unlock);
+    fn answers(&mut self) {
+        if let Some(lock) = self.lock.take() {
+            // Whoever else was forked with the descriptor holds nothing either. A refusal
+            // makes them wait longer, no more.
+            let _ = flock(&lock, FlockOperation::Unlock);
+        }
     }
 
     /// Takes the names away, unless another server has them by now. Two starts
@@ -491,7 +494,7 @@ mod tests {
     #[test]
     fn a_server_that_hangs_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
-        let hangs = listener(&dir);
+        let mut hangs = listener(&dir);
         hangs.answers();
         let inode = hangs.inode;
         let join = |silent| place(&dir).join(0, getpid(), silent).unwrap();
