@@ -36,6 +36,7 @@ mod protocol;
 mod record;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -50,9 +51,11 @@ use types::{ACL_NOTES, Device, OVERRIDE_STAT, Owner, SPECIAL_STAT};
 pub use preload::Preload;
 use protocol::{Answer, Attr, MAJOR, MINOR, OUT_HEADER, Request, flag, op};
 pub use record::{Access, Asked, Recorder};
+use view::Place;
+pub use view::{Added, VIEW, View, ViewError};
 
 /// How an image is served.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ServerOptions {
     /// Most threads, up to 16; None is the number of processors.
     pub threads: Option<std::num::NonZero<usize>>,
@@ -62,6 +65,8 @@ pub struct ServerOptions {
     pub owner: Option<(u32, u32)>,
     /// What is shown as the extended attribute `user.containers.override_stat`.
     pub noted: Noted,
+    /// A second tree, where it is wanted: see [`VIEW`].
+    pub view: Option<Arc<View>>,
 }
 
 /// What is noted in an attribute, for processes that are shown something else.
@@ -129,6 +134,7 @@ struct Server {
     image: Arc<Image>,
     owner: Option<(u32, u32)>,
     noted: Noted,
+    view: Option<Arc<View>>,
     /// Whether the image has attributes that a container can use.
     attributes: OnceLock<bool>,
     lists: OnceLock<bool>,
@@ -166,6 +172,7 @@ impl Server {
             image,
             owner: options.owner,
             noted: options.noted,
+            view: options.view,
             attributes: OnceLock::new(),
             lists: OnceLock::new(),
             most: options.threads.map_or_else(processors, usize::from).min(MOST_THREADS),
@@ -249,7 +256,7 @@ impl Server {
             op::LOOKUP => self.lookup(request, answer),
             op::GETATTR => self.getattr(request, answer),
             op::READLINK => self.readlink(request, answer),
-            op::READ => self.read(request),
+            op::READ => self.read(request, answer),
             op::READDIR => self.readdir(request, answer, false),
             op::READDIRPLUS => self.readdir(request, answer, true),
             op::STATFS => Ok(self.statfs(answer)),
@@ -274,10 +281,30 @@ impl Server {
         })
     }
 
-    /// Node 1 is the root by protocol; 0 and 1 are no references.
+    /// A node's inode in the image, in whichever tree; not an addition's.
     fn inode(&self, node: u64) -> Result<Arc<Inode>, squashfs::Error> {
-        let reference = if node <= 1 { self.image.root() } else { InodeRef(node - 2) };
-        self.image.inode(reference)
+        self.image.inode(reference(&self.image, view::of_image(node).unwrap_or_default()))
+    }
+
+    /// The view and one of its nodes, if the node is an addition.
+    fn added(&self, node: u64) -> Option<&View> {
+        self.view.as_deref().filter(|_| matches!(Place::of(node), Place::Added(_)))
+    }
+
+    /// The view and one of its directories, if the node is a directory there.
+    fn viewed(&self, node: u64) -> Option<&View> {
+        self.view.as_deref().filter(|_| !matches!(Place::of(node), Place::Image(_)))
+    }
+
+    /// Writes the entry for a node of the image that was found in a directory.
+    fn entry(&self, dir: u64, inode: &Inode, answer: &mut Answer) {
+        let (node, mut attr) = (self.node(inode.reference), self.attr(inode));
+        let Some(view) = self.viewed(dir) else { return answer.entry_out(node, &attr) };
+        let node = view::inside(node, view::is_directory(inode));
+        if view::is_directory(inode) {
+            view.change(node, &mut attr);
+        }
+        answer.entry_out(node, &attr);
     }
 
     fn node(&self, reference: InodeRef) -> u64 {
@@ -323,15 +350,32 @@ impl Server {
 
     fn lookup(&self, request: &Request<'_>, answer: &mut Answer) -> Result<Reply, squashfs::Error> {
         let Some(name) = request.name(0) else { return Ok(Reply::Errno(Errno::INVAL)) };
+        let dots = matches!(name, b"." | b"..");
+        if let Some(view) = &self.view {
+            let added = view.named(request.node, name);
+            if request.node == 1 && name == VIEW.as_bytes() {
+                self.entry(view::root(), &*self.inode(1)?, answer);
+                return Ok(Reply::Data);
+            }
+            if let Some((node, attr)) = added.and_then(|node| view.attr(node).map(|a| (node, a))) {
+                answer.entry_out(node, &attr);
+                return Ok(Reply::Data);
+            }
+            // Handles of directories of the view are not resolved: their parents are
+            // those of another tree.
+            if self.added(request.node).is_some() || dots && self.viewed(request.node).is_some() {
+                answer.entry_out(0, &Attr::default());
+                return Ok(Reply::Data);
+            }
+        }
         let dir = self.inode(request.node)?;
         let found = match name {
-            b"." | b".." => self.by_handle(&dir, name == b"..")?,
+            _ if dots => self.by_handle(&dir, name == b"..")?,
             _ => self.image.lookup(&dir, name)?.map(|entry| entry.inode),
         };
         match found {
             Some(reference) => {
-                let inode = self.image.inode(reference)?;
-                answer.entry_out(self.node(reference), &self.attr(&inode));
+                self.entry(request.node, &*self.image.inode(reference)?, answer);
             }
             None => answer.entry_out(0, &Attr::default()),
         }
@@ -359,7 +403,17 @@ impl Server {
         request: &Request<'_>,
         answer: &mut Answer,
     ) -> Result<Reply, squashfs::Error> {
-        answer.attr_out(&self.attr(&*self.inode(request.node)?));
+        let attr = match self.added(request.node).and_then(|view| view.attr(request.node)) {
+            Some(attr) => attr,
+            None => {
+                let mut attr = self.attr(&*self.inode(request.node)?);
+                if let Some(view) = self.viewed(request.node) {
+                    view.change(request.node, &mut attr);
+                }
+                attr
+            }
+        };
+        answer.attr_out(&attr);
         Ok(Reply::Data)
     }
 
@@ -368,18 +422,25 @@ impl Server {
         request: &Request<'_>,
         answer: &mut Answer,
     ) -> Result<Reply, squashfs::Error> {
-        let target = self.image.read_link(&*self.inode(request.node)?)?;
-        answer.0.extend(target);
+        match self.added(request.node).and_then(|view| view.bytes(request.node)) {
+            Some(target) => answer.0.extend(target),
+            None => answer.0.extend(self.image.read_link(&*self.inode(request.node)?)?),
+        }
         Ok(Reply::Data)
     }
 
     /// `struct fuse_read_in`: offset at 8, size at 16.
-    fn read(&self, request: &Request<'_>) -> Result<Reply, squashfs::Error> {
+    fn read(&self, request: &Request<'_>, answer: &mut Answer) -> Result<Reply, squashfs::Error> {
         let (Some(offset), Some(size)) = (request.u64(8), request.u32(16)) else {
             return Ok(Reply::Errno(Errno::INVAL));
         };
-        let inode = self.inode(request.node)?;
         let size = size.min(u32::from(MAX_PAGES) << 12) as usize;
+        if let Some(bytes) = self.added(request.node).and_then(|view| view.bytes(request.node)) {
+            let rest = &bytes[usize::try_from(offset).map_or(bytes.len(), |at| at.min(bytes.len()))..];
+            answer.0.extend(&rest[..size.min(rest.len())]);
+            return Ok(Reply::Data);
+        }
+        let inode = self.inode(request.node)?;
         Ok(Reply::Pieces(self.image.pieces(&inode, offset, size)?))
     }
 
@@ -392,14 +453,20 @@ impl Server {
         let (Some(offset), Some(size)) = (request.u64(8), request.u32(16)) else {
             return Ok(Reply::Errno(Errno::INVAL));
         };
-        let dir = self.inode(request.node)?;
-        let InodeKind::Directory { parent, .. } = dir.kind else {
-            return Ok(Reply::Errno(Errno::NOTDIR));
+        let added = self.added(request.node);
+        let dir = if added.is_none() { Some(self.inode(request.node)?) } else { None };
+        let dots = match (added, dir.as_deref()) {
+            (Some(view), _) => view.attr(request.node).map(|a| a.ino).zip(view.above(request.node)),
+            (_, Some(Inode { kind: InodeKind::Directory { parent, .. }, number, .. })) => {
+                Some((u64::from(*number), u64::from(*parent)))
+            }
+            _ => None,
         };
+        let Some((own, parent)) = dots else { return Ok(Reply::Errno(Errno::NOTDIR)) };
         let limit = OUT_HEADER + (size as usize).min(1 << 20);
         let fixed = if plus { 128 + 24 } else { 24 };
         // Offsets: 1 follows `.`, 2 follows `..`, n + 3 follows entry n.
-        let dots = [(&b"."[..], dir.number), (&b".."[..], parent)];
+        let dots = [(&b"."[..], own), (&b".."[..], parent)];
         for (index, (name, number)) in (0u64..).zip(dots).skip(offset.min(2) as usize) {
             if answer.0.len() + fixed + 8 > limit {
                 return Ok(Reply::Data);
@@ -408,39 +475,62 @@ impl Server {
                 // Node 0: the kernel makes no entry of these.
                 answer.entry_out(0, &Attr::default());
             }
-            answer.dirent(u64::from(number), index + 1, libc_mode::DIRECTORY >> 12, name);
+            answer.dirent(number, index + 1, libc_mode::DIRECTORY >> 12, name);
         }
-        let mut index = offset.saturating_sub(2);
-        let mut entries = match self.position(request.node, index) {
-            Some(position) => self.image.read_dir_at(&position)?,
-            None => self.image.read_dir(&dir, index)?,
+        let fits = |answer: &Answer, name: &[u8]| {
+            answer.0.len() + (fixed + name.len()).next_multiple_of(8) <= limit
         };
-        loop {
-            let position = entries.position();
-            let entry = match entries.next() {
-                // What there is before the damage is shown.
-                Some(Err(error)) if answer.0.len() == OUT_HEADER => return Err(error),
-                Some(Err(_)) | None => None,
-                Some(Ok(entry)) => Some(entry).filter(|entry| {
-                    answer.0.len() + (fixed + entry.name.len()).next_multiple_of(8) <= limit
-                }),
+        if let (Some(dir), false) = (dir, View::behind(offset)) {
+            let view = self.viewed(request.node);
+            let mut index = offset.saturating_sub(2);
+            let mut entries = match self.position(request.node, index) {
+                Some(position) => self.image.read_dir_at(&position)?,
+                None => self.image.read_dir(&dir, index)?,
             };
-            let Some(entry) = entry else {
-                self.keep_position(request.node, index, position);
-                return Ok(Reply::Data);
-            };
-            index += 1;
-            if plus {
-                // Without a node the kernel makes no entry, and whoever asks for
-                // the name is told why.
-                match self.image.inode(entry.inode) {
-                    Ok(inode) => answer.entry_out(self.node(entry.inode), &self.attr(&inode)),
-                    Err(_) => answer.entry_out(0, &Attr::default()),
+            loop {
+                let position = entries.position();
+                let entry = match entries.next() {
+                    // What there is before the damage is shown.
+                    Some(Err(error)) if answer.0.len() == OUT_HEADER => return Err(error),
+                    Some(Err(_)) | None => None,
+                    Some(Ok(entry)) => Some(entry),
+                };
+                let Some(entry) = entry else {
+                    self.keep_position(request.node, index, position);
+                    break;
+                };
+                if !fits(answer, &entry.name) {
+                    self.keep_position(request.node, index, position);
+                    return Ok(Reply::Data);
                 }
+                index += 1;
+                if view.is_some_and(|view| view.named(request.node, &entry.name).is_some()) {
+                    continue;
+                }
+                if plus {
+                    // Without a node the kernel makes no entry, and whoever asks for
+                    // the name is told why.
+                    match self.image.inode(entry.inode) {
+                        Ok(inode) => self.entry(request.node, &inode, answer),
+                        Err(_) => answer.entry_out(0, &Attr::default()),
+                    }
+                }
+                let ino = u64::from(entry.inode_number);
+                answer.dirent(ino, index + 2, dirent_type(entry.kind), &entry.name);
             }
-            let ino = u64::from(entry.inode_number);
-            answer.dirent(ino, index + 2, dirent_type(entry.kind), &entry.name);
         }
+        let view = self.viewed(request.node).into_iter();
+        for (next, name, node) in view.flat_map(|view| view.listed(request.node, offset)) {
+            let attr = self.added(node).and_then(|view| view.attr(node)).unwrap_or_default();
+            if !fits(answer, name) {
+                break;
+            }
+            if plus {
+                answer.entry_out(node, &attr);
+            }
+            answer.dirent(attr.ino, next, attr.mode >> 12, name);
+        }
+        Ok(Reply::Data)
     }
 
     /// Where the reader of a directory was who now wants the entry with an index.
@@ -523,6 +613,9 @@ impl Server {
             // The kernel stops asking: overlayfs asks at every lookup.
             return Ok(Reply::Errno(Errno::NOSYS));
         }
+        if self.added(request.node).is_some() {
+            return Ok(Reply::Errno(Errno::NODATA));
+        }
         let inode = self.inode(request.node)?;
         if self.noted != Noted::Nothing && (name == NOTED || name == NOTED_SPECIAL) {
             return Ok(match self.note(&inode) {
@@ -556,6 +649,9 @@ impl Server {
         answer: &mut Answer,
     ) -> Result<Reply, squashfs::Error> {
         let Some(size) = request.u32(0) else { return Ok(Reply::Errno(Errno::INVAL)) };
+        if self.added(request.node).is_some() {
+            return Ok(sized(answer, size, b""));
+        }
         let inode = self.inode(request.node)?;
         let mut names = Vec::new();
         if takes_attributes(&inode) && self.note(&inode).is_some() {
@@ -633,6 +729,12 @@ fn takes_attributes(inode: &Inode) -> bool {
 
 /// What overlayfs asks of each directory that it merges, in a user namespace.
 const OPAQUE: &[u8] = b"user.overlay.opaque";
+
+/// The inode of a node of the image's own tree: 1 is the root by protocol, and 0 and 1
+/// are no references.
+fn reference(image: &Image, node: u64) -> InodeRef {
+    if node <= 1 { image.root() } else { InodeRef(node - 2) }
+}
 
 /// The node of an inode: 1 is the root by protocol.
 fn node(image: &Image, reference: InodeRef) -> u64 {

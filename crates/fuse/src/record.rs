@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use squashfs::{Image, InodeKind, InodeRef};
+use squashfs::{Image, InodeKind};
 
 use crate::protocol::{Request, op};
 
@@ -93,19 +93,22 @@ impl Recorder {
         if foreign || !self.listens.load(Ordering::Relaxed) {
             return;
         }
+        // Additions are no part of the image, which has one profile for both trees.
+        let both = crate::view::of_image(request.node).zip(crate::view::of_image(node));
+        let Some((asked, node)) = both else { return };
         let event = match request.opcode {
             // `.` and `..` are asked of file handles, and are no names.
             op::LOOKUP => request
                 .name(0)
-                .filter(|name| *name != b"." && *name != b"..")
-                .map(|name| Event::Lookup { parent: request.node, name: name.to_vec(), node }),
-            op::READLINK => Some(Event::Link { node: request.node }),
+                .filter(|name| *name != b"." && *name != b".." && *name != crate::VIEW.as_bytes())
+                .map(|name| Event::Lookup { parent: asked, name: name.to_vec(), node }),
+            op::READLINK => Some(Event::Link { node: asked }),
             // `struct fuse_read_in`: offset at 8, size at 16.
             op::READDIR | op::READDIRPLUS => {
-                (request.u64(8) == Some(0)).then_some(Event::List { node: request.node })
+                (request.u64(8) == Some(0)).then_some(Event::List { node: asked })
             }
             op::READ => request.u64(8).zip(request.u32(16)).map(|(at, len)| Event::Read {
-                node: request.node,
+                node: asked,
                 bytes: at..at.saturating_add(u64::from(len)),
             }),
             _ => None,
@@ -236,8 +239,7 @@ fn names(image: &Image, events: &[Event]) -> Names {
         if unknown.is_empty() {
             break;
         }
-        let reference = if *dir <= 1 { image.root() } else { InodeRef(*dir - 2) };
-        let Ok(inode) = image.inode(reference) else { continue };
+        let Ok(inode) = image.inode(crate::reference(image, *dir)) else { continue };
         if !matches!(inode.kind, InodeKind::Directory { .. }) {
             continue;
         }

@@ -246,7 +246,8 @@ fn rootfs(
     }
     let lowers =
         request.overlays.iter().filter(|(_, ro)| *ro).map(|(dir, _)| dir.clone()).collect();
-    Ok(Rootfs { source: request.root.clone(), mount, skeleton, lowers, upper, in_place })
+    let (source, looked_into) = (request.root.clone(), request.instance.is_some());
+    Ok(Rootfs { source, mount, skeleton, lowers, upper, in_place, looked_into })
 }
 
 /// Where apt finds its configuration (apt.conf(5)).

@@ -122,6 +122,8 @@ pub struct Rootfs {
     pub upper: Upper,
     /// Whether the image's own directory is writable.
     pub in_place: bool,
+    /// Whether processes of the host look into it: those that will enter an instance.
+    pub looked_into: bool,
 }
 
 impl Rootfs {
@@ -337,6 +339,22 @@ pub struct Bounds {
 }
 
 impl Plan {
+    /// Whether the image server shows what lies over the image itself, so that there
+    /// is no overlay to go through. It answers only processes of the container's user
+    /// namespace, which hooks and the host's side of an instance are not in.
+    #[must_use]
+    pub fn view(&self) -> bool {
+        let root = &self.rootfs;
+        let one = matches!(&root.source, RootSource::Squashfs { parts } if parts.len() == 1);
+        let bare = root.lowers.is_empty() && root.upper == Upper::None;
+        let inside = !root.looked_into && self.hooks.is_empty();
+        one && root.mount == ImageMount::Fuse
+            && root.overlay()
+            && bare
+            && inside
+            && self.root_emulation == RootEmulation::None
+    }
+
     /// What binds those who enter later.
     #[must_use]
     pub fn bounds(&self) -> Bounds {

@@ -210,8 +210,9 @@ pub(crate) struct Toucher {
 }
 
 impl Toucher {
-    /// Forks it; the caller has one thread, and reaps no children.
-    pub(crate) fn start(profile: &Profile) -> Option<Self> {
+    /// Forks it; the caller has one thread, and reaps no children. It asks in the
+    /// [`fuse::VIEW`] of the image, where the container has that.
+    pub(crate) fn start(profile: &Profile, view: bool) -> Option<Self> {
         let flags = SocketFlags::CLOEXEC;
         let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
         let (socket, theirs) = pair.ok()?;
@@ -225,7 +226,12 @@ impl Toucher {
                     let user = Some(LinkNameSpaceType::User);
                     // The file system answers its own user namespace only.
                     if move_into_link_name_space(namespace.as_fd(), user).is_ok() {
-                        profile.replay(mount);
+                        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                        let root = if view { fuse::VIEW } else { "." };
+                        // Without it there is nothing to ask in.
+                        if let Ok(root) = openat(mount, root, flags, Mode::empty()) {
+                            profile.replay(&root);
+                        }
                     }
                 }
                 sys::process::exit_now(0)

@@ -13,6 +13,9 @@
 //! stage/root         the finished root file system
 //! ```
 //!
+//! Where the image server shows the additions itself ([`Plan::view`]) there is no
+//! overlay: the finished root file system is a part of the mount of the image.
+//!
 //! A container that joins a server and needs the same additions as the first
 //! takes a clone of that one's root file system.
 
@@ -46,7 +49,7 @@ pub(crate) fn step<E: Into<io::Error>>(step: &str) -> impl FnOnce(E) -> RuntimeE
 /// Makes the plan's root file system and moves into it.
 pub(crate) fn enter(plan: &Plan, served: Served, hooks: &Hooks) -> Result<(), RuntimeError> {
     let sources = Sources::open(plan)?;
-    let additions = additions(&plan.rootfs);
+    let additions = additions(plan);
     let joined = served.joined.as_ref().zip(additions);
     let joined = joined.and_then(|(joined, additions)| joined.root(additions));
     let root = match joined {
@@ -74,6 +77,15 @@ fn made(plan: &Plan, mut served: Served, additions: Option<u64>) -> Result<Owned
         on_stage(image)?;
         return Ok(images.remove(0));
     }
+    if let (Some(server), [image]) = (server.filter(|server| server.view), &images[..]) {
+        let root = view(image)?;
+        lookahead::touch(&root, ahead);
+        if let Some(additions) = additions {
+            server.offer(additions, &root);
+        }
+        on_stage(&root)?;
+        return Ok(root);
+    }
     let stage = stage(&plan.rootfs, &images)?;
     if let [image] = &images[..] {
         // By now the server is up; the overlay asks it next in any case.
@@ -85,6 +97,19 @@ fn made(plan: &Plan, mut served: Served, additions: Option<u64>) -> Result<Owned
     }
     stage.attach(&root)?;
     Ok(root)
+}
+
+/// The part of an image's mount that has the additions, as a mount of its own.
+fn view(image: &OwnedFd) -> Result<OwnedFd, RuntimeError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let bind = || open_tree(image, fuse::VIEW, flags);
+    // Of a mount that was attached once, no other mount namespace may have a clone. A
+    // kernel that clones no other mounts has nobody join in any case.
+    let root = match bind() {
+        Err(Errno::INVAL) => on_stage(image).map(|()| bind())?,
+        bound => bound,
+    };
+    root.map_err(step("binding the image with the additions"))
 }
 
 /// The images as detached mounts, bottom first.
@@ -242,12 +267,14 @@ impl Stage {
 
 /// What tells additions from others; None where the root file system is the
 /// container's own for another reason.
-fn additions(root: &Rootfs) -> Option<u64> {
+fn additions(plan: &Plan) -> Option<u64> {
     use std::hash::{DefaultHasher, Hash, Hasher};
+    let root = &plan.rootfs;
     if !root.overlay() || root.upper != Upper::None || !root.lowers.is_empty() {
         return None;
     }
     let mut hash = DefaultHasher::new();
+    plan.view().hash(&mut hash);
     for entry in &root.skeleton {
         (&entry.path, entry.mode).hash(&mut hash);
         match &entry.kind {

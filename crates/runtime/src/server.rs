@@ -12,8 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fuse::{Noted, Recorder};
-use plan::{ImagePart, Plan, RootEmulation};
+use fuse::{Added, Noted, Recorder, View};
+use plan::{ImagePart, Plan, RootEmulation, SkeletonKind};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
@@ -109,6 +109,23 @@ impl ImageFile {
         self.parts.iter().map(largest).try_fold(0, |most, id| Ok(most.max(id?)))
     }
 
+    /// What the plan adds, for the image server to show; None where it cannot.
+    fn view(&self, plan: &Plan) -> Option<Arc<View>> {
+        let (true, [part]) = (plan.view(), &self.parts[..]) else { return None };
+        let additions = plan.rootfs.skeleton.iter().map(|entry| {
+            let path = entry.path.strip_prefix("/").unwrap_or(&entry.path);
+            let what = match &entry.kind {
+                SkeletonKind::Directory => Added::Directory,
+                SkeletonKind::File(bytes) => Added::File(bytes.clone()),
+                SkeletonKind::Symlink(to) => Added::Symlink(to.as_os_str().as_bytes().to_vec()),
+            };
+            (path.as_os_str().as_bytes(), entry.mode as u16, what)
+        });
+        let view = View::new(&part.image, (plan.id_map.uid, plan.id_map.gid), additions);
+        let view = view.inspect_err(|error| tracing::debug!("an overlay is needed: {error}"));
+        view.ok().map(Arc::new)
+    }
+
     /// What the images hold together.
     #[must_use]
     pub fn tree(&self) -> ImageTree {
@@ -122,6 +139,8 @@ pub(crate) struct Server {
     intermediate: Option<Pid>,
     /// What the container's process should look up first.
     pub(crate) ahead: Vec<PathBuf>,
+    /// Whether it shows what the plan adds: the name [`fuse::VIEW`] of the image.
+    pub(crate) view: bool,
     /// Whether others may join.
     shared: bool,
 }
@@ -145,11 +164,13 @@ pub(crate) fn start(
             .map_err(|e| failed("socket")(e.into()))?;
     let container = rustix::process::getpid();
     let shared = listener.is_some();
+    let view = image.and_then(|image| image.view(plan));
     match fork().map_err(failed("fork"))? {
         Fork::Parent(intermediate) => Ok(Server {
             socket: ours,
             intermediate: Some(intermediate),
             ahead: ahead.paths,
+            view: view.is_some(),
             shared,
         }),
         Fork::Child => match fork() {
@@ -168,7 +189,8 @@ pub(crate) fn start(
                 let argv = plan.process.argv.iter().map(|word| word.as_bytes());
                 let name = profile::key(&argv.collect::<Vec<_>>());
                 let socket = theirs;
-                let life = Life { owner, noted, socket, keeper, name, listener, log, container };
+                let life =
+                    Life { owner, noted, view, socket, keeper, name, listener, log, container };
                 sys::process::exit_now(i32::from(life.run(image, &ahead.files).is_err()))
             }
             Ok(Fork::Parent(_)) => sys::process::exit_now(0),
@@ -223,6 +245,7 @@ struct Life {
     owner: Option<(u32, u32)>,
     /// What is shown as an attribute.
     noted: Noted,
+    view: Option<Arc<View>>,
     socket: OwnedFd,
     keeper: Box<dyn Keeper>,
     /// What tells its command from others.
@@ -247,7 +270,8 @@ impl Life {
         let before = one.as_ref().and_then(|_| self.keeper.profile(&self.name));
         let before = before.and_then(|bytes| Profile::parse(&bytes));
         // Before there is a second thread.
-        let toucher = before.as_ref().filter(|_| self.listener.is_some()).and_then(Toucher::start);
+        let toucher = before.as_ref().filter(|_| self.listener.is_some());
+        let toucher = toucher.and_then(|profile| Toucher::start(profile, self.view.is_some()));
         let recorder = one.map(|image| {
             let ignored = toucher.as_ref().map(|toucher| toucher.pid.as_raw_pid().cast_unsigned());
             let recorder = Arc::new(Recorder::new(ignored));
@@ -295,11 +319,13 @@ impl Life {
         };
         let (told, keeper) = (Arc::clone(&end), self.keeper);
         let keeping = std::thread::spawn(move || keep_while_served(host, keeper, told.as_fd()));
-        let options = fuse::ServerOptions { owner: self.owner, threads, noted: self.noted };
+        let (owner, noted, view) = (self.owner, self.noted, self.view);
+        let options = &fuse::ServerOptions { owner, threads, noted, view };
         let log = &self.log;
         let serve = move |part: &OpenPart, device, preload, recorder| {
             let report = report(log.clone(), part.path.clone());
-            fuse::serve(device, Arc::clone(&part.image), options, preload, recorder, report)
+            let (image, options) = (Arc::clone(&part.image), options.clone());
+            fuse::serve(device, image, options, preload, recorder, report)
         };
         let served = std::thread::scope(|scope| {
             for (part, device) in all {
