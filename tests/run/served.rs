@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use harness::{Place, wait_until};
 
-use crate::sharing::servers_of;
+use crate::sharing::{end_servers, servers_of};
 
 /// A squashfs file of a tree that a closure fills.
 fn image(place: &Place, fill: impl FnOnce(&Path), options: &[&str]) -> String {
@@ -70,6 +70,37 @@ fn a_damaged_block_is_an_io_error_and_the_rest_is_served_on() {
     assert!(log.contains("filled.sqfs") && log.contains("offset"), "{log}");
     assert!(log.contains(" does not inflate: Zstd"), "the cause is missing: {log}");
     assert!(place.sampan(&["doctor"]).out.contains("errors.log"));
+}
+
+#[test]
+fn additions_are_shown_by_the_server_to_those_who_need_them() {
+    let place = Place::new();
+    let image = place.image_file();
+    let look = "grep -c ' / fuse' /proc/self/mounts; cat /etc/hosts | wc -l; ls -d /added /home/* 2>/dev/null; \
+                stat -c %d / /etc | sort -u | wc -l; echo x 2>/dev/null >/etc/hosts || echo refused";
+    let at = |target: &str| format!("{}:{target}", place.path("").display());
+    let (added, other) = (at("/added"), at("/other/place"));
+    let run = |args: &[&str]| {
+        let end = [&image[..], "sh", "-c", look];
+        let args = [&["exec", "--no-home", "--no-mount", "cwd"], args, &end].concat();
+        harness::run(place.sampan_command(&args).env("SAMPAN_LINGER", "300")).ok()
+    };
+    let of_server = |out: &str| out.starts_with("1\n");
+    let first = run(&["-B", &added]);
+    assert!(of_server(&first), "{first}");
+    assert!(first.contains("/added\n1\nrefused\n"), "{first}");
+    // The same again, by the same server; then with other additions, and with none of the
+    // generated files: what the first one needed is not seen there.
+    assert_eq!(run(&["-B", &added]), first);
+    let second = run(&["-B", &other]);
+    assert!(!of_server(&second) && !second.contains("/added"), "{second}");
+    let without = run(&["--no-mount", "cwd,network-files,accounts,localtime"]);
+    assert_ne!(without.lines().nth(1), first.lines().nth(1), "{without}");
+    assert!(!without.contains("/added"), "{without}");
+    let writer = run(&["-B", &added, "--writable-tmpfs"]);
+    assert!(!of_server(&writer) && !writer.contains("refused"), "{writer}");
+    assert_eq!(servers_of(&place, &image), 1);
+    end_servers(&place);
 }
 
 #[test]

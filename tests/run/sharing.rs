@@ -18,7 +18,7 @@ fn servers(place: &Place) -> usize {
 }
 
 /// Ends the servers of a place's image, which would wait for others.
-fn end_servers(place: &Place) {
+pub(crate) fn end_servers(place: &Place) {
     // The shell's own command line has the image too.
     let _ = place.shell(&format!("pkill -KILL -f -- '{}'", place.image_file()));
 }

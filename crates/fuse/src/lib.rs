@@ -22,6 +22,7 @@
 //! | block lists of long files | 3 |
 //! | files to preload (the caller's list) | 12 |
 //! | what a [`Recorder`] notes: 16,384 requests | 6 |
+//! | a [`View`] | what it adds |
 //!
 //! and for each thread its stack (¼), one answer (1), the blocks of one read (1 and two
 //! blocks), and the decoder of one block (4 for xz, less than 1 for others): below
@@ -436,7 +437,8 @@ impl Server {
         };
         let size = size.min(u32::from(MAX_PAGES) << 12) as usize;
         if let Some(bytes) = self.added(request.node).and_then(|view| view.bytes(request.node)) {
-            let rest = &bytes[usize::try_from(offset).map_or(bytes.len(), |at| at.min(bytes.len()))..];
+            let rest =
+                &bytes[usize::try_from(offset).map_or(bytes.len(), |at| at.min(bytes.len()))..];
             answer.0.extend(&rest[..size.min(rest.len())]);
             return Ok(Reply::Data);
         }
@@ -456,7 +458,7 @@ impl Server {
         let added = self.added(request.node);
         let dir = if added.is_none() { Some(self.inode(request.node)?) } else { None };
         let dots = match (added, dir.as_deref()) {
-            (Some(view), _) => view.attr(request.node).map(|a| a.ino).zip(view.above(request.node)),
+            (Some(view), _) => view.dots(request.node),
             (_, Some(Inode { kind: InodeKind::Directory { parent, .. }, number, .. })) => {
                 Some((u64::from(*number), u64::from(*parent)))
             }

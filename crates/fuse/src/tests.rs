@@ -82,6 +82,28 @@ fn list(server: &Server, dir: u64, offset: u64, size: u32, plus: bool) -> Vec<(u
     out
 }
 
+/// A server whose view has these additions.
+fn with_view(bytes: Vec<u8>, additions: &[(&str, u16, Added)]) -> Server {
+    let mut server = server(bytes);
+    let all = additions.iter().map(|(path, mode, what)| (path.as_bytes(), *mode, what.clone()));
+    server.view = Some(Arc::new(View::new(&server.image, (7, 8), all).unwrap()));
+    server
+}
+
+/// Mode, number of links, owner and group of a node.
+fn attributes(server: &Server, node: u64) -> [u32; 4] {
+    let bytes = ask(server, op::GETATTR, node, &[]).unwrap();
+    [76, 80, 84, 88].map(|at| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap()))
+}
+
+fn read(server: &Server, node: u64, offset: u64, size: u32) -> Vec<u8> {
+    let mut body = vec![0; 8];
+    body.extend(offset.to_ne_bytes());
+    body.extend(size.to_ne_bytes());
+    body.resize(40, 0);
+    ask(server, op::READ, node, &body).unwrap()
+}
+
 fn names(count: usize) -> Vec<String> {
     (0..count).map(|n| format!("name-{n:05}{}", "x".repeat(n % 40))).collect()
 }
@@ -167,6 +189,100 @@ fn file_handles_are_resolved_where_there_is_an_export_table() {
     let dir = lookup(&plain, 1, "d");
     assert_eq!(lookup(&plain, dir, "."), 0);
     assert_eq!(plain.wanted() & flag::EXPORT_SUPPORT, 0);
+}
+
+#[test]
+fn a_view_has_the_additions_and_the_image_has_not() {
+    let file = |text: &str| Added::File(text.into());
+    let server = with_view(
+        image(&names(3), true),
+        &[
+            ("d", 0o711, Added::Directory),
+            ("d/name-00001x", 0o600, file("in place of it")),
+            ("d/new", 0o644, file("new")),
+            ("home", 0o755, Added::Directory),
+            ("home/user", 0o700, Added::Directory),
+            ("home/user/link", 0o777, Added::Symlink(b"/d/new".to_vec())),
+        ],
+    );
+    let root = lookup(&server, 1, VIEW);
+    let shown = |dir, plus| -> Vec<String> {
+        list(&server, dir, 2, 4096, plus).into_iter().map(|(_, name, _)| name).collect()
+    };
+    for plus in [false, true] {
+        assert_eq!(shown(1, plus), ["d"]);
+        assert_eq!(shown(root, plus), ["d", "home"]);
+    }
+    // Directories are other nodes, with other attributes; files are the same ones.
+    let (plain, dir) = (lookup(&server, 1, "d"), lookup(&server, root, "d"));
+    assert_ne!(plain, dir);
+    assert_eq!(attributes(&server, plain), [0o40755, 2, 0, 0]);
+    assert_eq!(attributes(&server, dir), [0o40711, 2, 0, 0]);
+    assert_eq!(attributes(&server, 1)[1] + 1, attributes(&server, root)[1]);
+    assert_eq!(lookup(&server, plain, "name-00000"), lookup(&server, dir, "name-00000"));
+    let (old, new) = ("name-00001x", lookup(&server, dir, "name-00001x"));
+    assert_ne!(lookup(&server, plain, old), new);
+    assert_eq!(read(&server, new, 3, 5), b"place");
+    assert_eq!(read(&server, new, 14, 5), b"");
+    assert_eq!(read(&server, new, u64::MAX, 5), b"");
+    assert_eq!(attributes(&server, new), [0o100_600, 1, 7, 8]);
+    assert_eq!(lookup(&server, plain, "new"), 0);
+    assert_eq!(shown(dir, false), ["name-00000", "name-00002xx", old, "new"]);
+    let home = lookup(&server, root, "home");
+    let user = lookup(&server, home, "user");
+    assert_eq!(attributes(&server, home), [0o40755, 3, 7, 8]);
+    assert_eq!(attributes(&server, user), [0o40700, 2, 7, 8]);
+    assert_eq!(lookup(&server, home, "none"), 0);
+    let link = lookup(&server, user, "link");
+    assert_eq!(ask(&server, op::READLINK, link, &[]).unwrap(), b"/d/new");
+    assert_eq!(ask(&server, op::READDIR, link, &[0; 40]), Err(Errno::NOTDIR));
+    // What a handle of a directory of the view means cannot be told.
+    assert_eq!([lookup(&server, dir, ".."), lookup(&server, user, ".")], [0, 0]);
+    assert_eq!(lookup(&server, 1, "home"), 0);
+    // Nodes that nobody was told of.
+    for node in [root | 1 << 61 | 99, root | 99, 1 << 62] {
+        assert!(ask(&server, op::GETATTR, node, &[]).is_err() || attributes(&server, node)[1] > 0);
+    }
+}
+
+#[test]
+fn a_view_is_listed_in_pieces() {
+    let names = names(50);
+    let added: Vec<String> = (0..50).map(|n| format!("added-{n:03}")).collect();
+    let mut all: Vec<_> =
+        added.iter().map(|name| (format!("d/{name}"), 0o644, Added::File(Vec::new()))).collect();
+    all.push((format!("d/{}", names[7]), 0o644, Added::File(Vec::new())));
+    let all: Vec<_> =
+        all.iter().map(|(path, mode, what)| (&path[..], *mode, what.clone())).collect();
+    let server = with_view(image(&names, true), &all);
+    let dir = lookup(&server, lookup(&server, 1, VIEW), "d");
+    let mut wanted = [".", ".."].map(str::to_owned).to_vec();
+    wanted.extend(names.iter().filter(|name| **name != names[7]).cloned());
+    wanted.extend(added.iter().cloned());
+    wanted.push(names[7].clone());
+    for (size, plus) in [(200, false), (400, true), (1000, false), (100_000, true)] {
+        let (mut offset, mut found) = (0, Vec::new());
+        loop {
+            let piece = list(&server, dir, offset, size, plus);
+            let Some((last, ..)) = piece.last() else { break };
+            offset = *last;
+            found.extend(piece.into_iter().map(|(_, name, _)| name));
+        }
+        assert_eq!(found, wanted, "{size}");
+    }
+}
+
+#[test]
+fn an_addition_needs_a_directory() {
+    let server = server(image(&names(3), true));
+    for path in ["none/x", "d/name-00000/x", "d/new/x"] {
+        let all = [
+            (&b"d/new"[..], 0o644, Added::File(Vec::new())),
+            (path.as_bytes(), 0, Added::Directory),
+        ];
+        let view = View::new(&server.image, (0, 0), all);
+        assert!(matches!(view, Err(ViewError::Parent(at)) if at == path.as_bytes()), "{path}");
+    }
 }
 
 #[test]

@@ -247,9 +247,10 @@ impl View {
         names.filter(|(_, index)| self.nodes[**index].what == Added::Directory).count() as u32
     }
 
-    /// The inode number of the directory above an addition.
-    pub(crate) fn above(&self, node: u64) -> Option<u64> {
-        self.addition(node).map(|(index, _)| self.nodes[index].above)
+    /// The inode numbers of a directory that was added, and of the one above it.
+    pub(crate) fn dots(&self, node: u64) -> Option<(u64, u64)> {
+        let (index, _) = self.addition(node).filter(|(_, what)| **what == Added::Directory)?;
+        Some((NUMBERS + index as u64, self.nodes[index].above))
     }
 
     /// The bytes of a file, or what a symbolic link says.

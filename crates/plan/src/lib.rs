@@ -127,7 +127,8 @@ pub struct Rootfs {
 }
 
 impl Rootfs {
-    /// Whether an overlay is needed at all.
+    /// Whether anything lies over the image, which takes an overlay or
+    /// [`Plan::view`].
     #[must_use]
     pub fn overlay(&self) -> bool {
         let layered = matches!(&self.source, RootSource::Squashfs { parts } if parts.len() > 1);

@@ -81,6 +81,7 @@ fn rootfs(plan: &Plan) -> Vec<(String, String)> {
     let root = &plan.rootfs;
     let mut list = Vec::new();
     let how = match root.mount {
+        ImageMount::Fuse if plan.view() => "served by the FUSE server, with what is added",
         ImageMount::Fuse => "served by the FUSE server",
         ImageMount::KernelSquashfs => "mounted by the kernel",
         ImageMount::Bind => "bound",

@@ -76,6 +76,25 @@ fn the_default_container_shares_the_host() {
 }
 
 #[test]
+fn the_server_shows_additions_where_nobody_else_looks_and_nobody_writes() {
+    let with = |change: &dyn Fn(&mut RunRequest)| {
+        let mut request = request(&["true"]);
+        change(&mut request);
+        plan(&request).view()
+    };
+    assert!(with(&|_| ()));
+    assert!(with(&|request| request.isolation.pid = true));
+    assert!(!with(&|request| request.writable = Writable::Tmpfs));
+    assert!(!with(&|request| request.overlays = vec![("/o".into(), true)]));
+    assert!(!with(&|request| request.instance = Some("i".into())));
+    assert!(!with(&|request| request.root_emulation = RootEmulation::Fast));
+    assert!(!with(&|request| request.root = RootSource::Directory { path: "/d".into() }));
+    let mut plan = plan(&request(&["true"]));
+    plan.rootfs.skeleton.clear();
+    assert!(!plan.view(), "there is nothing to show");
+}
+
+#[test]
 fn the_environment_is_literal_and_ordered() {
     let mut request = request(&["true"]);
     request.config.env = vec!["FOO=image".into(), "BAR=$HOME `id`".into()];
