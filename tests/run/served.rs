@@ -97,6 +97,17 @@ fn additions_are_shown_by_the_server_to_those_who_need_them() {
     let without = run(&["--no-mount", "cwd,network-files,accounts,localtime"]);
     assert_ne!(without.lines().nth(1), first.lines().nth(1), "{without}");
     assert!(!without.contains("/added"), "{without}");
+    // An interpreter's overlay, which the next one shares.
+    let look_again = format!("{look}; : python; stat -c 'device %d' /");
+    let interpreter = || {
+        let args = ["exec", "--no-home", "--no-mount", "cwd", "-B", &added, &image, "sh", "-c"];
+        let args = [&args[..], &[&look_again]].concat();
+        harness::run(place.sampan_command(&args).env("SAMPAN_LINGER", "300")).ok()
+    };
+    let third = interpreter();
+    assert!(!of_server(&third) && third.contains("/added\n1\nrefused\n"), "{third}");
+    assert_eq!(interpreter(), third, "an overlay of its own");
+    assert_eq!(run(&["-B", &added]), first);
     let writer = run(&["-B", &added, "--writable-tmpfs"]);
     assert!(!of_server(&writer) && !writer.contains("refused"), "{writer}");
     assert_eq!(servers_of(&place, &image), 1);

@@ -1,7 +1,7 @@
 //! From request and facts to the plan.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -68,7 +68,7 @@ pub fn build(
         _ => None,
     };
     layout.warnings.extend(sub_ids.as_ref().and_then(few_ids));
-    let rootfs = rootfs(request, host, layout.skeleton.into_values().collect())?;
+    let rootfs = rootfs(request, host, layout.skeleton.into_values().collect(), &process.argv)?;
     Ok(Plan {
         rootfs,
         namespaces: Namespaces {
@@ -219,6 +219,7 @@ fn rootfs(
     request: &RunRequest,
     host: &HostFacts,
     skeleton: Vec<Skeleton>,
+    argv: &[OsString],
 ) -> Result<Rootfs, PlanError> {
     let mount = match (&request.root, host.real_root) {
         (RootSource::Directory { .. }, _) => ImageMount::Bind,
@@ -246,8 +247,19 @@ fn rootfs(
     }
     let lowers =
         request.overlays.iter().filter(|(_, ro)| *ro).map(|(dir, _)| dir.clone()).collect();
-    let (source, looked_into) = (request.root.clone(), request.instance.is_some());
-    Ok(Rootfs { source, mount, skeleton, lowers, upper, in_place, looked_into })
+    // Processes of the host look into an instance, and FUSE does not answer them.
+    let overlaid = request.instance.is_some() || argv.iter().any(|word| interprets(word));
+    let source = request.root.clone();
+    Ok(Rootfs { source, mount, skeleton, lowers, upper, in_place, overlaid })
+}
+
+/// Whether a word of a command speaks of an interpreter that asks of each file that it
+/// opens whether it is a terminal (ioctl(2)): overlayfs answers that by itself, and FUSE
+/// asks the server.
+fn interprets(word: &OsStr) -> bool {
+    let word = word.as_encoded_bytes();
+    let holds = |part: &str| word.windows(part.len()).any(|at| at == part.as_bytes());
+    ["python", "perl", ".py"].into_iter().any(holds)
 }
 
 /// Where apt finds its configuration (apt.conf(5)).

@@ -122,8 +122,8 @@ pub struct Rootfs {
     pub upper: Upper,
     /// Whether the image's own directory is writable.
     pub in_place: bool,
-    /// Whether processes of the host look into it: those that will enter an instance.
-    pub looked_into: bool,
+    /// Whether an overlay serves better where there is a choice.
+    pub overlaid: bool,
 }
 
 impl Rootfs {
@@ -137,6 +137,15 @@ impl Rootfs {
                 || !self.skeleton.is_empty()
                 || !self.lowers.is_empty()
                 || self.upper != Upper::None)
+    }
+
+    /// Whether the image server can show what lies over the image: additions, and
+    /// nothing else.
+    #[must_use]
+    pub fn showable(&self) -> bool {
+        let one = matches!(&self.source, RootSource::Squashfs { parts } if parts.len() == 1);
+        let additions = self.lowers.is_empty() && self.upper == Upper::None;
+        one && self.mount == ImageMount::Fuse && self.overlay() && additions
     }
 }
 
@@ -342,18 +351,11 @@ pub struct Bounds {
 impl Plan {
     /// Whether the image server shows what lies over the image itself, so that there
     /// is no overlay to go through. It answers only processes of the container's user
-    /// namespace, which hooks and the host's side of an instance are not in.
+    /// namespace, which hooks are not in.
     #[must_use]
     pub fn view(&self) -> bool {
-        let root = &self.rootfs;
-        let one = matches!(&root.source, RootSource::Squashfs { parts } if parts.len() == 1);
-        let bare = root.lowers.is_empty() && root.upper == Upper::None;
-        let inside = !root.looked_into && self.hooks.is_empty();
-        one && root.mount == ImageMount::Fuse
-            && root.overlay()
-            && bare
-            && inside
-            && self.root_emulation == RootEmulation::None
+        let emulated = self.root_emulation != RootEmulation::None;
+        self.rootfs.showable() && !self.rootfs.overlaid && !emulated && self.hooks.is_empty()
     }
 
     /// What binds those who enter later.

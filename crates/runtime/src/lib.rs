@@ -143,7 +143,8 @@ fn find(
         server::start(image, plan, keeper, ahead, listener, share.map(Share::log)).map(Some)
     };
     let parts = image.map_or(0, ImageFile::parts);
-    Ok(match share.map_or(Way::Alone, |share| share::find(share, parts)) {
+    let additions = root::additions(plan).unwrap_or(0);
+    Ok(match share.map_or(Way::Alone, |share| share::find(share, parts, additions)) {
         Way::Joined(joined) if joined.has(parts) => Served { server: None, joined: Some(joined) },
         // The kernel cannot clone the mounts of others: only the namespace is shared.
         Way::Joined(joined) => Served { server: new(None)?, joined: Some(joined) },

@@ -16,8 +16,8 @@
 //! Where the image server shows the additions itself ([`Plan::view`]) there is no
 //! overlay: the finished root file system is a part of the mount of the image.
 //!
-//! A container that joins a server and needs the same additions as the first
-//! takes a clone of that one's root file system.
+//! A container that joins a server takes a clone of the root file system of one that
+//! needed the same additions.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -36,6 +36,7 @@ use rustix::mount::{
 use crate::hooks::Hooks;
 use crate::ops::{self, Sources};
 use crate::server::Server;
+use crate::share::Joined;
 use crate::{RuntimeError, Served, lookahead, namespace};
 
 /// Directories that the stage may cover; one of them is on every host.
@@ -50,10 +51,9 @@ pub(crate) fn step<E: Into<io::Error>>(step: &str) -> impl FnOnce(E) -> RuntimeE
 pub(crate) fn enter(plan: &Plan, served: Served, hooks: &Hooks) -> Result<(), RuntimeError> {
     let sources = Sources::open(plan)?;
     let additions = additions(plan);
-    let joined = served.joined.as_ref().zip(additions);
-    let joined = joined.and_then(|(joined, additions)| joined.root(additions));
-    let root = match joined {
-        // The kernel's caches of the overlay are those of the first container.
+    let joined = served.joined.as_ref().filter(|_| served.server.is_none()).zip(additions);
+    let root = match joined.and_then(|(joined, additions)| shared(plan, joined, additions)) {
+        // The kernel's caches are those of the containers before.
         Some(root) => {
             on_stage(&root)?;
             root
@@ -67,6 +67,16 @@ pub(crate) fn enter(plan: &Plan, served: Served, hooks: &Hooks) -> Result<(), Ru
     namespace::take_identity(plan.namespaces.user, plan.id_map)
 }
 
+/// The root file system that another container with these additions has.
+fn shared(plan: &Plan, joined: &Joined, additions: u64) -> Option<OwnedFd> {
+    if !plan.view() || joined.view != additions {
+        return joined.root();
+    }
+    // Without it an overlay is as good.
+    let images = joined.mounts().ok()?;
+    images.first().and_then(|image| view(image).ok())
+}
+
 /// A root file system of the container's own.
 fn made(plan: &Plan, mut served: Served, additions: Option<u64>) -> Result<OwnedFd, RuntimeError> {
     let mut images = images(plan, &mut served)?;
@@ -77,12 +87,10 @@ fn made(plan: &Plan, mut served: Served, additions: Option<u64>) -> Result<Owned
         on_stage(image)?;
         return Ok(images.remove(0));
     }
-    if let (Some(server), [image]) = (server.filter(|server| server.view), &images[..]) {
+    let shows = plan.view() && server.is_some_and(|server| server.view);
+    if let (true, [image]) = (shows, &images[..]) {
         let root = view(image)?;
         lookahead::touch(&root, ahead);
-        if let Some(additions) = additions {
-            server.offer(additions, &root);
-        }
         on_stage(&root)?;
         return Ok(root);
     }
@@ -92,8 +100,10 @@ fn made(plan: &Plan, mut served: Served, additions: Option<u64>) -> Result<Owned
         lookahead::touch(image, ahead);
     }
     let root = stage.overlay(plan)?;
-    if let (Some(server), Some(additions)) = (server, additions) {
-        server.offer(additions, &root);
+    match (server, &served.joined, additions) {
+        (Some(server), _, Some(additions)) => server.offer(additions, &root),
+        (None, Some(joined), Some(additions)) => joined.offer(additions, &root),
+        _ => {}
     }
     stage.attach(&root)?;
     Ok(root)
@@ -267,14 +277,13 @@ impl Stage {
 
 /// What tells additions from others; None where the root file system is the
 /// container's own for another reason.
-fn additions(plan: &Plan) -> Option<u64> {
+pub(crate) fn additions(plan: &Plan) -> Option<u64> {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let root = &plan.rootfs;
     if !root.overlay() || root.upper != Upper::None || !root.lowers.is_empty() {
         return None;
     }
     let mut hash = DefaultHasher::new();
-    plan.view().hash(&mut hash);
     for entry in &root.skeleton {
         (&entry.path, entry.mode).hash(&mut hash);
         match &entry.kind {

@@ -24,7 +24,7 @@ use crate::lookahead::Lookahead;
 use crate::profile::{self, Profile, Profiling, Toucher};
 use crate::share::{Host, Listener, Over};
 use crate::tree::ImageTree;
-use crate::{RuntimeError, pass, share};
+use crate::{RuntimeError, pass, root, share};
 
 /// What lives as long as containers of the image do, in the server: a lease,
 /// say. It is the server's way to what outlives it.
@@ -111,7 +111,7 @@ impl ImageFile {
 
     /// What the plan adds, for the image server to show; None where it cannot.
     fn view(&self, plan: &Plan) -> Option<Arc<View>> {
-        let (true, [part]) = (plan.view(), &self.parts[..]) else { return None };
+        let (true, [part]) = (plan.rootfs.showable(), &self.parts[..]) else { return None };
         let additions = plan.rootfs.skeleton.iter().map(|entry| {
             let path = entry.path.strip_prefix("/").unwrap_or(&entry.path);
             let what = match &entry.kind {
@@ -139,7 +139,7 @@ pub(crate) struct Server {
     intermediate: Option<Pid>,
     /// What the container's process should look up first.
     pub(crate) ahead: Vec<PathBuf>,
-    /// Whether it shows what the plan adds: the name [`fuse::VIEW`] of the image.
+    /// Whether it can show what the plan adds: the name [`fuse::VIEW`] of the image.
     pub(crate) view: bool,
     /// Whether others may join.
     shared: bool,
@@ -189,8 +189,21 @@ pub(crate) fn start(
                 let argv = plan.process.argv.iter().map(|word| word.as_bytes());
                 let name = profile::key(&argv.collect::<Vec<_>>());
                 let socket = theirs;
-                let life =
-                    Life { owner, noted, view, socket, keeper, name, listener, log, container };
+                let additions = view.as_ref().and_then(|_| root::additions(plan)).unwrap_or(0);
+                let viewed = view.is_some() && plan.view();
+                let life = Life {
+                    owner,
+                    noted,
+                    view,
+                    additions,
+                    viewed,
+                    socket,
+                    keeper,
+                    name,
+                    listener,
+                    log,
+                    container,
+                };
                 sys::process::exit_now(i32::from(life.run(image, &ahead.files).is_err()))
             }
             Ok(Fork::Parent(_)) => sys::process::exit_now(0),
@@ -246,6 +259,10 @@ struct Life {
     /// What is shown as an attribute.
     noted: Noted,
     view: Option<Arc<View>>,
+    /// What tells that from others, 0 for none.
+    additions: u64,
+    /// Whether it is the first container's root file system.
+    viewed: bool,
     socket: OwnedFd,
     keeper: Box<dyn Keeper>,
     /// What tells its command from others.
@@ -271,7 +288,7 @@ impl Life {
         let before = before.and_then(|bytes| Profile::parse(&bytes));
         // Before there is a second thread.
         let toucher = before.as_ref().filter(|_| self.listener.is_some());
-        let toucher = toucher.and_then(|profile| Toucher::start(profile, self.view.is_some()));
+        let toucher = toucher.and_then(|profile| Toucher::start(profile, self.viewed));
         let recorder = one.map(|image| {
             let ignored = toucher.as_ref().map(|toucher| toucher.pid.as_raw_pid().cast_unsigned());
             let recorder = Arc::new(Recorder::new(ignored));
@@ -295,11 +312,12 @@ impl Life {
             (Some(listener), Some(user_namespace)) => {
                 let member = pidfd_open(self.container, PidfdFlags::empty()).ok();
                 let members = member.into_iter().collect();
-                let (mounts, first): (Vec<_>, _) = (fds.collect(), Some(self.socket));
+                let (mounts, makers): (Vec<_>, _) = (fds.collect(), vec![self.socket]);
                 if let (Some(toucher), [mount]) = (toucher, &mounts[..]) {
                     toucher.go(&user_namespace, mount);
                 }
-                Some(Host { listener, mounts, user_namespace, first, root: None, members })
+                let (view, roots) = (self.additions, Vec::new());
+                Some(Host { listener, mounts, user_namespace, view, roots, makers, members })
             }
             (listener, _) => {
                 listener.into_iter().for_each(Listener::close);
@@ -392,7 +410,7 @@ fn keep_while_served(host: Option<Host>, mut keeper: Box<dyn Keeper>, end: Borro
         host.listener.close();
         // What was held is let go of: without containers the kernel unmounts
         // the image now, and the connection dies.
-        drop((host.mounts, host.user_namespace, host.root, host.first));
+        drop((host.mounts, host.user_namespace, host.roots, host.makers));
         if over == Over::Dead || share::dead(end, std::time::Duration::from_millis(100)) {
             keeper.end();
             return;

@@ -11,6 +11,9 @@
 //! later   connect ── pidfd ─→ server        ←─ {mount, user ns} ── setns, clone the mount
 //! ```
 //!
+//! Who has to make an overlay gives the server a copy of the finished root file system,
+//! for those that join later and need the same additions.
+//!
 //! The server holds a pidfd of each container's first process. When all have
 //! ended it waits for `linger`, then lets go of mount and namespace. What
 //! still runs in a container keeps its own mounts, and the server serves on
@@ -80,10 +83,13 @@ pub(crate) enum Way {
 /// What a server gives to those who join.
 pub(crate) struct Joined {
     mounts: Vec<OwnedFd>,
-    /// The finished root file system of the first container, and what tells
-    /// its additions from others.
-    root: Option<(u64, OwnedFd)>,
+    /// The finished root file system of a container with the same additions.
+    root: Option<OwnedFd>,
+    /// What tells the additions that the server shows itself from others, 0 for none.
+    pub(crate) view: u64,
     pub(crate) user_namespace: OwnedFd,
+    /// The way to the server.
+    socket: OwnedFd,
 }
 
 impl Joined {
@@ -98,11 +104,18 @@ impl Joined {
         self.mounts.iter().map(clone).collect()
     }
 
-    /// The first container's root file system, where it has the same additions.
-    pub(crate) fn root(&self, additions: u64) -> Option<OwnedFd> {
-        let (_, root) = self.root.as_ref().filter(|(theirs, _)| *theirs == additions)?;
+    /// The root file system of a container with the same additions, if there is one.
+    pub(crate) fn root(&self) -> Option<OwnedFd> {
         // Without it an overlay of its own is as good.
-        clone(root).ok()
+        self.root.as_ref().and_then(|root| clone(root).ok())
+    }
+
+    /// Gives the server the finished root file system for others.
+    pub(crate) fn offer(&self, additions: u64, root: &OwnedFd) {
+        // Without it they make their own.
+        if let (None, Ok(copy)) = (&self.root, clone(root)) {
+            let _ = pass::send(&self.socket, additions, &[copy.as_fd()]);
+        }
     }
 }
 
@@ -122,9 +135,10 @@ const MAKING: Duration = Duration::from_secs(60);
 /// Connections that wait for the server's accept.
 const BACKLOG: i32 = 4096;
 
-/// Finds a server of so many images, or a place for one.
-pub(crate) fn find(share: &Share, parts: usize) -> Way {
-    match search(share, parts) {
+/// Finds a server of so many images, or a place for one; `additions` tells those of the
+/// container from others, 0 where nobody else can have its root file system.
+pub(crate) fn find(share: &Share, parts: usize, additions: u64) -> Way {
+    match search(share, parts, additions) {
         Ok(way) => way,
         Err(error) => {
             tracing::debug!("no shared image server: {error}");
@@ -137,15 +151,15 @@ pub(crate) fn find(share: &Share, parts: usize) -> Way {
 /// started it.
 pub(crate) fn announce(share: &Share, member: Pid) -> io::Result<()> {
     // What it answers is let go of.
-    Place::open(share)?.join(0, member, None).map(drop)
+    Place::open(share)?.join(0, 0, member, None).map(drop)
 }
 
-fn search(share: &Share, parts: usize) -> io::Result<Way> {
+fn search(share: &Share, parts: usize, additions: u64) -> io::Result<Way> {
     let place = Place::open(share)?;
     let start = Instant::now();
     let mut silent = None;
     while start.elapsed() < MAKING {
-        match place.join(parts, getpid(), silent)? {
+        match place.join(parts, additions, getpid(), silent)? {
             Answer::Joined(joined) => return Ok(Way::Joined(joined)),
             Answer::Silent(socket) => silent = Some(socket),
             Answer::Nobody => {}
@@ -155,7 +169,7 @@ fn search(share: &Share, parts: usize) -> io::Result<Way> {
             continue;
         };
         // Somebody may have been faster.
-        if let Answer::Joined(joined) = place.join(parts, getpid(), silent)? {
+        if let Answer::Joined(joined) = place.join(parts, additions, getpid(), silent)? {
             return Ok(Way::Joined(joined));
         }
         return place.listen(lock, share.linger).map(Way::First);
@@ -215,7 +229,13 @@ impl Place {
 
     /// Joins the server that listens here, for a process. One at a socket that is known
     /// to be `silent` is not asked again.
-    fn join(&self, parts: usize, member: Pid, silent: Option<u64>) -> io::Result<Answer> {
+    fn join(
+        &self,
+        parts: usize,
+        additions: u64,
+        member: Pid,
+        silent: Option<u64>,
+    ) -> io::Result<Answer> {
         let Ok(inode) = self.inode(&self.name) else { return Ok(Answer::Nobody) };
         if silent == Some(inode) {
             return Ok(Answer::Silent(inode));
@@ -231,11 +251,11 @@ impl Place {
         }
         let member = pidfd_open(member, PidfdFlags::empty())?;
         let ask = || {
-            pass::send(&socket, 0, &[member.as_fd()])?;
+            pass::send(&socket, additions, &[member.as_fd()])?;
             if self.silent(&socket)? { Ok(None) } else { pass::receive(&socket).map(Some) }
         };
-        let (additions, mut fds) = match ask() {
-            Ok(Some((additions, fds))) => (additions, fds.into_iter()),
+        let (view, mut fds) = match ask() {
+            Ok(Some((view, fds))) => (view, fds.into_iter()),
             Ok(None) => return Ok(Answer::Silent(inode)),
             // It ended meanwhile.
             Err(e) if Errno::from_io_error(&e) == Some(Errno::CONNRESET) => {
@@ -246,8 +266,8 @@ impl Place {
         };
         let Some(user_namespace) = fds.next() else { return Ok(Answer::Nobody) };
         let mounts: Vec<OwnedFd> = fds.by_ref().take(parts).collect();
-        let root = fds.next().map(|root| (additions, root));
-        Ok(Answer::Joined(Joined { mounts, root, user_namespace }))
+        let root = fds.next();
+        Ok(Answer::Joined(Joined { mounts, root, view, user_namespace, socket }))
     }
 
     /// Waits for a server's answer; whether there is none. Somebody who holds the lock is
@@ -330,10 +350,12 @@ pub(crate) struct Host {
     /// Of the images, bottom first.
     pub(crate) mounts: Vec<OwnedFd>,
     pub(crate) user_namespace: OwnedFd,
-    /// Where the first container sends its root file system.
-    pub(crate) first: Option<OwnedFd>,
-    /// That, and what tells its additions from others.
-    pub(crate) root: Option<(u64, OwnedFd)>,
+    /// What tells the additions that the server shows itself from others, 0 for none.
+    pub(crate) view: u64,
+    /// Finished root file systems, with what tells their additions from others.
+    pub(crate) roots: Vec<(u64, OwnedFd)>,
+    /// Containers that make one and may send it.
+    pub(crate) makers: Vec<OwnedFd>,
     /// pidfds of the containers' first processes.
     pub(crate) members: Vec<OwnedFd>,
 }
@@ -346,6 +368,9 @@ pub(crate) enum Over {
     /// The connection to the kernel is dead.
     Dead,
 }
+
+/// Most root file systems that are kept for others. Tasks of a job need one or two.
+const MOST_ROOTS: usize = 8;
 
 /// How often a keeper is called.
 pub(crate) const TICK: Duration = Duration::from_secs(60);
@@ -412,34 +437,50 @@ impl Host {
         (happened[0], happened[1])
     }
 
-    /// Takes what the first container has sent, if it has; its end of the
-    /// socket closes when it becomes the application.
+    /// Takes what containers have sent that made a root file system. The end of such a
+    /// container's socket closes when it becomes the application.
     fn hear(&mut self) {
-        let Some(first) = &self.first else { return };
-        let mut fds = [PollFd::new(first, PollFlags::IN)];
+        let mut fds: Vec<PollFd<'_>> =
+            self.makers.iter().map(|maker| PollFd::new(maker, PollFlags::IN)).collect();
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        if poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0) {
-            if let Ok((additions, fds)) = pass::receive(first) {
-                self.root = fds.into_iter().next().map(|root| (additions, root));
+        if fds.is_empty() || poll(&mut fds, Some(&now)).is_err() {
+            return;
+        }
+        let said: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let (said, silent): (Vec<_>, Vec<_>) =
+            self.makers.drain(..).zip(said).partition(|(_, said)| *said);
+        self.makers = silent.into_iter().map(|(maker, _)| maker).collect();
+        for (maker, _) in said {
+            let Ok((additions, fds)) = pass::receive(&maker) else { continue };
+            if self.root(additions).is_none() && self.roots.len() < MOST_ROOTS {
+                self.roots.extend(fds.into_iter().next().map(|root| (additions, root)));
             }
-            self.first = None;
         }
     }
 
+    /// The root file system of a container with these additions.
+    fn root(&self, additions: u64) -> Option<&OwnedFd> {
+        self.roots.iter().find(|(theirs, _)| *theirs == additions).map(|(_, root)| root)
+    }
+
     /// Answers one who wants to join; its pidfd.
-    fn admit(&self) -> Option<OwnedFd> {
+    fn admit(&mut self) -> Option<OwnedFd> {
         let client = accept_with(&self.listener.socket, SocketFlags::CLOEXEC).ok()?;
         // A client that says nothing keeps the others waiting no longer.
         set_socket_timeout(&client, Timeout::Recv, Some(Duration::from_secs(1))).ok()?;
         if socket_peercred(&client).ok()?.uid != getuid() {
             return None;
         }
-        let (_, fds) = pass::receive(&client).ok()?;
+        let (additions, fds) = pass::receive(&client).ok()?;
         let member = fds.into_iter().next()?;
+        let root = self.root(additions);
         let mut fds = vec![self.user_namespace.as_fd()];
         fds.extend(self.mounts.iter().map(AsFd::as_fd));
-        fds.extend(self.root.iter().map(|(_, root)| root.as_fd()));
-        pass::send(&client, self.root.as_ref().map_or(0, |root| root.0), &fds).ok()?;
+        fds.extend(root.map(AsFd::as_fd));
+        pass::send(&client, self.view, &fds).ok()?;
+        if additions != 0 && root.is_none() {
+            self.makers.push(client);
+        }
         Some(member)
     }
 }
@@ -471,7 +512,8 @@ mod tests {
     fn serve(listener: Listener) {
         let nothing = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let (mounts, user_namespace, members) = (Vec::new(), nothing(), Vec::new());
-        let mut host = Host { listener, mounts, user_namespace, first: None, root: None, members };
+        let (view, roots, makers) = (0, Vec::new(), Vec::new());
+        let mut host = Host { listener, mounts, user_namespace, view, roots, makers, members };
         host.listener.linger = Duration::from_secs(600);
         let end = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
         std::thread::spawn(move || host.run(&mut NoKeeper, end.as_fd()));
@@ -483,7 +525,7 @@ mod tests {
         let first = listener(&dir);
         let second = place(&dir);
         let patience = second.patience;
-        let joining = std::thread::spawn(move || second.join(0, getpid(), None));
+        let joining = std::thread::spawn(move || second.join(0, 0, getpid(), None));
         std::thread::sleep(10 * patience);
         assert!(place(&dir).take_lock().unwrap().is_none(), "the lock is gone before its time");
         serve(first);
@@ -497,7 +539,7 @@ mod tests {
         let mut hangs = listener(&dir);
         hangs.answers();
         let inode = hangs.inode;
-        let join = |silent| place(&dir).join(0, getpid(), silent).unwrap();
+        let join = |silent| place(&dir).join(0, 0, getpid(), silent).unwrap();
         assert!(matches!(join(None), Answer::Silent(socket) if socket == inode));
         let second = listener(&dir);
         assert_ne!(second.inode, inode);
