@@ -552,11 +552,20 @@ fn breaking(keeps: bool) -> Server {
 }
 
 fn push(server: &Server, home: &std::path::Path, bytes: &[u8]) -> Result<Pushed, Error> {
+    push_from(server, home, bytes, None)
+}
+
+fn push_from(
+    server: &Server,
+    home: &std::path::Path,
+    bytes: &[u8],
+    from: Option<&str>,
+) -> Result<Pushed, Error> {
     let (client, _) = client(home);
     let digest = digest(bytes);
     let mut open = || Ok(Box::new(bytes) as Box<dyn Read + Send + '_>);
     let content = Content { digest: &digest, size: bytes.len() as u64, open: &mut open };
-    client.push_blob(&name(&server.host, "a/b:v1"), content, None)
+    client.push_blob(&name(&server.host, "a/b:v1"), content, from)
 }
 
 #[test]
@@ -585,6 +594,24 @@ fn a_forgotten_upload_begins_again_but_not_for_ever() {
     assert!(matches!(error, Error::Server { status: 500, .. }), "{error}");
     let begun = server.requests().iter().filter(|r| r.method == "POST").count();
     assert_eq!(begun, 4, "{:?}", server.requests());
+}
+
+#[test]
+fn what_another_repository_has_is_mounted_or_sent() {
+    let home = tempfile::tempdir().unwrap();
+    for (status, pushed) in [("201 Created", Pushed::Mounted), ("202 Accepted", Pushed::Sent)] {
+        let server = Server::start(move |request, _| match request.method.as_str() {
+            "HEAD" => reply("404 Not Found", &[], b""),
+            "POST" => reply(status, &[("Location", "/v2/a/b/blobs/uploads/1")], b""),
+            "PATCH" => reply("202 Accepted", &[("Location", "/v2/a/b/blobs/uploads/1")], b""),
+            _ => reply("201 Created", &[], b""),
+        });
+        assert_eq!(push_from(&server, home.path(), b"bytes", Some("base/os")).unwrap(), pushed);
+        let requests = server.requests();
+        let wanted = format!("/v2/a/b/blobs/uploads/?mount={}&from=base/os", digest(b"bytes"));
+        assert_eq!(requests[1].target, wanted);
+        assert_eq!(requests.len(), if pushed == Pushed::Mounted { 2 } else { 4 });
+    }
 }
 
 #[test]
