@@ -24,9 +24,7 @@ fn job(place: &Place, script: &str) -> Command {
 fn job_of(place: &Place, nodes: &str, script: &str) -> Command {
     let mut command = Cluster::get().command(place, "salloc");
     command.args(["--quiet", nodes, "--ntasks-per-node=2", "bash", "-c"]);
-    // Daemons of Open MPI remove what they share there, while others make it anew: these
-    // nodes have one /tmp, and the tests one user.
-    command.arg(format!("{WAIT_FOR}\nexport TMPDIR=$(mktemp -d -p $PWD)\n{script}"));
+    command.arg(format!("{WAIT_FOR}\n{script}"));
     command.env("sampan", required("SAMPAN_BIN")).env("registry", registry());
     command.env("UCX_TLS", "posix,sysv,self").env("UCX_POSIX_USE_PROC_LINK", "n");
     // What it warns of is no output of the ranks.
@@ -37,9 +35,11 @@ fn job_of(place: &Place, nodes: &str, script: &str) -> Command {
     command
 }
 
-/// sampan with an image's mpirun and `words` behind it.
+/// sampan with an image's mpirun and `words` behind it. These nodes have one /tmp, in
+/// which daemons of Open MPI make and remove the same directories: each has its own.
 fn inside(image: &str, mpirun: &str, words: &str) -> String {
-    format!("$sampan run --mpi=container $registry/{image}:latest {mpirun} {words}")
+    let own = "--tmpfs /own --env TMPDIR=/own";
+    format!("$sampan run --mpi=container {own} $registry/{image}:latest {mpirun} {words}")
 }
 
 #[test]

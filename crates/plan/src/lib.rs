@@ -138,15 +138,6 @@ impl Rootfs {
                 || !self.lowers.is_empty()
                 || self.upper != Upper::None)
     }
-
-    /// Whether the image server can show what lies over the image: additions, and
-    /// nothing else.
-    #[must_use]
-    pub fn showable(&self) -> bool {
-        let one = matches!(&self.source, RootSource::Squashfs { parts } if parts.len() == 1);
-        let additions = self.lowers.is_empty() && self.upper == Upper::None;
-        one && self.mount == ImageMount::Fuse && self.overlay() && additions
-    }
 }
 
 /// The namespaces that the container does not share with the host.
@@ -354,8 +345,12 @@ impl Plan {
     /// namespace, which hooks are not in.
     #[must_use]
     pub fn view(&self) -> bool {
+        let root = &self.rootfs;
+        let one = matches!(&root.source, RootSource::Squashfs { parts } if parts.len() == 1);
+        let additions = root.overlay() && root.lowers.is_empty() && root.upper == Upper::None;
         let emulated = self.root_emulation != RootEmulation::None;
-        self.rootfs.showable() && !self.rootfs.overlaid && !emulated && self.hooks.is_empty()
+        let free = !root.overlaid && !emulated && self.hooks.is_empty();
+        one && root.mount == ImageMount::Fuse && additions && free
     }
 
     /// What binds those who enter later.

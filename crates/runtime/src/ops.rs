@@ -15,6 +15,9 @@ use rustix::mount::{
 use crate::RuntimeError;
 use crate::root::{clone_tree, mount_of, tmpfs};
 
+/// How often a mount point that is not there is looked for again.
+const TRIES: usize = 8;
+
 /// The sources of all binds, opened before anything is hidden; in the order
 /// of the plan's steps, None for steps without a source.
 pub(crate) struct Sources {
@@ -169,7 +172,16 @@ impl Site<'_> {
                 MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
             move_mount(mount, "", &place, "", flags)
         };
-        attach().map_err(self.failed("mount", target))
+        // A name that others look up for the first time just now may be found and gone
+        // (since Linux 6.16, `fuse_dentry_revalidate`).
+        let mut result = attach();
+        for _ in 0..TRIES {
+            if result != Err(Errno::NOENT) {
+                break;
+            }
+            result = attach();
+        }
+        result.map_err(self.failed("mount", target))
     }
 
     fn bind(&self, mount: &OwnedFd, target: &Path, create: bool) -> Result<(), RuntimeError> {

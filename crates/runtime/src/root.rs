@@ -51,48 +51,50 @@ pub(crate) fn step<E: Into<io::Error>>(step: &str) -> impl FnOnce(E) -> RuntimeE
 pub(crate) fn enter(plan: &Plan, served: Served, hooks: &Hooks) -> Result<(), RuntimeError> {
     let sources = Sources::open(plan)?;
     let additions = additions(plan);
-    let joined = served.joined.as_ref().filter(|_| served.server.is_none()).zip(additions);
-    let root = match joined.and_then(|(joined, additions)| shared(plan, joined, additions)) {
+    let root = match served.joined.as_ref().and_then(Joined::root) {
         // The kernel's caches are those of the containers before.
         Some(root) => {
             on_stage(&root)?;
+            ops::apply(plan, sources, &root)?;
             root
         }
-        None => made(plan, served, additions)?,
+        None => {
+            let mut served = served;
+            let (root, copy) = made(plan, &mut served, additions)?;
+            ops::apply(plan, sources, &root)?;
+            if let (Some(server), Some(copy), Some(additions)) = (served.server, copy, additions) {
+                server.offer(additions, &copy);
+            }
+            root
+        }
     };
-    ops::apply(plan, sources, &root)?;
     hooks.created()?;
     pivot(&root)?;
     ops::finish(plan)?;
     namespace::take_identity(plan.namespaces.user, plan.id_map)
 }
 
-/// The root file system that another container with these additions has.
-fn shared(plan: &Plan, joined: &Joined, additions: u64) -> Option<OwnedFd> {
-    if !plan.view() || joined.view != additions {
-        return joined.root();
-    }
-    // Without it an overlay is as good.
-    let images = joined.mounts().ok()?;
-    images.first().and_then(|image| view(image).ok())
-}
-
-/// A root file system of the container's own.
-fn made(plan: &Plan, mut served: Served, additions: Option<u64>) -> Result<OwnedFd, RuntimeError> {
-    let mut images = images(plan, &mut served)?;
+/// A root file system of the container's own, and a copy for others.
+fn made(
+    plan: &Plan,
+    served: &mut Served,
+    additions: Option<u64>,
+) -> Result<(OwnedFd, Option<OwnedFd>), RuntimeError> {
+    let mut images = images(plan, served)?;
     let server = served.server.as_ref();
     let ahead = server.map_or(&[][..], |server| &server.ahead);
     if let (false, [image]) = (plan.rootfs.overlay(), &images[..]) {
         lookahead::touch(image, ahead);
         on_stage(image)?;
-        return Ok(images.remove(0));
+        return Ok((images.remove(0), None));
     }
-    let shows = plan.view() && server.is_some_and(|server| server.view);
-    if let (true, [image]) = (shows, &images[..]) {
+    let copy = |root: &OwnedFd| server.filter(|_| additions.is_some())?.copy(root);
+    if let (true, [image]) = (server.is_some_and(|server| server.view), &images[..]) {
         let root = view(image)?;
         lookahead::touch(&root, ahead);
+        let copy = copy(&root);
         on_stage(&root)?;
-        return Ok(root);
+        return Ok((root, copy));
     }
     let stage = stage(&plan.rootfs, &images)?;
     if let [image] = &images[..] {
@@ -100,13 +102,12 @@ fn made(plan: &Plan, mut served: Served, additions: Option<u64>) -> Result<Owned
         lookahead::touch(image, ahead);
     }
     let root = stage.overlay(plan)?;
-    match (server, &served.joined, additions) {
-        (Some(server), _, Some(additions)) => server.offer(additions, &root),
-        (None, Some(joined), Some(additions)) => joined.offer(additions, &root),
-        _ => {}
+    let copy = copy(&root);
+    if let (None, Some(joined), Some(additions)) = (server, &served.joined, additions) {
+        joined.offer(additions, &root);
     }
     stage.attach(&root)?;
-    Ok(root)
+    Ok((root, copy))
 }
 
 /// The part of an image's mount that has the additions, as a mount of its own.
@@ -284,6 +285,7 @@ pub(crate) fn additions(plan: &Plan) -> Option<u64> {
         return None;
     }
     let mut hash = DefaultHasher::new();
+    plan.view().hash(&mut hash);
     for entry in &root.skeleton {
         (&entry.path, entry.mode).hash(&mut hash);
         match &entry.kind {

@@ -24,7 +24,7 @@ use crate::lookahead::Lookahead;
 use crate::profile::{self, Profile, Profiling, Toucher};
 use crate::share::{Host, Listener, Over};
 use crate::tree::ImageTree;
-use crate::{RuntimeError, pass, root, share};
+use crate::{RuntimeError, pass, share};
 
 /// What lives as long as containers of the image do, in the server: a lease,
 /// say. It is the server's way to what outlives it.
@@ -111,7 +111,7 @@ impl ImageFile {
 
     /// What the plan adds, for the image server to show; None where it cannot.
     fn view(&self, plan: &Plan) -> Option<Arc<View>> {
-        let (true, [part]) = (plan.rootfs.showable(), &self.parts[..]) else { return None };
+        let (true, [part]) = (plan.view(), &self.parts[..]) else { return None };
         let additions = plan.rootfs.skeleton.iter().map(|entry| {
             let path = entry.path.strip_prefix("/").unwrap_or(&entry.path);
             let what = match &entry.kind {
@@ -139,7 +139,7 @@ pub(crate) struct Server {
     intermediate: Option<Pid>,
     /// What the container's process should look up first.
     pub(crate) ahead: Vec<PathBuf>,
-    /// Whether it can show what the plan adds: the name [`fuse::VIEW`] of the image.
+    /// Whether it shows what the plan adds: the name [`fuse::VIEW`] of the image.
     pub(crate) view: bool,
     /// Whether others may join.
     shared: bool,
@@ -189,21 +189,8 @@ pub(crate) fn start(
                 let argv = plan.process.argv.iter().map(|word| word.as_bytes());
                 let name = profile::key(&argv.collect::<Vec<_>>());
                 let socket = theirs;
-                let additions = view.as_ref().and_then(|_| root::additions(plan)).unwrap_or(0);
-                let viewed = view.is_some() && plan.view();
-                let life = Life {
-                    owner,
-                    noted,
-                    view,
-                    additions,
-                    viewed,
-                    socket,
-                    keeper,
-                    name,
-                    listener,
-                    log,
-                    container,
-                };
+                let life =
+                    Life { owner, noted, view, socket, keeper, name, listener, log, container };
                 sys::process::exit_now(i32::from(life.run(image, &ahead.files).is_err()))
             }
             Ok(Fork::Parent(_)) => sys::process::exit_now(0),
@@ -232,15 +219,17 @@ impl Server {
         self.reap()
     }
 
-    /// Gives the server the finished root file system for those who join and
-    /// need the same additions.
-    pub(crate) fn offer(&self, additions: u64, root: &OwnedFd) {
-        // Without it they make their own.
-        if self.shared
-            && let Ok(copy) = share::clone(root)
-        {
-            let _ = pass::send(&self.socket, additions, &[copy.as_fd()]);
-        }
+    /// A copy of a root file system that was not attached yet, for [`Self::offer`].
+    pub(crate) fn copy(&self, root: &OwnedFd) -> Option<OwnedFd> {
+        // Without it those who join make their own.
+        if self.shared { share::clone(root).ok() } else { None }
+    }
+
+    /// Gives the server the root file system, in which everything has its place by
+    /// now, for those who join and need the same additions.
+    pub(crate) fn offer(&self, additions: u64, copy: &OwnedFd) {
+        // A server that is gone has nobody join.
+        let _ = pass::send(&self.socket, additions, &[copy.as_fd()]);
     }
 
     /// Waits for the process between the two forks. It has nothing to do but
@@ -259,10 +248,6 @@ struct Life {
     /// What is shown as an attribute.
     noted: Noted,
     view: Option<Arc<View>>,
-    /// What tells that from others, 0 for none.
-    additions: u64,
-    /// Whether it is the first container's root file system.
-    viewed: bool,
     socket: OwnedFd,
     keeper: Box<dyn Keeper>,
     /// What tells its command from others.
@@ -288,7 +273,7 @@ impl Life {
         let before = before.and_then(|bytes| Profile::parse(&bytes));
         // Before there is a second thread.
         let toucher = before.as_ref().filter(|_| self.listener.is_some());
-        let toucher = toucher.and_then(|profile| Toucher::start(profile, self.viewed));
+        let toucher = toucher.and_then(|profile| Toucher::start(profile, self.view.is_some()));
         let recorder = one.map(|image| {
             let ignored = toucher.as_ref().map(|toucher| toucher.pid.as_raw_pid().cast_unsigned());
             let recorder = Arc::new(Recorder::new(ignored));
@@ -316,8 +301,8 @@ impl Life {
                 if let (Some(toucher), [mount]) = (toucher, &mounts[..]) {
                     toucher.go(&user_namespace, mount);
                 }
-                let (view, roots) = (self.additions, Vec::new());
-                Some(Host { listener, mounts, user_namespace, view, roots, makers, members })
+                let roots = Vec::new();
+                Some(Host { listener, mounts, user_namespace, roots, makers, members })
             }
             (listener, _) => {
                 listener.into_iter().for_each(Listener::close);

@@ -12,7 +12,10 @@
 //! ```
 //!
 //! Who has to make an overlay gives the server a copy of the finished root file system,
-//! for those that join later and need the same additions.
+//! for those that join later and need the same additions. Nobody joins before the first
+//! one has, with all mounts in their places: two that look a name up for the first time
+//! at once may each find it gone, and so may what was mounted there (since Linux 6.16,
+//! `fuse_dentry_revalidate`).
 //!
 //! The server holds a pidfd of each container's first process. When all have
 //! ended it waits for `linger`, then lets go of mount and namespace. What
@@ -85,8 +88,6 @@ pub(crate) struct Joined {
     mounts: Vec<OwnedFd>,
     /// The finished root file system of a container with the same additions.
     root: Option<OwnedFd>,
-    /// What tells the additions that the server shows itself from others, 0 for none.
-    pub(crate) view: u64,
     pub(crate) user_namespace: OwnedFd,
     /// The way to the server.
     socket: OwnedFd,
@@ -254,8 +255,8 @@ impl Place {
             pass::send(&socket, additions, &[member.as_fd()])?;
             if self.silent(&socket)? { Ok(None) } else { pass::receive(&socket).map(Some) }
         };
-        let (view, mut fds) = match ask() {
-            Ok(Some((view, fds))) => (view, fds.into_iter()),
+        let mut fds = match ask() {
+            Ok(Some((_, fds))) => fds.into_iter(),
             Ok(None) => return Ok(Answer::Silent(inode)),
             // It ended meanwhile.
             Err(e) if Errno::from_io_error(&e) == Some(Errno::CONNRESET) => {
@@ -267,7 +268,7 @@ impl Place {
         let Some(user_namespace) = fds.next() else { return Ok(Answer::Nobody) };
         let mounts: Vec<OwnedFd> = fds.by_ref().take(parts).collect();
         let root = fds.next();
-        Ok(Answer::Joined(Joined { mounts, root, view, user_namespace, socket }))
+        Ok(Answer::Joined(Joined { mounts, root, user_namespace, socket }))
     }
 
     /// Waits for a server's answer; whether there is none. Somebody who holds the lock is
@@ -350,8 +351,6 @@ pub(crate) struct Host {
     /// Of the images, bottom first.
     pub(crate) mounts: Vec<OwnedFd>,
     pub(crate) user_namespace: OwnedFd,
-    /// What tells the additions that the server shows itself from others, 0 for none.
-    pub(crate) view: u64,
     /// Finished root file systems, with what tells their additions from others.
     pub(crate) roots: Vec<(u64, OwnedFd)>,
     /// Containers that make one and may send it.
@@ -379,6 +378,7 @@ impl Host {
     /// Lets others join until nobody does any more. The keeper keeps while
     /// there are containers.
     pub(crate) fn run(&mut self, keeper: &mut dyn Keeper, end: BorrowedFd<'_>) -> Over {
+        self.await_first(end);
         self.listener.answers();
         let mut since: Option<Instant> = None;
         let mut ticked = Instant::now();
@@ -414,6 +414,16 @@ impl Host {
                 ticked = Instant::now();
             }
         }
+    }
+
+    /// Waits until the first container has a root file system, or ends.
+    fn await_first(&mut self, end: BorrowedFd<'_>) {
+        let Some(first) = self.makers.first() else { return };
+        let patience = Timespec::try_from(PATIENCE).ok();
+        let end = PollFd::from_borrowed_fd(end, PollFlags::IN);
+        // What fails here is met again.
+        let _ = poll(&mut [end, PollFd::new(first, PollFlags::IN)], patience.as_ref());
+        self.hear();
     }
 
     /// Waits for something to happen; whether the connection is dead, and
@@ -477,7 +487,7 @@ impl Host {
         let mut fds = vec![self.user_namespace.as_fd()];
         fds.extend(self.mounts.iter().map(AsFd::as_fd));
         fds.extend(root.map(AsFd::as_fd));
-        pass::send(&client, self.view, &fds).ok()?;
+        pass::send(&client, 0, &fds).ok()?;
         if additions != 0 && root.is_none() {
             self.makers.push(client);
         }
@@ -512,8 +522,8 @@ mod tests {
     fn serve(listener: Listener) {
         let nothing = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let (mounts, user_namespace, members) = (Vec::new(), nothing(), Vec::new());
-        let (view, roots, makers) = (0, Vec::new(), Vec::new());
-        let mut host = Host { listener, mounts, user_namespace, view, roots, makers, members };
+        let (roots, makers) = (Vec::new(), Vec::new());
+        let mut host = Host { listener, mounts, user_namespace, roots, makers, members };
         host.listener.linger = Duration::from_secs(600);
         let end = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
         std::thread::spawn(move || host.run(&mut NoKeeper, end.as_fd()));
