@@ -52,6 +52,18 @@ fn a_command_is_in_the_instance() {
     assert!(exec(&["instance://a", "true"]).fails(125).contains("no instance"));
 }
 
+/// What nothing is added to has an overlay all the same: the host looks into it.
+#[test]
+fn a_command_is_in_an_instance_without_additions() {
+    let place = Place::new();
+    let image = place.image_file();
+    let less = ["--no-home", "--no-mount", "network-files,localtime,accounts,cwd,tmp,dev,sys,proc"];
+    let start = [&["instance", "run"], &less[..], &[&image, "bare", "sleep", "600"]].concat();
+    let _ = place.sampan(&start).ok();
+    let out = place.sampan(&["exec", "instance://bare", "cat", "/etc/marker"]).ok();
+    assert_eq!(out, "from the image\n");
+}
+
 #[test]
 fn what_makes_a_container_is_refused() {
     let place = Place::new();

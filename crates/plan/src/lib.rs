@@ -135,6 +135,7 @@ impl Rootfs {
         !self.in_place
             && (layered
                 || !self.skeleton.is_empty()
+                || self.overlaid && self.mount == ImageMount::Fuse
                 || !self.lowers.is_empty()
                 || self.upper != Upper::None)
     }

@@ -328,9 +328,11 @@ fn stage(root: &Rootfs, images: &[OwnedFd]) -> Result<Stage, RuntimeError> {
     if !root.skeleton.is_empty() {
         let name = if in_upper { "upper" } else { "lower" };
         skeleton(&stage, name, &root.skeleton)?;
-        if !in_upper {
-            layers.push("lower".to_owned());
-        }
+    }
+    // An overlay that takes no writes has two layers at least.
+    let one = root.upper == Upper::None && root.lowers.is_empty() && images.len() == 1;
+    if !in_upper && (one || !root.skeleton.is_empty()) {
+        layers.push("lower".to_owned());
     }
     for (index, mount) in lowers.iter().enumerate() {
         let name = format!("over{index}");

@@ -94,7 +94,9 @@ fn the_server_shows_additions_where_nobody_else_looks_and_nobody_writes() {
     }
     let mut plan = plan(&request(&["true"]));
     plan.rootfs.skeleton.clear();
-    assert!(!plan.view(), "there is nothing to show");
+    assert!(!plan.view() && !plan.rootfs.overlay(), "there is nothing to show");
+    plan.rootfs.overlaid = true;
+    assert!(!plan.view() && plan.rootfs.overlay(), "somebody needs it all the same");
 }
 
 #[test]
