@@ -99,6 +99,15 @@ fn usage_errors_are_code_two() {
     assert!(place.sampan(&["exec", "image"]).fails(125).contains("no command"));
 }
 
+/// Docker's code, which no command of a container has: also behind global flags.
+#[test]
+fn usage_errors_of_containers_are_the_engines() {
+    let place = Place::new();
+    for args in [&["run", "--frobnicate", "x"][..], &["--store", "/s", "-q", "exec"]] {
+        assert!(place.sampan(args).fails(125).contains("Usage"), "{args:?}");
+    }
+}
+
 #[test]
 fn a_broken_pipe_is_no_panic() {
     let place = Place::new();

@@ -56,10 +56,9 @@ fn main() -> ExitCode {
             return code(exit::ENGINE);
         }
     };
-    let container = again.words.get(1).is_some_and(|w| w == "run" || w == "exec" || w == "shell");
     let cli = match args::parse(again.words.clone()) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error, container),
+        Err(error) => return usage(&error, args::container_command(&again.words).is_some()),
     };
     trace::install(&cli.globals);
     let container = cli.command.runs_container();

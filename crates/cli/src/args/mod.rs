@@ -245,6 +245,29 @@ pub fn full() -> clap::Command {
     Cli::command().after_long_help(codes)
 }
 
+/// The commands that start a container at once.
+const CONTAINERS: [&str; 3] = ["run", "exec", "shell"];
+
+/// The name of the command that starts a container, if the words call one.
+pub fn container_command(words: &[OsString]) -> Option<&str> {
+    let globals = Globals::augment_args(clap::Command::new(""));
+    let mut words = words.iter().skip(1).map(|word| word.to_str());
+    while let Some(word) = words.next().flatten() {
+        let Some(flag) = word.strip_prefix('-') else {
+            return Some(word).filter(|name| CONTAINERS.contains(name));
+        };
+        let (name, value) = flag.split_once('=').map_or((flag, None), |(n, v)| (n, Some(v)));
+        let global = globals.get_arguments().find(|arg| match name.strip_prefix('-') {
+            Some(long) => arg.get_long() == Some(long),
+            None => arg.get_short().is_some_and(|short| name.chars().eq([short])),
+        })?;
+        if global.get_action().takes_values() && value.is_none() {
+            words.next();
+        }
+    }
+    None
+}
+
 /// The part of the command line that starts a container: what starts a
 /// thousand ranks should not build the options of every other command.
 fn short(name: &str) -> Option<clap::Command> {
@@ -264,8 +287,7 @@ fn short(name: &str) -> Option<clap::Command> {
 /// # Errors
 /// What clap says about it, which may be the help that was asked for.
 pub fn parse(words: Vec<OsString>) -> Result<Cli, clap::Error> {
-    let name = words.get(1).and_then(|word| word.to_str());
-    let command = name.and_then(short).unwrap_or_else(full);
+    let command = container_command(&words).and_then(short).unwrap_or_else(full);
     let matches = command.try_get_matches_from(words)?;
     let globals = Globals::from_arg_matches(&matches)?;
     let command = Command::from_arg_matches(&matches)?;

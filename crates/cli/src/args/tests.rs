@@ -16,8 +16,30 @@ fn run(words: &[&str]) -> RunArgs {
 #[test]
 fn the_definitions_are_sound() {
     full().debug_assert();
-    for name in ["run", "exec", "shell"] {
+    for name in CONTAINERS {
         short(name).unwrap().debug_assert();
+    }
+}
+
+#[test]
+fn a_container_is_started_also_behind_global_flags() {
+    let name = |words: &[&str]| {
+        let words: Vec<_> =
+            std::iter::once(&"sampan").chain(words).copied().map(OsString::from).collect();
+        container_command(&words).map(str::to_owned)
+    };
+    for words in [
+        &["run", "i"][..],
+        &["-q", "run", "i"],
+        &["--store", "exec", "run", "i"],
+        &["--store=/s", "--verbose", "--library=u", "run"],
+    ] {
+        assert_eq!(name(words).as_deref(), Some("run"), "{words:?}");
+    }
+    for words in
+        [&["images"][..], &["--store", "run"], &["--unknown", "run"], &["-qx", "run"], &["-"], &[]]
+    {
+        assert_eq!(name(words), None, "{words:?}");
     }
 }
 
@@ -130,7 +152,7 @@ fn what_is_wrong_is_refused() {
 
 #[test]
 fn the_short_command_line_has_every_flag_of_the_full_one() {
-    for name in ["run", "exec", "shell"] {
+    for name in CONTAINERS {
         let names = |command: &clap::Command| -> Vec<String> {
             let sub = command.find_subcommand(name).unwrap();
             sub.get_arguments().map(|arg| arg.get_id().to_string()).collect()
