@@ -408,3 +408,12 @@ fn where_an_archive_goes_is_an_input() {
     );
     assert!(place.shell(&script).fails(1).contains("size_limit"));
 }
+
+#[test]
+fn binds_of_the_configuration_are_for_runs_alone() {
+    let place = Place::new();
+    place.write("home/.config/sampan/config.toml", "binds = [\"/etc/passwd:/host\"]\n");
+    let text = "ARG BASE\nFROM $BASE\nRUN test ! -e /host\nCMD test -e /host\n";
+    let _ = id(build(&place, text, &[]));
+    let _ = place.sampan(&["run", "made"]).ok();
+}

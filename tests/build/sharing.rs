@@ -154,8 +154,16 @@ fn what_a_build_needs_is_not_pruned() {
     let mut running = place.sampan_command(&args).spawn().unwrap();
     let here = || place.shell("ls $SAMPAN_STORE/build/*.cache/here 2>/dev/null").code == 0;
     wait_until("the second step runs", here);
-    let ran = place.sampan(&["prune", "--all"]);
-    assert!(ran.err.contains("a build runs"), "{}", ran.err);
+    // Also not the base, which nobody has named for a year.
+    let images = "ls $SAMPAN_STORE/images";
+    let before = place.shell(images).ok();
+    let age = "rm $SAMPAN_STORE/refs/*; touch -d '1 year ago' $SAMPAN_STORE/images/*.json";
+    let _ = place.shell(age).ok();
+    for args in [&["prune"][..], &["prune", "--all"]] {
+        let ran = place.sampan(args);
+        assert!(ran.err.contains("a build runs"), "{}", ran.err);
+        assert_eq!(place.shell(images).ok(), before);
+    }
     let _ = place.shell("cd $SAMPAN_STORE/build/*.cache && touch go").ok();
     assert!(running.wait().unwrap().success());
     assert_eq!(place.sampan(&["run", "made"]).ok(), "1\n");

@@ -35,6 +35,17 @@ fn without_dev_fuse_the_image_is_unpacked_with_a_warning() {
 }
 
 #[test]
+fn without_dev_fuse_builds_are_made_with_a_warning() {
+    let place = Place::new();
+    let image = place.image_file();
+    place.write("work/Dockerfile", format!("FROM {image}\nRUN echo built >/new\nRUN cat /new\n"));
+    let ran = on_a_machine(&place, "mount --bind /dev/null /dev/fuse", "$sampan build -t made .");
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains("/dev/fuse") && ran.err.contains("unpacked"), "{}", ran.err);
+    assert_eq!(place.sampan(&["exec", "made", "cat", "/new"]).ok(), "built\n");
+}
+
+#[test]
 fn without_user_namespaces_the_message_says_what_to_ask_for() {
     let place = Place::new();
     let image = place.image_file();

@@ -110,6 +110,8 @@ pub(crate) struct Builder<'a> {
     elsewhere: HashSet<usize>,
     /// Nobody needs to hear of steps.
     silent: bool,
+    /// What has been warned of.
+    warned: HashSet<String>,
     pub(crate) last_output: Vec<u8>,
 }
 
@@ -124,7 +126,8 @@ impl<'a> Builder<'a> {
         let (scratch, said) = engine.build_scratch()?;
         crate::run::clean(engine, &scratch);
         let (_, also) = engine::emulation_here(options.root_emulation);
-        said.into_iter().chain(also).for_each(|text| progress.event(engine::Event::Notice(text)));
+        let told = said.into_iter().chain(also.clone());
+        told.for_each(|text| progress.event(engine::Event::Notice(text)));
         let sub_ids = match options.root_emulation {
             RootEmulation::Subid => engine.sub_ids()?,
             _ => None,
@@ -148,6 +151,7 @@ impl<'a> Builder<'a> {
             done: HashMap::new(),
             remotes: Vec::new(),
             used: Vec::new(),
+            warned: also.into_iter().collect(),
             elsewhere: HashSet::new(),
             silent: false,
             last_output: Vec::new(),
@@ -430,6 +434,15 @@ impl<'a> Builder<'a> {
     /// A stage or image that has come up under a name.
     pub(crate) fn known_as(&self, name: &str) -> Option<&State> {
         self.done.get(name)
+    }
+
+    /// Passes on what is to be known of a container, each thing once.
+    pub(crate) fn warn(&mut self, warnings: &[String]) {
+        for text in warnings {
+            if self.warned.insert(text.clone()) {
+                self.progress.event(engine::Event::Notice(text.clone()));
+            }
+        }
     }
 
     /// Gives a stage a name for copies.

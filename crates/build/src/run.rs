@@ -167,6 +167,7 @@ impl Builder<'_> {
             sif: Default::default(),
         };
         let container = self.engine().prepare_apart(request, &resolved)?;
+        self.warn(&container.plan().warnings);
         let (output, end) =
             pipe_with(PipeFlags::CLOEXEC).map_err(|e| BuildError::Fork(e.into()))?;
         match fork().map_err(BuildError::Fork)? {

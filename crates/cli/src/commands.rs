@@ -223,7 +223,12 @@ fn remove(engine: &Engine, globals: &Globals, args: &RemoveArgs) -> Result<(), C
 fn prune(engine: &Engine, globals: &Globals, args: &PruneArgs) -> Result<(), CliError> {
     let parse = |age: &String| text::parse_age(age).ok_or_else(|| CliError::Age(age.clone()));
     let older_than = args.older_than.as_ref().map(parse).transpose()?;
-    let options = PruneOptions { all: args.all, older_than, dry_run: args.dry_run };
+    let options = PruneOptions {
+        all: args.all,
+        older_than,
+        dry_run: args.dry_run,
+        ..PruneOptions::default()
+    };
     let report = engine.prune(&options, &bars::progress(globals))?;
     if args.json {
         output::json(&report)

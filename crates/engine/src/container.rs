@@ -63,8 +63,8 @@ impl Engine {
         self.decide(request, resolved, Some(devices), unset)
     }
 
-    /// As [`Engine::prepare`], without what the host's integrations add: a
-    /// build must not depend on where it is done.
+    /// As [`Engine::prepare`], without what the host's integrations and the
+    /// configuration's binds add: a build must not depend on where it is done.
     ///
     /// # Errors
     /// As [`Engine::prepare`].
@@ -114,11 +114,12 @@ impl Engine {
         if ranks && request.instance.is_none() {
             warnings.extend(integrate::join_ranks(&mut request));
         }
-        let mut contributions = self.configured_binds(&mut warnings);
+        let mut contributions = Vec::new();
         let (tree, image) = open_tree(&request.root)?;
         let (mut hooks, mut remote) = (Vec::new(), None);
         if let Some(wanted) = wanted {
             let config = self.config();
+            contributions = self.configured_binds(&mut warnings);
             warnings.extend(policy::leave_out(config, &mut request, &facts));
             let added = self.integrate(&request, &facts, &*tree, wanted)?;
             policy::check_binds(config, &request, &facts, &contributions, &added.contributions)?;

@@ -166,8 +166,8 @@ impl Engine {
     }
 
     /// Removes what nobody needs from the user's store, and, when every image
-    /// goes, what was unpacked of them. What is named, and layers of builds, stay while a
-    /// build runs, which is told.
+    /// goes, what was unpacked of them. Images and layers of builds stay while a build
+    /// runs, which is told.
     ///
     /// # Errors
     /// When the store cannot be read or written.
@@ -182,7 +182,8 @@ impl Engine {
             let text = "a build runs: what it may need is left as it is";
             progress.event(Event::Notice(text.to_owned()));
         }
-        let report = self.store()?.prune(&PruneOptions { all, ..options.clone() })?;
+        let chosen = PruneOptions { all, keep_images: running, ..options.clone() };
+        let report = self.store()?.prune(&chosen)?;
         if let Some(builds) = builds.filter(|_| !running) {
             self.prune_builds(&builds, all)?;
         }

@@ -21,6 +21,8 @@ use crate::{
 pub struct PruneOptions {
     /// Also images that references name, with those references.
     pub all: bool,
+    /// No image at all, for one that nobody names may be what somebody works on.
+    pub keep_images: bool,
     /// Keep images converted or pulled less than this ago.
     pub older_than: Option<Duration>,
     /// Only say what would be removed.
@@ -237,7 +239,7 @@ impl Pruner<'_> {
             .options
             .older_than
             .is_none_or(|least| now.saturating_sub(Duration::from_secs(newest)) >= least);
-        if !unused || !old {
+        if !unused || !old || self.options.keep_images {
             return Ok(());
         }
         if self.leased.contains(id) {

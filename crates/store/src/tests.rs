@@ -632,12 +632,17 @@ fn prune_takes_what_nothing_names() {
     assert!(store.image(&b).unwrap().is_some() && store.blob_get(&stray).unwrap().is_some());
     store.timing.grace = Duration::ZERO;
     let hour = Some(Duration::from_secs(3600));
-    let report = store.prune(&PruneOptions { all: true, older_than: hour, dry_run: true }).unwrap();
+    let dry = PruneOptions { all: true, dry_run: true, ..PruneOptions::default() };
+    let kept = PruneOptions { keep_images: true, dry_run: true, ..PruneOptions::default() };
+    let report = store.prune(&kept).unwrap();
     assert!(report.removed.iter().all(|r| r.kind == PrunedKind::Blob), "{report:?}");
-    let dry = store.prune(&PruneOptions { dry_run: true, ..PruneOptions::default() }).unwrap();
+    let report = store.prune(&PruneOptions { older_than: hour, ..dry }).unwrap();
+    assert!(report.removed.iter().all(|r| r.kind == PrunedKind::Blob), "{report:?}");
+    let less = PruneOptions { dry_run: true, ..PruneOptions::default() };
+    let said = store.prune(&less).unwrap();
     assert!(store.image(&b).unwrap().is_some());
     let report = store.prune(&PruneOptions::default()).unwrap();
-    assert_eq!(dry, report);
+    assert_eq!(said, report);
     let gone: Vec<_> = report.removed.iter().map(|r| (r.kind, r.name.clone())).collect();
     let expected = [(PrunedKind::Image, b.to_string()), (PrunedKind::Blob, stray.hex().to_owned())];
     assert_eq!(gone, expected);
@@ -645,8 +650,7 @@ fn prune_takes_what_nothing_names() {
     assert!(store.resolve(NAME, &platform()).unwrap().is_some());
     assert!(store.blob_get(&config).unwrap().is_some());
     let all = PruneOptions { all: true, ..PruneOptions::default() };
-    let dry = store.prune(&PruneOptions { all: true, dry_run: true, older_than: None }).unwrap();
-    assert_eq!(dry, store.prune(&all).unwrap());
+    assert_eq!(store.prune(&dry).unwrap(), store.prune(&all).unwrap());
     assert!(store.images().unwrap().is_empty());
     assert!(names(&store.root().join("blobs/sha256")).is_empty());
 }

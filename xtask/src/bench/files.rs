@@ -55,10 +55,11 @@ mkdir -p "$M/kernel" "$M/fuse" "$M/fuse5"
 /// What a server has used since it began: fields 14 and 15 of proc_pid_stat(5)
 /// in ticks of 10 ms, and its peak memory.
 const USED: &str = r#"
+# A process that the server has begun may end meanwhile.
 for pid in $(pgrep -f "$SERVER"); do
-  awk '{print "server_cpu_ms", ($14+$15)*10}' /proc/$pid/stat
-  awk '/^VmHWM/{print "server_kb", $2}' /proc/$pid/status
-done
+  awk '{print "server_cpu_ms", ($14+$15)*10}' /proc/$pid/stat || true
+  awk '/^VmHWM/{print "server_kb", $2}' /proc/$pid/status || true
+done 2>/dev/null
 "#;
 
 fn clean(job: &Job) -> String {

@@ -149,10 +149,14 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     if job.options.apptainer {
         crate::apptainer::prepare()?;
     }
-    inside(&job)?;
-    let text = std::fs::read(&job.results).map_err(file(&job.results))?;
-    let rows: Vec<Row> = serde_json::from_slice(&text).map_err(json("the results"))?;
-    report::write(rows, &root().join("bench/results"))
+    let _ = std::fs::remove_file(&job.results);
+    let ended = inside(&job);
+    // What was measured before something failed counts.
+    if let Ok(text) = std::fs::read(&job.results) {
+        let rows: Vec<Row> = serde_json::from_slice(&text).map_err(json("the results"))?;
+        report::write(rows, &root().join("bench/results"))?;
+    }
+    ended
 }
 
 /// Goes on as root in a namespace with a pure cgroup2.
@@ -183,11 +187,11 @@ pub(crate) fn measure(job: &str) -> Result<()> {
         let wanted = |key: &String| work.key == *key || work.key.starts_with(&format!("{key}-"));
         if job.options.rows.is_empty() || job.options.rows.iter().any(wanted) {
             rows.push(measure::row(&work, job.options.runs, &scratch)?);
+            let text = serde_json::to_vec(&rows).map_err(json("the results"))?;
+            std::fs::write(&job.results, text).map_err(file(&job.results))?;
         }
     }
-    files::end(&job)?;
-    let text = serde_json::to_vec(&rows).map_err(json("the results"))?;
-    std::fs::write(&job.results, text).map_err(file(&job.results))
+    files::end(&job)
 }
 
 /// A user's numeric ids.
