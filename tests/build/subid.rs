@@ -65,13 +65,17 @@ fn identity(place: &Place, script: &str) -> Command {
 
 #[test]
 fn it_builds_what_the_consistent_mode_builds() {
-    let place = subordinate();
     let text = format!("FROM {}/base:latest\n{RECIPE}", harness::registry());
-    let trees = ["subid", "consistent"].map(|mode| {
+    let tree = |mode| {
+        let place = subordinate();
         let ran = build(&place, &text, &[&format!("--root-emulation={mode}")]);
         assert_eq!(ran.code, 0, "{mode}: {}", ran.err);
         assert_eq!(place.shell("ls $SAMPAN_SCRATCH/sampan-*/build | wc -l").ok(), "0\n", "{mode}");
         unpacked(&place, "made")
+    };
+    let trees = std::thread::scope(|scope| {
+        let both = ["subid", "consistent"].map(|mode| scope.spawn(move || tree(mode)));
+        both.map(|one| one.join().unwrap())
     });
     for line in [
         "./d/null character special file 644 15:10 1,3",

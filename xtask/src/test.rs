@@ -13,25 +13,19 @@ pub(crate) fn run() -> Result<()> {
     execute(cargo().args(["fmt", "--all", "--check"]))?;
     println!("== layers");
     layers::check()?;
-    println!("== lints");
-    execute(cargo().args([
-        "clippy",
-        "--quiet",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ]))?;
-    spank::lint()?;
+    // The network makes the fixtures wait, the compiler the lints.
+    println!("== lints, and fixtures meanwhile");
+    let images = std::thread::scope(|scope| {
+        let making = scope.spawn(fixtures::make);
+        lint()?;
+        making.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
     if Command::new("cargo-deny").arg("--version").output().is_ok_and(|o| o.status.success()) {
         println!("== cargo-deny");
         execute(cargo().args(["deny", "--offline", "check", "bans", "licenses", "sources"]))?;
     } else {
         println!("== cargo-deny: skipped, it is not installed");
     }
-    println!("== fixtures");
-    let images = fixtures::make()?;
     let registry = Registry::start(&images)?;
     println!("== release binary");
     let binary = setup::binary()?;
@@ -55,4 +49,17 @@ pub(crate) fn run() -> Result<()> {
             .env("SAMPAN_TEST_REGISTRY", &registry.address)
             .env("SAMPAN_TEST_HOSTS", setup::hosts(&images)?),
     )
+}
+
+fn lint() -> Result<()> {
+    execute(cargo().args([
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
+    spank::lint()
 }

@@ -174,6 +174,18 @@ pub enum MpiError {
         /// The host's.
         host: String,
     },
+    /// Nothing says how new one of them is.
+    #[error(
+        "the files of the image's {image} and the host's {host} do not both have a second number of the version in their names, which --mpi-policy={policy} compares"
+    )]
+    Unnumbered {
+        /// The image's library.
+        image: String,
+        /// The host's.
+        host: String,
+        /// What was asked for.
+        policy: Policy,
+    },
     /// A library that does not work in the image.
     #[error(transparent)]
     Inject(#[from] InjectError),
@@ -204,7 +216,7 @@ impl MpiError {
             Self::Family { .. } | Self::Major { .. } => {
                 "build the image with an MPI of the host's family, or run its own MPI with the host's launcher: --mpi=auto"
             }
-            Self::Minor { .. } | Self::Strict { .. } => {
+            Self::Minor { .. } | Self::Strict { .. } | Self::Unnumbered { .. } => {
                 "--mpi-policy=major allows it; sampan mpi check IMAGE shows the versions"
             }
             Self::Inject(error) => error.hint(),
@@ -429,7 +441,9 @@ fn compare(host: &Library, image: &Library, policy: Policy) -> Result<Option<Str
     }
     let minors = host.version.minor().zip(image.version.minor());
     match (policy, minors) {
-        (_, None) => Ok(None),
+        (Policy::Full | Policy::Strict, None) => {
+            Err(MpiError::Unnumbered { image: image_text, host: host_text, policy })
+        }
         (Policy::Strict, Some((host, image))) if host != image => {
             Err(MpiError::Strict { image: image_text, host: host_text })
         }

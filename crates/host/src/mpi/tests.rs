@@ -49,7 +49,7 @@ fn every_pair_of_host_and_image_under_every_policy() {
     let host = || Root::glibc().mpi("libmpi.so.12.3.0");
     let musl = Root::empty();
     fs::write(musl.path("usr/lib/ld-musl-x86_64.so.1"), "").unwrap();
-    let cases: [(&str, Root, Root, [&str; 3]); 8] = [
+    let cases: [(&str, Root, Root, [&str; 3]); 9] = [
         ("compatible", host(), Root::glibc().mpi("libmpi.so.12.3.1"), ["ok"; 3]),
         ("older image", host(), Root::glibc().mpi("libmpi.so.12.1.0"), ["ok", "ok", "Strict"]),
         (
@@ -63,6 +63,12 @@ fn every_pair_of_host_and_image_under_every_policy() {
             Root::glibc().mpi("libmpi.so.40.30.4"),
             Root::glibc().mpi("libmpi.so.20.10.1"),
             ["Major"; 3],
+        ),
+        (
+            "no second number",
+            host(),
+            Root::glibc().mpi("libmpi.so.12"),
+            ["ok", "Unnumbered", "Unnumbered"],
         ),
         ("other family", host(), Root::glibc().mpi("libmpi.so.40.30.4"), ["Family"; 3]),
         ("none", host(), Root::glibc(), ["NoImage"; 3]),
