@@ -49,6 +49,7 @@ const WORKS: [(&str, &str, &str, f64, f64); 5] = [
 const CLEAN: &str = r#"
 umount -l "$M/kernel" "$M/fuse" "$M/fuse5" 2>/dev/null || true
 pkill -KILL -u "$USER" -xf "sleep 98765" || true; pkill -KILL -u "$USER" -x sampan-serve || true
+pkill -KILL -f "^[^ ]*(squashfuse_ll|ld-linux-[^ ]* .*squashfuse_ll) .*$M/fuse5?\$" || true
 mkdir -p "$M/kernel" "$M/fuse" "$M/fuse5"
 "#;
 
