@@ -159,9 +159,10 @@ fn what_a_build_needs_is_not_pruned() {
     let before = place.shell(images).ok();
     let age = "rm $SAMPAN_STORE/refs/*; touch -d '1 year ago' $SAMPAN_STORE/images/*.json";
     let _ = place.shell(age).ok();
-    for args in [&["prune"][..], &["prune", "--all"]] {
+    for args in [&["prune", "--dry-run"][..], &["prune"], &["prune", "--all"]] {
         let ran = place.sampan(args);
         assert!(ran.err.contains("a build runs"), "{}", ran.err);
+        assert!(!ran.out.lines().any(|line| line.starts_with("image ")), "{}", ran.out);
         assert_eq!(place.shell(images).ok(), before);
     }
     let _ = place.shell("cd $SAMPAN_STORE/build/*.cache && touch go").ok();

@@ -4,8 +4,12 @@
  *   check     collectives, one-sided access, large messages: "ok RANKS LIBRARY"
  *   peer      each rank reads the next one's memory by process_vm_readv(2)
  *   die       rank 1 kills itself while the others wait
- *   pingpong  latency in us of 8 bytes, bandwidth in MB/s of 4 MiB, ranks 0 and 1
- *   stencil   seconds for steps of a two-dimensional hydrodynamic stencil
+ *   turns OWN COUNT CYCLES
+ *             latency in us of 8 bytes and bandwidth in MB/s of 4 MiB between ranks 0
+ *             and 1, and milliseconds for a step of a two-dimensional hydrodynamic
+ *             stencil: a line for each cycle, "CYCLE US MB MS". Of COUNT jobs that run
+ *             at once each works in its own turn of the clock alone, and sleeps in the
+ *             others', so that what the machine does in a second all have in common.
  *   start     the time of day in main(), in ns, without MPI
  */
 #define _GNU_SOURCE
@@ -113,66 +117,105 @@ static double exchange(char *buffer, int bytes, int rounds)
 	return (MPI_Wtime() - start) / rounds / 2;
 }
 
-static void pingpong(void)
+/* Rows of a grid, one of the neighbours' above and one below. */
+enum { width = 1024, rows = 512 };
+
+struct grid {
+	double *now, *next, step;
+};
+
+static struct grid grid(void)
 {
-	char *buffer = calloc(1, LARGE);
-	exchange(buffer, 8, 2000);
-	double latency = exchange(buffer, 8, 100000);
-	exchange(buffer, LARGE, 20);
-	double transfer = exchange(buffer, LARGE, 500);
-	if (rank == 0)
-		printf("latency_us %.4f bandwidth_mb %.1f\n", latency * 1e6, LARGE / transfer / 1e6);
-	free(buffer);
+	size_t count = (rows + 2) * width;
+	struct grid new = { calloc(count, sizeof(double)), calloc(count, sizeof(double)), 0.1 };
+	for (size_t i = 0; i < count; i++)
+		new.now[i] = (i * 31 + rank * 17) % 101 * 0.01 + 1;
+	return new;
 }
 
-/* Rows of a grid, one of the neighbours' above and one below. */
-static void stencil(void)
+static void advance(struct grid *grid)
 {
-	enum { width = 1024, rows = 512, steps = 300 };
-	double *now = calloc((rows + 2) * width, sizeof *now), *next = calloc((rows + 2) * width, sizeof *now);
-	for (int i = 0; i < (rows + 2) * width; i++)
-		now[i] = (i * 31 + rank * 17) % 101 * 0.01 + 1;
 	int up = rank ? rank - 1 : MPI_PROC_NULL, down = rank + 1 < size ? rank + 1 : MPI_PROC_NULL;
+	double *now = grid->now, *next = grid->next, largest = 0, global;
+	MPI_Sendrecv(now + width, width, MPI_DOUBLE, up, 0, now + (rows + 1) * width, width, MPI_DOUBLE, down, 0,
+		     MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+	MPI_Sendrecv(now + rows * width, width, MPI_DOUBLE, down, 1, now, width, MPI_DOUBLE, up, 1, MPI_COMM_WORLD,
+		     MPI_STATUS_IGNORE);
+	for (int y = 1; y <= rows; y++)
+		for (int x = 1; x < width - 1; x++) {
+			double *at = now + y * width + x;
+			double flux = at[-1] + at[1] + at[-width] + at[width] - 4 * at[0];
+			double value = at[0] + grid->step * flux / (1 + at[0] * at[0]);
+			next[y * width + x] = value;
+			if (value > largest)
+				largest = value;
+		}
+	/* The step that all may take, as an explicit scheme needs it. */
+	MPI_Allreduce(&largest, &global, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
+	*grid = (struct grid){ next, now, 0.2 / (1 + global) };
+}
+
+/* Seconds for a step of the stencil, when all have made theirs. */
+static double stencil(struct grid *grid, int steps)
+{
 	MPI_Barrier(MPI_COMM_WORLD);
-	double start = MPI_Wtime(), step = 0.1;
-	for (int t = 0; t < steps; t++) {
-		MPI_Sendrecv(now + width, width, MPI_DOUBLE, up, 0, now + (rows + 1) * width, width, MPI_DOUBLE,
-			     down, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
-		MPI_Sendrecv(now + rows * width, width, MPI_DOUBLE, down, 1, now, width, MPI_DOUBLE, up, 1,
-			     MPI_COMM_WORLD, MPI_STATUS_IGNORE);
-		double largest = 0;
-		for (int y = 1; y <= rows; y++)
-			for (int x = 1; x < width - 1; x++) {
-				double *at = now + y * width + x;
-				double flux = at[-1] + at[1] + at[-width] + at[width] - 4 * at[0];
-				double value = at[0] + step * flux / (1 + at[0] * at[0]);
-				next[y * width + x] = value;
-				if (value > largest)
-					largest = value;
-			}
-		/* The step that all may take, as an explicit scheme needs it. */
-		double global;
-		MPI_Allreduce(&largest, &global, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
-		step = 0.2 / (1 + global);
-		double *swap = now;
-		now = next;
-		next = swap;
+	double start = MPI_Wtime(), longest;
+	for (int i = 0; i < steps; i++)
+		advance(grid);
+	double own = (MPI_Wtime() - start) / steps;
+	MPI_Allreduce(&own, &longest, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
+	return longest;
+}
+
+#define TURN_NS 150000000LL
+
+static long long time_of_day(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+/* Sleeps until the job's next turn; its beginning. */
+static long long own_turn(int own, int count)
+{
+	long long cycle = count * TURN_NS, begin;
+	begin = (time_of_day() / cycle + 1) * cycle + own * TURN_NS;
+	MPI_Bcast(&begin, 1, MPI_LONG_LONG, 0, MPI_COMM_WORLD);
+	struct timespec until = { begin / 1000000000, begin % 1000000000 };
+	clock_nanosleep(CLOCK_REALTIME, TIMER_ABSTIME, &until, NULL);
+	return begin;
+}
+
+static void turns(int own, int count, int cycles)
+{
+	char *buffer = malloc(LARGE);
+	struct grid cells = grid();
+	memset(buffer, 1, LARGE);
+	for (int i = 0; i < cycles; i++) {
+		long long begin = own_turn(own, count);
+		/* What another job's turn left in the caches goes first. */
+		exchange(buffer, 8, 1000);
+		double latency = exchange(buffer, 8, 10000);
+		exchange(buffer, LARGE, 2);
+		double transfer = exchange(buffer, LARGE, 8);
+		stencil(&cells, 2);
+		double step = stencil(&cells, 20);
+		/* A turn that reached into the next one's says nothing. */
+		if (rank == 0 && time_of_day() < begin + TURN_NS)
+			printf("%lld %.4f %.1f %.5f\n", begin / (count * TURN_NS), latency * 1e6,
+			       LARGE / transfer / 1e6, step * 1e3);
 	}
-	double seconds = MPI_Wtime() - start, longest;
-	MPI_Reduce(&seconds, &longest, 1, MPI_DOUBLE, MPI_MAX, 0, MPI_COMM_WORLD);
-	if (rank == 0)
-		printf("seconds %.6f\n", longest);
-	free(now);
-	free(next);
+	free(buffer);
+	free(cells.now);
+	free(cells.next);
 }
 
 int main(int count, char **words)
 {
 	const char *mode = count > 1 ? words[1] : "check";
 	if (!strcmp(mode, "start")) {
-		struct timespec now;
-		clock_gettime(CLOCK_REALTIME, &now);
-		printf("%lld\n", now.tv_sec * 1000000000LL + now.tv_nsec);
+		printf("%lld\n", time_of_day());
 		return 0;
 	}
 	MPI_Init(&count, &words);
@@ -195,10 +238,8 @@ int main(int count, char **words)
 		if (rank == 1)
 			raise(SIGKILL);
 		MPI_Barrier(MPI_COMM_WORLD);
-	} else if (!strcmp(mode, "pingpong")) {
-		pingpong();
-	} else if (!strcmp(mode, "stencil")) {
-		stencil();
+	} else if (!strcmp(mode, "turns") && count > 4) {
+		turns(atoi(words[2]), atoi(words[3]), atoi(words[4]));
 	} else {
 		fail("no such mode");
 	}

@@ -15,9 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Result, file};
 use crate::run::{root, root_shell, run, target};
 
-/// Changing a recipe makes the images anew.
-const RECIPE: &str = "3";
-
+/// Changing a script makes anew what it makes.
 const SCRIPT: &str = r#"
 mkdir -p "$OUT"; cd "$OUT"
 rm -rf work oci; mkdir -p work oci
@@ -61,9 +59,10 @@ rm -rf work
 chmod -R a+rX oci
 "#;
 
-/// Changing it makes the images of MPI anew, and the other hosts' MPIs.
-const MPI_RECIPE: &str = "1";
+/// The program that their images have.
+const MPI_PROGRAM: &str = "tests/mpi/mpi_check.c";
 
+/// The images of MPI, and the other hosts' MPIs.
 const MPI_SCRIPT: &str = r#"
 cd "$OUT"
 rm -rf work oci/mpich oci/openmpi hosts; mkdir -p work hosts
@@ -99,9 +98,6 @@ rm -rf work
 chmod -R a+rX oci hosts
 "#;
 
-/// Changing it installs the newer squashfs-tools anew.
-const TOOLS_RECIPE: &str = "1";
-
 /// squashfs-tools of the next Debian, with the libraries that they need.
 const TOOLS_SCRIPT: &str = r#"
 cd "$OUT"
@@ -133,23 +129,27 @@ rm -rf work
 pub(crate) fn make() -> Result<PathBuf> {
     let dir = target().join("fixtures");
     std::fs::create_dir_all(&dir).map_err(file(&dir))?;
-    step(&dir, "stamp", RECIPE, SCRIPT)?;
-    step(&dir, "stamp-mpi", &format!("{RECIPE} {MPI_RECIPE}"), MPI_SCRIPT)?;
-    step(&dir, "stamp-tools", TOOLS_RECIPE, TOOLS_SCRIPT)?;
+    let source = root().join(MPI_PROGRAM);
+    let program = std::fs::read_to_string(&source).map_err(file(&source))?;
+    step(&dir, "stamp", &[SCRIPT])?;
+    step(&dir, "stamp-mpi", &[SCRIPT, &program, MPI_SCRIPT])?;
+    step(&dir, "stamp-tools", &[TOOLS_SCRIPT])?;
     Ok(dir)
 }
 
-fn step(dir: &Path, stamp: &str, recipe: &str, script: &str) -> Result<()> {
-    let stamp = dir.join(stamp);
-    if std::fs::read_to_string(&stamp).is_ok_and(|text| text == recipe) {
+/// Runs the last of the texts that a step depends on, unless all are as they were.
+fn step(dir: &Path, stamp: &str, texts: &[&str]) -> Result<()> {
+    let (stamp, all) = (dir.join(stamp), texts.concat());
+    if std::fs::read_to_string(&stamp).is_ok_and(|text| text == all) {
         println!("fixtures: there already");
         return Ok(());
     }
     println!("fixtures: making them from Debian packages (a few minutes)");
-    let source = root().join("tests/mpi/mpi_check.c");
+    let source = root().join(MPI_PROGRAM);
+    let script = texts.last().copied().unwrap_or_default();
     let script = format!("OUT='{}'\nSOURCE='{}'\n{script}", dir.display(), source.display());
     run(&mut root_shell(&script))?;
-    std::fs::write(&stamp, recipe).map_err(file(&stamp))
+    std::fs::write(&stamp, all).map_err(file(&stamp))
 }
 
 /// The OCI layout of an image.

@@ -172,9 +172,6 @@ impl Engine {
     /// # Errors
     /// When the store cannot be read or written.
     pub fn prune(&self, options: &PruneOptions, progress: &SharedProgress) -> Result<PruneReport> {
-        if options.dry_run {
-            return Ok(self.store()?.prune(options)?);
-        }
         let builds = self.builds()?;
         let running = builds.as_ref().is_some_and(|builds| builds.running);
         let all = options.all && !running;
@@ -184,6 +181,9 @@ impl Engine {
         }
         let chosen = PruneOptions { all, keep_images: running, ..options.clone() };
         let report = self.store()?.prune(&chosen)?;
+        if options.dry_run {
+            return Ok(report);
+        }
         if let Some(builds) = builds.filter(|_| !running) {
             self.prune_builds(&builds, all)?;
         }

@@ -230,9 +230,13 @@ fn version_needs(file: &File<'_>, at: u64, name: Name<'_>) -> Vec<VersionNeed> {
     })
 }
 
-/// Elf64_Verdef: vd_aux at 12, vd_next at 16. Elf64_Verdaux: vda_name at 0.
+/// Elf64_Verdef: vd_flags at 2, vd_aux at 12, vd_next at 16. Elf64_Verdaux: vda_name at 0.
+/// The first definition is the file's own name (VER_FLG_BASE), which nobody asks for.
 fn version_definitions(file: &File<'_>, at: u64, name: Name<'_>) -> Vec<String> {
     walk(file, at, 20, 16, |at, definition| {
+        if word(definition, 2, 2)? & 1 != 0 {
+            return None;
+        }
         let first = at.checked_add(word(definition, 12, 4)?)?;
         let entry = file.get(first, 8)?;
         name(word(&entry, 0, 4)?)

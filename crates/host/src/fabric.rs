@@ -7,8 +7,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::inject::Wanted;
+use crate::inject::{Asked, Wanted};
 use crate::libraries::{Libraries, Version};
+use crate::mpi;
 
 /// How the names of network libraries begin: libfabric, UCX, verbs (rdma-core),
 /// CXI, PSM.
@@ -35,9 +36,23 @@ const DEVICES: [&str; 6] = ["infiniband", "cxi", "hfi1", "ipath", "knem", "xpmem
 pub fn wanted(host: &Libraries<'_>, image: &Libraries<'_>) -> Vec<Wanted> {
     let names = image.names(&LIBRARIES);
     let plain = names.iter().filter(|name| Version::of(name).0.len() == 1);
+    let mpis = mpi::discover(image, &[]);
+    let asked = |name: &String| {
+        let users = mpis.iter().flat_map(|mpi| &mpi.libraries).map(|(_, library)| library);
+        let mut all = Vec::new();
+        for user in users {
+            for need in user.elf.needs.iter().filter(|need| need.file == *name) {
+                let one =
+                    |version: &String| Asked { version: version.clone(), by: user.path.clone() };
+                all.extend(need.versions.iter().map(one));
+            }
+        }
+        all
+    };
     let pair = |name: &String| {
         image.find(name)?;
-        Some(Wanted::new(host.find(name)?, false, "the host's network".to_owned()))
+        let plain = Wanted::new(host.find(name)?, false, "the host's network".to_owned());
+        Some(Wanted { asked: asked(name), ..plain })
     };
     plain.filter_map(pair).collect()
 }

@@ -97,6 +97,17 @@ pub struct Wanted {
     pub plugin: Option<Plugin>,
     /// Files of the image that stay, whatever their names are.
     pub spared: Vec<PathBuf>,
+    /// What is known to be asked of it in the image.
+    pub asked: Vec<Asked>,
+}
+
+/// A version of symbols that a library of the image asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The version.
+    pub version: String,
+    /// Who asks.
+    pub by: PathBuf,
 }
 
 /// What a plugin is to its library.
@@ -122,6 +133,7 @@ impl Wanted {
             mounted: false,
             plugin: None,
             spared: Vec::new(),
+            asked: Vec::new(),
         }
     }
 }
@@ -210,6 +222,16 @@ pub enum InjectError {
         /// What it needs.
         name: String,
     },
+    /// A library that is too old for the image's programs.
+    #[error("the host's {library} lacks {version}, which the image's {by} asks for", by = by.display())]
+    Older {
+        /// The library.
+        library: String,
+        /// The version of symbols that it lacks.
+        version: String,
+        /// Who asks for it.
+        by: PathBuf,
+    },
     /// A library without the one that belongs to it.
     #[error(
         "the image has {name}, which has to be of one build with {library}, and the host has none"
@@ -235,6 +257,7 @@ impl InjectError {
             }
             Self::Machine { .. } => "take the image for the host's architecture: --platform",
             Self::Missing { .. } => "install it on the host, or in the image",
+            Self::Older { .. } => "install a newer one on the host, or an older MPI in the image",
             Self::Apart { .. } => "install it on the host",
         }
     }
@@ -297,6 +320,7 @@ struct Unit {
     kept: Vec<String>,
     /// What belongs to required libraries without being needed by them.
     beside: Vec<Wanted>,
+    warnings: Vec<String>,
 }
 
 impl<'a> Work<'a> {
@@ -328,6 +352,7 @@ impl<'a> Work<'a> {
             let mut unit = self.unit(next.clone());
             self.fill(&mut unit)?;
             self.required.extend(unit.taken);
+            self.warnings.append(&mut unit.warnings);
             beside.append(&mut unit.beside);
         }
         for next in beside.iter().chain(wanted.iter().filter(|wanted| !wanted.required)) {
@@ -336,7 +361,10 @@ impl<'a> Work<'a> {
                 continue;
             }
             let mut unit = self.unit(next.clone());
-            let Err(error) = self.fill(&mut unit) else { continue };
+            let Err(error) = self.fill(&mut unit) else {
+                self.warnings.append(&mut unit.warnings);
+                continue;
+            };
             unit.taken.iter().for_each(|name| drop(self.taken.remove(name)));
             unit.kept.iter().for_each(|name| drop(self.kept.remove(name)));
             let (name, lost) = match next.mounted {
@@ -382,7 +410,7 @@ impl<'a> Work<'a> {
     }
 
     fn take(&mut self, wanted: Wanted, unit: &mut Unit) -> Result<(), InjectError> {
-        let Wanted { library, replaces, aliases, reason, mounted, spared, .. } = wanted;
+        let Wanted { library, replaces, aliases, reason, mounted, spared, asked, .. } = wanted;
         if mounted {
             self.fits(&library)?;
             let here = library.real.parent();
@@ -403,6 +431,7 @@ impl<'a> Work<'a> {
             return Err(error.clone());
         }
         self.fits(&library)?;
+        self.serves(&library, asked, unit)?;
         let mut links = replaces;
         let mut names = vec![name.as_str()];
         if library.name != name {
@@ -491,6 +520,32 @@ impl<'a> Work<'a> {
                     has: self.libc.clone(),
                 });
             }
+        }
+        Ok(())
+    }
+
+    /// Whether a library has what the image asks it for. Versions of symbols that the
+    /// image's own has, and that nobody is known to ask for, are worth a word.
+    fn serves(
+        &self,
+        library: &Library,
+        asked: Vec<Asked>,
+        unit: &mut Unit,
+    ) -> Result<(), InjectError> {
+        let lacks = |version: &String| !library.elf.versions.contains(version);
+        let name = || library.path.display().to_string();
+        if let Some(Asked { version, by }) = asked.into_iter().find(|asked| lacks(&asked.version)) {
+            return Err(InjectError::Older { library: name(), version, by });
+        }
+        let image = self.image.find(library.soname());
+        let lost = image.iter().flat_map(|image| &image.elf.versions).filter(|v| lacks(v));
+        let lost: Vec<&str> = lost.map(String::as_str).collect();
+        if !lost.is_empty() {
+            unit.warnings.push(format!(
+                "the host's {} lacks {}, which the image's has: a program that asks for it will not start",
+                name(),
+                lost.join(", ")
+            ));
         }
         Ok(())
     }

@@ -1,64 +1,67 @@
 //! `cargo xtask bench mpi`: MPI in a container against the same program bare.
 //!
-//! Two ranks on this machine, each on a processor of its own: latency and bandwidth
-//! with MPICH and Open MPI, a stencil; and 200 processes that a launcher starts,
-//! MPICH's own and Slurm's srun on one node of a test cluster. Bare, in a container
-//! with the image's MPI, and in one with the host's, in turns.
+//! Two ranks on this machine, each on a processor of its own: latency, bandwidth and a
+//! stencil with MPICH and Open MPI; and 200 processes that a launcher starts, MPICH's own
+//! and Slurm's srun on one node of a test cluster. Bare, in a container with the image's
+//! MPI, and in one with the host's; and bare once more, for what the machine alone makes
+//! of the same thing.
+//!
+//! All ways run at once and take turns of a fraction of a second by the clock
+//! (`mpi_check turns`): what two processors of a virtual machine are changes with the
+//! second, by a factor of two and more. A round is new processes; in it, a way's value is
+//! the median over the cycles of its turn to the bare turn of the same cycle.
 
-use std::path::Path;
-use std::process::Stdio;
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cluster::Cluster;
 use serde::Serialize;
 
 use super::Verdict;
+use super::measure::median;
 use crate::error::{Error, Result, file, json};
 use crate::registry::Registry;
 use crate::run::{output, root, user_shell};
 use crate::{fixtures, setup, spank};
 
-/// What one way of running is measured by, one value a round.
+/// What one way of running is measured by: a value a round, and its ratio to the bare
+/// program's (above 1 is worse).
 #[derive(Debug, Default, Serialize)]
-struct Numbers {
-    latency_us: Vec<f64>,
-    bandwidth_mb: Vec<f64>,
-    open_latency_us: Vec<f64>,
-    open_bandwidth_mb: Vec<f64>,
-    stencil_s: Vec<f64>,
-    start_200_ms: Vec<f64>,
-    srun_200_ms: Vec<f64>,
+struct Series {
+    values: Vec<f64>,
+    of_bare: Vec<f64>,
 }
 
 /// One way of running.
 #[derive(Debug, Serialize)]
 struct Way {
     name: &'static str,
-    /// What stands before the program's words.
-    command: String,
-    /// The same for Open MPI.
-    open_command: String,
-    #[serde(flatten)]
-    numbers: Numbers,
+    /// What stands before the program's words, for MPICH and for Open MPI.
+    commands: [String; 2],
+    measures: [Series; MEASURES.len()],
 }
 
-/// A measure: its name, where it is, whether more is better, and the bar.
-type Measure = (&'static str, fn(&Numbers) -> &Vec<f64>, bool, f64);
+/// A measure: its name, whether more is better, and the bar.
+type Measure = (&'static str, bool, f64);
 
-const MEASURES: [Measure; 7] = [
-    ("latency, 8 bytes", |n| &n.latency_us, false, 1.02),
-    ("bandwidth, 4 MiB", |n| &n.bandwidth_mb, true, 1.02),
-    ("latency, 8 bytes, Open MPI", |n| &n.open_latency_us, false, 1.02),
-    ("bandwidth, 4 MiB, Open MPI", |n| &n.open_bandwidth_mb, true, 1.02),
-    ("stencil", |n| &n.stencil_s, false, 1.02),
-    ("200 starts, the last in main()", |n| &n.start_200_ms, false, 2.0),
-    ("200 starts by srun, the last in main()", |n| &n.srun_200_ms, false, 2.0),
+const MEASURES: [Measure; 8] = [
+    ("latency in us, 8 bytes", false, 1.02),
+    ("bandwidth in MB/s, 4 MiB", true, 1.02),
+    ("stencil, ms a step", false, 1.02),
+    ("latency in us, 8 bytes, Open MPI", false, 1.02),
+    ("bandwidth in MB/s, 4 MiB, Open MPI", true, 1.02),
+    ("stencil, ms a step, Open MPI", false, 1.02),
+    ("200 starts, ms to the last in main()", false, 2.0),
+    ("200 starts by srun, ms to the last in main()", false, 2.0),
 ];
 
 pub(super) fn run(args: &[&str]) -> Result<()> {
     let runs = match args {
         [] => 15,
-        ["--runs", number] => number.parse().map_err(|_| Error::Usage(USAGE))?,
+        ["--runs", number] => {
+            number.parse::<std::num::NonZeroUsize>().map_err(|_| Error::Usage(USAGE))?.get()
+        }
         _ => return Err(Error::Usage(USAGE)),
     };
     setup::run()?;
@@ -73,33 +76,23 @@ pub(super) fn run(args: &[&str]) -> Result<()> {
     for image in &images {
         output(&mut user(&format!("{sampan} {store} pull -q {image}")))?;
     }
-    let way = |name, [command, open_command]: [String; 2]| Way {
-        name,
-        command,
-        open_command,
-        numbers: Numbers::default(),
-    };
+    let way = |name, commands| Way { name, commands, measures: Default::default() };
     let inside = |flag: &str| {
         images.each_ref().map(|image| format!("{sampan} {store} run {flag}{image} mpi_check"))
     };
-    let bare = ["mpich", "openmpi"].map(|mpi| hosts.join(format!("mpi_check.{mpi}")));
+    let bare = ["mpich", "openmpi"]
+        .map(|mpi| hosts.join(format!("mpi_check.{mpi}")).display().to_string());
     let mut ways = [
-        way("bare", bare.map(|path| path.display().to_string())),
+        way("bare", bare.clone()),
         way("the image's MPI", inside("")),
         way("the host's MPI", inside("--mpi=host ")),
+        way("bare again", bare),
     ];
     let cores = cores()?;
     for round in 0..runs {
         eprint!("\rround {} of {runs}", round + 1);
-        let mut best = [Exchange::default(); 3];
-        for _ in 0..TURNS {
-            for (way, best) in ways.iter().zip(&mut best) {
-                best.keep(&exchange(way, cores)?);
-            }
-        }
-        for (way, best) in ways.iter_mut().zip(best) {
-            measure(way, &best, &cluster, cores)?;
-        }
+        take_turns(&mut ways, round, cores)?;
+        start(&mut ways, &cluster)?;
     }
     eprintln!();
     report(&ways, runs)
@@ -107,7 +100,7 @@ pub(super) fn run(args: &[&str]) -> Result<()> {
 
 const USAGE: &str = "cargo xtask bench mpi [--runs N]";
 
-fn user(script: &str) -> std::process::Command {
+fn user(script: &str) -> Command {
     let mut command = user_shell(setup::USER, script);
     command.stdin(Stdio::null());
     command
@@ -132,60 +125,77 @@ fn cores() -> Result<[usize; 2]> {
     Ok([first, next.unwrap_or(first)])
 }
 
-/// Exchanges of a round are tried so often, in turns, and the best counts: what a virtual
-/// machine has for two processors may be one core for a while.
-const TURNS: usize = 4;
+/// Turns of a job in a round.
+const CYCLES: usize = 25;
 
-/// Latency in us and bandwidth in MB/s, with MPICH and with Open MPI.
-#[derive(Clone, Copy)]
-struct Exchange([(f64, f64); 2]);
+/// Each MPI's launcher, told to leave the processes where `taskset` puts them: the
+/// launchers' own ways to bind choose anew each time, and differ.
+const LAUNCHERS: [&str; 2] =
+    ["mpiexec.hydra -bind-to none", "mpirun.openmpi --oversubscribe --bind-to none"];
 
-impl Default for Exchange {
-    fn default() -> Self {
-        Self([(f64::INFINITY, 0.0); 2])
-    }
-}
+/// What a job printed: latency, bandwidth and the stencil's step, for each cycle.
+type Cycles = BTreeMap<u64, [f64; 3]>;
 
-impl Exchange {
-    fn keep(&mut self, other: &Self) {
-        for ((latency, bandwidth), found) in self.0.iter_mut().zip(other.0) {
-            (*latency, *bandwidth) = (latency.min(found.0), bandwidth.max(found.1));
+/// Runs all ways at once with each MPI, each in its own turns.
+fn take_turns(ways: &mut [Way; 4], round: usize, cores: [usize; 2]) -> Result<()> {
+    for (mpi, launcher) in LAUNCHERS.into_iter().enumerate() {
+        let count = ways.len();
+        let mut jobs = Vec::new();
+        for (at, way) in ways.iter().enumerate() {
+            // Who comes after whom changes from round to round.
+            let mode = format!("turns {} {count} {CYCLES}", (at + round) % count);
+            let rank = |cpu: usize| format!("-n 1 taskset -c {cpu} {} {mode}", way.commands[mpi]);
+            let script = format!("{launcher} {} : {}", rank(cores[0]), rank(cores[1]));
+            jobs.push(std::thread::spawn(move || output(&mut user(&script))));
+        }
+        let mut found = Vec::new();
+        for job in jobs {
+            let text = job.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            found.push(cycles(&text));
+        }
+        for (way, own) in ways.iter_mut().zip(&found) {
+            for (kind, series) in way.measures[mpi * 3..mpi * 3 + 3].iter_mut().enumerate() {
+                let (_, more, _) = MEASURES[kind];
+                let ratio = |(cycle, values): (&u64, &[f64; 3])| {
+                    let bare = found[0].get(cycle)?;
+                    Some(worse(values[kind], bare[kind], more))
+                };
+                series.values.push(median(&sorted(own.values().map(|values| values[kind]))));
+                series.of_bare.push(median(&sorted(own.iter().filter_map(ratio))));
+            }
         }
     }
+    Ok(())
 }
 
-const HYDRA: &str = "mpiexec.hydra -bind-to none";
-const ORTE: &str = "mpirun.openmpi --oversubscribe --bind-to none";
-
-/// What two ranks print, each on its processor: the launchers' own ways to bind choose
-/// anew each time, and differ.
-fn two(launcher: &str, command: &str, mode: &str, cores: [usize; 2]) -> Result<Vec<f64>> {
-    let rank = |cpu: usize| format!("-n 1 taskset -c {cpu} {command} {mode}");
-    let script = format!("{launcher} {} : {}", rank(cores[0]), rank(cores[1]));
-    let text = output(&mut user(&script))?;
-    Ok(text.split_whitespace().filter_map(|word| word.parse().ok()).collect())
-}
-
-fn exchange(way: &Way, cores: [usize; 2]) -> Result<Exchange> {
-    let pair = |launcher, command| match two(launcher, command, "pingpong", cores)?[..] {
-        [latency, bandwidth] => Ok((latency, bandwidth)),
-        _ => Err(Error::Usage(USAGE)),
+fn cycles(text: &str) -> Cycles {
+    let line = |line: &str| {
+        let mut words = line.split_whitespace();
+        let cycle = words.next()?.parse().ok()?;
+        let values: Vec<f64> = words.filter_map(|word| word.parse().ok()).collect();
+        Some((cycle, values.try_into().ok()?))
     };
-    Ok(Exchange([pair(HYDRA, &way.command)?, pair(ORTE, &way.open_command)?]))
+    text.lines().filter_map(line).collect()
 }
 
-fn measure(way: &mut Way, best: &Exchange, cluster: &Cluster, cores: [usize; 2]) -> Result<()> {
-    let Exchange([mpich, open]) = best;
-    way.numbers.latency_us.push(mpich.0);
-    way.numbers.bandwidth_mb.push(mpich.1);
-    way.numbers.open_latency_us.push(open.0);
-    way.numbers.open_bandwidth_mb.push(open.1);
-    way.numbers.stencil_s.extend(two(HYDRA, &way.command, "stencil", cores)?.first());
-    way.numbers.start_200_ms.push(last_start(&format!("mpiexec.hydra -n 200 {}", way.command))?);
+/// How much worse a value is than the bare one.
+fn worse(own: f64, bare: f64, more: bool) -> f64 {
+    if more { bare / own } else { own / bare }
+}
+
+/// Starts 200 processes in each way, by both launchers.
+fn start(ways: &mut [Way; 4], cluster: &Cluster) -> Result<()> {
     let srun = "srun --nodes=1 --ntasks=200 --overcommit --mpi=pmi2";
-    let conf = cluster.conf();
-    let script = format!("export SLURM_CONF={}; {srun} {}", conf.display(), way.command);
-    way.numbers.srun_200_ms.push(last_start(&script)?);
+    let srun = format!("export SLURM_CONF={}; {srun}", cluster.conf().display());
+    for (launcher, at) in [("mpiexec.hydra -n 200", 6), (&*srun, 7)] {
+        let mut bare = None;
+        for way in &mut *ways {
+            let own = last_start(&format!("{launcher} {}", way.commands[0]))?;
+            let series = &mut way.measures[at];
+            series.of_bare.push(worse(own, *bare.get_or_insert(own), false));
+            series.values.push(own);
+        }
+    }
     Ok(())
 }
 
@@ -197,40 +207,52 @@ fn last_start(script: &str) -> Result<f64> {
     Ok(last.unwrap_or_default().saturating_sub(before.as_nanos()) as f64 / 1e6)
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values
 }
 
-/// What is written.
-#[derive(Serialize)]
-struct Report<'a> {
-    runs: usize,
-    ways: &'a [Way],
-    bars: Vec<Verdict>,
-}
-
-fn report(ways: &[Way], runs: usize) -> Result<()> {
+fn report(ways: &[Way; 4], runs: usize) -> Result<()> {
     let mut bars = Vec::new();
-    for (name, of, more, bar) in MEASURES {
-        println!("\n{name} (median of {runs} rounds)");
-        let bare = median(of(&ways[0].numbers));
-        for way in &ways[1..] {
-            let own = median(of(&way.numbers));
-            let measured = if more { bare / own } else { own / bare };
+    for (at, (name, _, bar)) in MEASURES.into_iter().enumerate() {
+        println!("\n{name} (medians of {runs} rounds, and the middle half of their ratios)");
+        for (index, way) in ways.iter().enumerate() {
+            let series = &way.measures[at];
+            let ratios = sorted(series.of_bare.iter().copied());
+            let (measured, count) = (median(&ratios), ratios.len());
+            print!("  {:<16} {:>10.3}", way.name, median(&sorted(series.values.iter().copied())));
+            if index == 0 {
+                println!();
+                continue;
+            }
+            let (low, high) = (ratios[count / 4], ratios[count * 3 / 4]);
+            print!("  {measured:.3} of bare ({low:.3} to {high:.3})");
+            if index == ways.len() - 1 {
+                println!();
+                continue;
+            }
             let reached = measured <= bar;
-            let word = if reached { "reached" } else { "MISSED" };
-            println!("  {:<18} {measured:>6.3} of bare  (bar {bar})  {word}", way.name);
+            println!("  bar {bar}  {}", if reached { "reached" } else { "MISSED" });
             let bar = format!("{name}: {} at most {bar:.2} of bare", way.name);
             bars.push(Verdict { bar, measured, reached });
         }
     }
-    let dir = root().join("bench/results");
-    let path = Path::new(&dir).join("mpi.json");
-    let text =
-        serde_json::to_string_pretty(&Report { runs, ways, bars }).map_err(json("the results"))?;
-    std::fs::write(&path, text + "\n").map_err(file(&path))?;
+    let path = root().join("bench/results/mpi.json");
+    std::fs::write(&path, text(ways, runs, &bars)?).map_err(file(&path))?;
     println!("\nwritten: {}", path.display());
     Ok(())
+}
+
+/// What is written: JSON, a line for each way and each bar.
+fn text(ways: &[Way; 4], runs: usize, bars: &[Verdict]) -> Result<String> {
+    fn lines<T: Serialize>(list: &[T]) -> Result<String> {
+        let line = |one| serde_json::to_string(one).map_err(json("the results"));
+        Ok(list.iter().map(line).collect::<Result<Vec<_>>>()?.join(",\n"))
+    }
+    let (names, ways, bars) = (MEASURES.map(|(name, ..)| name), lines(ways)?, lines(bars)?);
+    Ok(format!(
+        "{{\n\"runs\": {runs},\n\"measures\": [\n{}\n],\n\"ways\": [\n{ways}\n],\n\"bars\": [\n{bars}\n]\n}}\n",
+        lines(&names)?
+    ))
 }

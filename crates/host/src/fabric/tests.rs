@@ -225,3 +225,29 @@ fn devices_are_those_of_networks() {
     let expected = ["/dev/cxi0", "/dev/hfi1_0", "/dev/infiniband", "/dev/knem", "/dev/xpmem"];
     assert_eq!(found, expected.map(PathBuf::from));
 }
+
+#[test]
+fn an_older_network_library_is_measured_by_what_the_image_asks_for() {
+    let fabric = |root: Root, path: &str, versions: &[&str]| root.offers(path, &[], versions);
+    let host =
+        || fabric(Root::glibc(), "usr/lib/libfabric.so.1.11.3", &["FABRIC_1.0", "FABRIC_1.4"]);
+    let image = |asks: &str| {
+        let versions = ["FABRIC_1.0", "FABRIC_1.4", "FABRIC_1.6", "FABRIC_1.7"];
+        let root = fabric(Root::glibc(), "usr/lib/libfabric.so.1.20.1", &versions);
+        root.lib("usr/lib/libmpi.so.12.2.0", &[&format!("libfabric.so.1@{asks}")])
+    };
+    let (injection, _) = exchanged(&host(), &image("FABRIC_1.4"), &[]);
+    assert_eq!(names(&injection), ["libfabric.so.1"]);
+    assert_eq!(
+        injection.warnings,
+        ["the host's /usr/lib/libfabric.so.1 lacks FABRIC_1.6, FABRIC_1.7, \
+          which the image's has: a program that asks for it will not start"]
+    );
+    let (injection, _) = exchanged(&host(), &image("FABRIC_1.6"), &[]);
+    assert_eq!(injection.taken, []);
+    assert_eq!(
+        injection.warnings,
+        ["libfabric.so.1 was left out: the host's /usr/lib/libfabric.so.1 lacks FABRIC_1.6, \
+          which the image's /usr/lib/libmpi.so.12 asks for"]
+    );
+}
