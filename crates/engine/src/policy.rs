@@ -34,6 +34,9 @@ impl<'a> Forbidden<'a> {
     /// The forbidden place that a path would show: itself, what is in it, or what
     /// has it in it.
     fn shown_by(&self, path: &Path) -> Option<&'a Path> {
+        if self.places.is_empty() {
+            return None;
+        }
         let wanted = real(path);
         let meets = |place: &Path| wanted.starts_with(place) || place.starts_with(&wanted);
         self.places.iter().find(|(_, place)| meets(place)).map(|(written, _)| *written)
