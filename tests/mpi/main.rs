@@ -63,6 +63,9 @@ fn ranks_share_a_user_namespace_on_older_kernels() {
     assert!(lines.len() == 2 && lines[0] == lines[1], "{out}");
     let script = format!("{old} {HYDRA} -n 4 $sampan run {image} mpi_check peer");
     assert_eq!(place.shell(&script).ok(), "peers ok 4\n");
+    let one = format!("{old} $sampan exec --sharens --writable-tmpfs {image}");
+    let out = place.shell(&format!("{one} touch /etc/here; {one} ls /etc/here; exit $?")).ok();
+    assert_eq!(out, "/etc/here\n");
 }
 
 #[test]

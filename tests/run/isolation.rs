@@ -98,6 +98,6 @@ fn flags_of_apptainer_mean_what_they_do_there() {
     let script =
         format!("$sampan exec -S /scratch {image} sh -c 'echo 1 >/scratch/x && cat /scratch/x'");
     assert_eq!(place.shell(&script).ok(), "1\n");
-    let same = "--userns --sharens --no-eval --no-privs --disable-cache";
+    let same = "--userns --no-eval --no-privs --disable-cache";
     assert_eq!(place.shell(&format!("$sampan exec {same} {image} echo 1")).ok(), "1\n");
 }

@@ -186,3 +186,44 @@ fn what_one_container_adds_another_does_not_see() {
     assert_eq!(servers(&place), 1);
     end_servers(&place);
 }
+
+/// Each of four writes, and waits until it sees what all have written.
+const FOUR: &str = "one() { echo >/etc/is.$1; readlink /proc/self/ns/mnt; for i in $(seq 600); do \
+                    [ $(ls /etc/is.* | wc -l) != 4 ] || exit 0; sleep 0.1; done; exit 1; }; one";
+
+#[test]
+fn containers_of_one_process_are_one_where_they_are_to_be() {
+    let place = Place::new();
+    let (file, dir) = (place.image_file(), place.image_dir());
+    for (image, how) in [
+        (&file, "--writable-tmpfs"),
+        (&dir, "--writable-tmpfs"),
+        (&file, "--contain --writable-tmpfs"),
+        (&file, "--overlay over"),
+    ] {
+        let script = format!(
+            "export SAMPAN_LINGER=300; mkdir -p over; one=\"$sampan exec --sharens {how} {image}\"; \
+             for n in 1 2 3 4; do $one sh -c '{FOUR} '$n & pids[$n]=$!; done >ns; \
+             for n in 1 2 3 4; do wait ${{pids[$n]}} || echo \"$n: $?\"; done; sort -u ns | wc -l; \
+             $one ls /etc/is.4; $one sh -c 'readlink /proc/self/ns/mnt' >>ns; sort -u ns | wc -l"
+        );
+        let ran = place.shell(&script);
+        assert_eq!(ran.out, "1\n/etc/is.4\n1\n", "{how} {image}: {}", ran.err);
+    }
+    assert_eq!(place.shell("ls over/upper/etc").ok(), "is.1\nis.2\nis.3\nis.4\n");
+    // Another process has its own, as have those that are not alike.
+    let script = format!(
+        "one=\"$sampan exec --sharens --writable-tmpfs\"; $one {file} sh -c 'echo >/etc/here'; \
+         $one {file} ls /etc/here; $one -B /usr:/added {file} ls /etc/here; \
+         $sampan exec --writable-tmpfs {file} ls /etc/here; bash -c \"$one {file} ls /etc/here; :\"; true"
+    );
+    let ran = place.shell(&script);
+    assert_eq!(ran.out, "/etc/here\n", "{}", ran.err);
+    assert_eq!(ran.err.matches("No such file").count(), 3, "{}", ran.err);
+    let lonely =
+        |how: &str| place.shell(&format!("$sampan exec --sharens --pid {how} {file} true"));
+    assert!(lonely("--overlay over").fails(125).contains("cannot be written to with --sharens"));
+    assert!(lonely("--writable-tmpfs").err.contains("by one process alone"));
+    assert_eq!(lonely("").err, "");
+    end_servers(&place);
+}

@@ -238,3 +238,26 @@ fn a_job_is_cancelled_while_its_image_is_fetched() {
     assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
     nothing_is_left(&place);
 }
+
+/// What one writes the others see, also who comes when another has ended.
+#[test]
+fn the_tasks_of_a_node_are_one_container() {
+    let (cluster, place) = (Cluster::get(), Place::new());
+    let image = place.image_file();
+    place.write("work/e.toml", format!("image = \"{image}\"\n"));
+    let script = "[ $SLURM_LOCALID = 0 ] || for i in $(seq 600); do [ ! -e /etc/0 ] || break; sleep 0.1; \
+                  done; ls /etc/0 >/dev/null || exit 1; echo $SLURMD_NODENAME $(readlink /proc/self/ns/mnt)";
+    let script = format!("[ $SLURM_LOCALID != 0 ] || touch /etc/0; {script}");
+    let writes: [&[&str]; 2] =
+        [&[&image_flag(&image), "--container-writable"], &["--edf=./e.toml"]];
+    for flags in writes {
+        let flags = [&["-N2", "--ntasks-per-node=4"], flags, &["sh", "-c", &script]].concat();
+        let out = cluster.srun(&place, &flags).ok();
+        let mut lines: Vec<&str> = out.lines().collect();
+        assert_eq!(lines.len(), 8, "{out}");
+        lines.sort_unstable();
+        lines.dedup();
+        assert_eq!(lines.len(), 2, "{out}");
+    }
+    nothing_is_left(&place);
+}

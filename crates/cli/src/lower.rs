@@ -131,6 +131,7 @@ pub fn request(
         skip,
         scripts: resolved.scripts,
         app: args.app.clone(),
+        one: args.sharens,
         annotations: args
             .annotation
             .iter()
@@ -153,6 +154,7 @@ pub fn of_start(args: &ContainerArgs) -> Option<&'static str> {
         (args.uts, "--uts"),
         (args.net.is_some(), "--net"),
         (args.hostname.is_some(), "--hostname"),
+        (args.sharens, "--sharens"),
         (args.writable_tmpfs, "--writable-tmpfs"),
         (args.writable, "--writable"),
         (!args.overlay.is_empty(), "--overlay"),

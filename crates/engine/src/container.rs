@@ -9,7 +9,7 @@ use host::DirectoryTree;
 use host::hooks::Situation;
 use plan::{
     Contribution, ImagePart, MountSource, MountSpec, Plan, Rank, RootEmulation, RootSource,
-    RunRequest, SearchTree, Stage,
+    RunRequest, SearchTree, Stage, Upper,
 };
 use runtime::{ImageFile, Keeper, Share};
 use store::{ImageId, Lease, Store};
@@ -160,6 +160,14 @@ impl Engine {
         }
         plan.warnings.splice(0..0, warnings);
         (plan.hooks, plan.remote) = (hooks, remote);
+        plan.one = request.one && plan.may_be_one();
+        match &plan.rootfs.upper {
+            Upper::Directory { path, .. } if request.one && !plan.one => {
+                return Err(Error::NotOne { path: path.clone() });
+            }
+            Upper::Tmpfs if request.one && !plan.one => plan.warnings.push(ALONE.to_owned()),
+            _ => {}
+        }
         let stored = resolved.stored.as_ref();
         let keeper = match (&resolved.root, &image, self.store()) {
             (RootSource::Squashfs { parts }, Some(_), Ok(store)) => {
@@ -178,7 +186,7 @@ impl Engine {
             _ => None,
         };
         // Ranks need one user namespace, or their MPI cannot read each other's memory.
-        let share = (image.is_some() || ranks).then(|| {
+        let share = (image.is_some() || ranks || plan.one).then(|| {
             // Without one the container has a server of its own.
             let found = share::share(self.config(), &plan);
             found.inspect_err(|error| tracing::debug!("no shared server: {error}")).ok()
@@ -277,6 +285,10 @@ fn open_tree(root: &RootSource) -> Result<(Box<dyn SearchTree>, Option<ImageFile
         }
     })
 }
+
+/// What is said where `--sharens` cannot be, and changes something.
+const ALONE: &str = "what is written is seen by one process alone, in spite of --sharens: the \
+                     container has hooks, or namespaces beside that of its mounts";
 
 /// Major and minor number of `/dev/fuse` (devices.txt of the kernel).
 const FUSE_DEVICE: (u32, u32) = (10, 229);

@@ -92,6 +92,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// An overlay that several processes are to write to, and that cannot be one container.
+    #[error(
+        "{path:?} cannot be written to with --sharens: the container has hooks, or namespaces beside that of its mounts"
+    )]
+    NotOne {
+        /// The overlay directory.
+        path: PathBuf,
+    },
     /// A bind that the site forbids.
     #[error("{origin} shows {place:?}, which the site forbids ({by})")]
     ForbiddenBind {

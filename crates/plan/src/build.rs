@@ -87,6 +87,7 @@ pub fn build(
         process,
         hooks: Vec::new(),
         remote: None,
+        one: false,
         annotations: request.annotations.clone(),
         warnings: layout.warnings,
     })

@@ -53,7 +53,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize, Serializer};
 
 /// How the image becomes a mount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ImageMount {
     /// The in-process FUSE server serves the file.
@@ -65,7 +65,7 @@ pub enum ImageMount {
 }
 
 /// The layer that takes writes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum Upper {
     /// None: the root file system is read-only.
@@ -82,7 +82,7 @@ pub enum Upper {
 }
 
 /// A file or directory that the engine adds over the image, in memory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Skeleton {
     /// Path inside the container, absolute, free of symbolic links.
     pub path: PathBuf,
@@ -95,7 +95,7 @@ pub struct Skeleton {
 }
 
 /// What a [`Skeleton`] entry is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SkeletonKind {
     /// A directory, often a mount point that the image lacks.
@@ -157,7 +157,7 @@ pub struct Namespaces {
 }
 
 /// Who the process is, inside and outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct IdMap {
     /// User id inside.
     pub uid: u32,
@@ -170,7 +170,7 @@ pub struct IdMap {
 }
 
 /// One step towards the container, with its reason.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct PlanOp {
     /// The step.
     #[serde(flatten)]
@@ -181,7 +181,7 @@ pub struct PlanOp {
 
 /// What a step does. Targets are paths inside the container, absolute and
 /// free of symbolic links.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "op")]
 pub enum Op {
     /// Bind a file or directory of the host.
@@ -319,6 +319,9 @@ pub struct Plan {
     pub remote: Option<Remote>,
     /// What hooks are told of the container.
     pub annotations: BTreeMap<String, String>,
+    /// Whether those that the same process starts at once, and that are alike, are one:
+    /// they have one mount namespace.
+    pub one: bool,
     /// What a person should know but need not stop for.
     pub warnings: Vec<String>,
 }
@@ -352,6 +355,14 @@ impl Plan {
         let emulated = self.root_emulation != RootEmulation::None;
         let free = !root.overlaid && !emulated && self.hooks.is_empty();
         one && root.mount == ImageMount::Fuse && additions && free
+    }
+
+    /// Whether others can be one with it: nothing but mounts makes it, and those are made
+    /// once.
+    #[must_use]
+    pub fn may_be_one(&self) -> bool {
+        let Namespaces { pid, ipc, uts, net, .. } = self.namespaces;
+        !(pid || ipc || uts || net) && self.hooks.is_empty() && self.remote.is_none()
     }
 
     /// What binds those who enter later.

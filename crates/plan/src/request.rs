@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use types::ImageConfig;
 
 /// Where the root file system comes from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum RootSource {
     /// A directory on the host.
@@ -36,7 +36,7 @@ impl RootSource {
 }
 
 /// A squashfs image in a file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ImagePart {
     /// The file's path, absolute.
     pub path: PathBuf,
@@ -219,7 +219,7 @@ pub enum Writable {
 }
 
 /// Flags of a mount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MountFlags {
     /// Forbid writing.
@@ -354,6 +354,8 @@ pub struct RunRequest {
     pub dry_run: bool,
     /// How commands are started in containers like this one on other nodes.
     pub other_nodes: OtherNodes,
+    /// Whether those that the same process starts at once, and that are alike, are one.
+    pub one: bool,
 }
 
 impl RunRequest {
@@ -385,6 +387,7 @@ impl RunRequest {
             annotations: BTreeMap::new(),
             dry_run: false,
             other_nodes: OtherNodes::None,
+            one: false,
         }
     }
 }

@@ -36,6 +36,15 @@ pub enum RuntimeError {
     /// The plan asks for a server and there is no image to serve.
     #[error("no open image was given for a root file system that a FUSE server is to serve")]
     NoImage,
+    /// An overlay that several processes were to write to as one container.
+    #[error(
+        "{path} is written to as one container, and that of another process, which was to be it, \
+         differs from this one or does not answer", path = path.display()
+    )]
+    NotOne {
+        /// The overlay directory.
+        path: PathBuf,
+    },
     /// Root cannot be emulated.
     #[error("cannot emulate root: {step}")]
     Emulation {
@@ -236,6 +245,9 @@ impl RuntimeError {
             },
             Self::Source { source, .. } if errno(source) == Some(Errno::NOENT) => {
                 "the path to mount must exist on this host"
+            }
+            Self::NotOne { .. } => {
+                "give all of them the same mounts and devices, or let one process write"
             }
             Self::Emulation { .. } => {
                 "the kernel must allow seccomp filters with a listener: see sampan doctor"

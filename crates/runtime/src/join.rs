@@ -134,7 +134,7 @@ fn own_namespace(name: &str) -> Option<PathBuf> {
 }
 
 /// When a process was started, in ticks since the machine was.
-fn started(pid: Pid) -> Option<u64> {
+pub(crate) fn started(pid: Pid) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).ok()?;
     // The name may hold anything, parentheses among it.
     let (_, rest) = text.rsplit_once(')')?;

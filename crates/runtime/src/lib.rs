@@ -47,11 +47,12 @@ mod tree;
 mod user;
 
 use std::convert::Infallible;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use lookahead::Lookahead;
-use plan::{ImageMount, Plan};
-use share::Way;
+use plan::{ImageMount, Plan, Upper};
+use share::{Common, Way};
 
 pub use error::{ExecError, RuntimeError};
 pub use join::{Container, JoinError, join};
@@ -126,6 +127,35 @@ struct Served {
     server: Option<server::Server>,
     /// A server that was there.
     joined: Option<share::Joined>,
+    /// What others may have of the container, or it of theirs.
+    common: Common,
+}
+
+impl Served {
+    /// The mount namespace of the container that this one is to be, if there is one.
+    fn namespace(&self) -> Option<&OwnedFd> {
+        self.joined.as_ref().and_then(share::Joined::namespace)
+    }
+
+    /// A copy for others of a root file system that was not attached yet.
+    fn copy(&self, root: &OwnedFd) -> Option<OwnedFd> {
+        let copied = match (self.common, &self.server) {
+            (Common::Root(_), Some(server)) => server.cloned(),
+            (Common::Root(_), None) => self.joined.is_some(),
+            _ => false,
+        };
+        // Without it those who join make their own.
+        if copied { share::clone(root).ok() } else { None }
+    }
+
+    /// Gives the server what others can have, in which everything has its place by now.
+    fn offer(&self, fd: BorrowedFd<'_>) {
+        match (&self.server, &self.joined) {
+            (Some(server), None) => server.offer(self.common, fd),
+            (_, Some(joined)) => joined.offer(fd),
+            (None, None) => {}
+        }
+    }
 }
 
 /// Finds a server to join, or starts one. An image that is a directory needs
@@ -138,20 +168,32 @@ fn find(
     program: &mut exec::Program,
 ) -> Result<Served, RuntimeError> {
     let share = share.filter(|_| plan.namespaces.user);
+    let common = root::common(plan);
     let new = |listener| {
         let ahead = image.map(|image| Lookahead::new(plan, image, program)).unwrap_or_default();
-        server::start(image, plan, keeper, ahead, listener, share.map(Share::log)).map(Some)
+        let log = share.map(Share::log);
+        server::start(image, plan, keeper, ahead, listener, log, common).map(Some)
     };
     let parts = image.map_or(0, ImageFile::parts);
-    let additions = root::additions(plan).unwrap_or(0);
-    Ok(match share.map_or(Way::Alone, |share| share::find(share, parts, additions)) {
-        Way::Joined(joined) if joined.has(parts) => Served { server: None, joined: Some(joined) },
+    let way = share.map_or(Way::Alone, |share| share::find(share, common));
+    let alone = matches!(way, Way::Alone);
+    let served = match way {
+        Way::Joined(joined) if joined.has(parts) || joined.namespace().is_some() => {
+            Served { server: None, joined: Some(joined), common }
+        }
         // The kernel cannot clone the mounts of others: only the namespace is shared.
-        Way::Joined(joined) => Served { server: new(None)?, joined: Some(joined) },
-        Way::First(listener) => Served { server: new(Some(listener))?, joined: None },
+        Way::Joined(joined) => Served { server: new(None)?, joined: Some(joined), common },
+        Way::First(listener) => Served { server: new(Some(listener))?, joined: None, common },
         Way::Alone if image.is_none() => Served::default(),
-        Way::Alone => Served { server: new(None)?, joined: None },
-    })
+        Way::Alone => Served { server: new(None)?, joined: None, common },
+    };
+    match &plan.rootfs.upper {
+        // Two overlays with one upper directory would be undefined.
+        Upper::Directory { path, .. } if plan.one && alone => {
+            Err(RuntimeError::NotOne { path: path.clone() })
+        }
+        _ => Ok(served),
+    }
 }
 
 /// What the process does once it is in its namespaces.

@@ -21,6 +21,10 @@ pub(crate) fn enter(plan: &Plan, served: &Served) -> Result<(), RuntimeError> {
     let user = Some(LinkNameSpaceType::User);
     move_into_link_name_space(joined.user_namespace.as_fd(), user)
         .map_err(|e| RuntimeError::Unshare { which: "user".to_owned(), source: e.into() })?;
+    if let Some(container) = joined.namespace() {
+        return move_into_link_name_space(container.as_fd(), Some(LinkNameSpaceType::Mount))
+            .map_err(|e| RuntimeError::Unshare { which: "mount".to_owned(), source: e.into() });
+    }
     leave(Namespaces { user: false, ..plan.namespaces })
 }
 

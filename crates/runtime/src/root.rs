@@ -17,9 +17,10 @@
 //! overlay: the finished root file system is a part of the mount of the image.
 //!
 //! A container that joins a server takes a clone of the root file system of one that
-//! needed the same additions.
+//! needed the same additions, or all of it where both are to be one.
 
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -36,8 +37,8 @@ use rustix::mount::{
 use crate::hooks::Hooks;
 use crate::ops::{self, Sources};
 use crate::server::Server;
-use crate::share::Joined;
-use crate::{RuntimeError, Served, lookahead, namespace};
+use crate::share::{Common, Joined};
+use crate::{RuntimeError, Served, join, lookahead, namespace};
 
 /// Directories that the stage may cover; one of them is on every host.
 const STAGES: [&str; 5] = ["/tmp", "/mnt", "/run", "/var", "/proc"];
@@ -48,9 +49,22 @@ pub(crate) fn step<E: Into<io::Error>>(step: &str) -> impl FnOnce(E) -> RuntimeE
 }
 
 /// Makes the plan's root file system and moves into it.
-pub(crate) fn enter(plan: &Plan, served: Served, hooks: &Hooks) -> Result<(), RuntimeError> {
+pub(crate) fn enter(plan: &Plan, mut served: Served, hooks: &Hooks) -> Result<(), RuntimeError> {
+    // With the namespace it has entered a root file system that is made.
+    if served.namespace().is_none() {
+        let namespace = File::open("/proc/self/ns/mnt").ok().filter(|_| plan.one);
+        pivot(&assemble(plan, &mut served, hooks)?)?;
+        if let (Some(namespace), Common::Namespace(_)) = (namespace, served.common) {
+            served.offer(namespace.as_fd());
+        }
+    }
+    ops::finish(plan)?;
+    namespace::take_identity(plan.namespaces.user, plan.id_map)
+}
+
+/// The root file system with all that belongs into it.
+fn assemble(plan: &Plan, served: &mut Served, hooks: &Hooks) -> Result<OwnedFd, RuntimeError> {
     let sources = Sources::open(plan)?;
-    let additions = additions(plan);
     let root = match served.joined.as_ref().and_then(Joined::root) {
         // The kernel's caches are those of the containers before.
         Some(root) => {
@@ -59,27 +73,20 @@ pub(crate) fn enter(plan: &Plan, served: Served, hooks: &Hooks) -> Result<(), Ru
             root
         }
         None => {
-            let mut served = served;
-            let (root, copy) = made(plan, &mut served, additions)?;
+            let (root, copy) = made(plan, served)?;
             ops::apply(plan, sources, &root)?;
-            if let (Some(server), Some(copy), Some(additions)) = (served.server, copy, additions) {
-                server.offer(additions, &copy);
+            if let Some(copy) = copy {
+                served.offer(copy.as_fd());
             }
             root
         }
     };
     hooks.created()?;
-    pivot(&root)?;
-    ops::finish(plan)?;
-    namespace::take_identity(plan.namespaces.user, plan.id_map)
+    Ok(root)
 }
 
 /// A root file system of the container's own, and a copy for others.
-fn made(
-    plan: &Plan,
-    served: &mut Served,
-    additions: Option<u64>,
-) -> Result<(OwnedFd, Option<OwnedFd>), RuntimeError> {
+fn made(plan: &Plan, served: &mut Served) -> Result<(OwnedFd, Option<OwnedFd>), RuntimeError> {
     let mut images = images(plan, served)?;
     let server = served.server.as_ref();
     let ahead = server.map_or(&[][..], |server| &server.ahead);
@@ -88,11 +95,10 @@ fn made(
         on_stage(image)?;
         return Ok((images.remove(0), None));
     }
-    let copy = |root: &OwnedFd| server.filter(|_| additions.is_some())?.copy(root);
     if let (true, [image]) = (server.is_some_and(|server| server.view), &images[..]) {
         let root = view(image)?;
         lookahead::touch(&root, ahead);
-        let copy = copy(&root);
+        let copy = served.copy(&root);
         on_stage(&root)?;
         return Ok((root, copy));
     }
@@ -102,10 +108,7 @@ fn made(
         lookahead::touch(image, ahead);
     }
     let root = stage.overlay(plan)?;
-    let copy = copy(&root);
-    if let (None, Some(joined), Some(additions)) = (server, &served.joined, additions) {
-        joined.offer(additions, &root);
-    }
+    let copy = served.copy(&root);
     stage.attach(&root)?;
     Ok((root, copy))
 }
@@ -276,23 +279,35 @@ impl Stage {
     }
 }
 
+/// What a container can have in common with others, or they with it.
+pub(crate) fn common(plan: &Plan) -> Common {
+    let one = if plan.one { one(plan).map(Common::Namespace) } else { None };
+    let root = || additions(plan).map(Common::Root);
+    one.or_else(root).unwrap_or(Common::Nothing)
+}
+
+/// What tells a container from others: who starts it, and what is mounted where.
+fn one(plan: &Plan) -> Option<u64> {
+    let Rootfs { source, mount, skeleton, lowers, upper, in_place, overlaid: _ } = &plan.rootfs;
+    let parent = rustix::process::getppid()?;
+    let mut hash = DefaultHasher::new();
+    (parent, join::started(parent)?).hash(&mut hash);
+    (source, mount, skeleton, lowers, upper, in_place).hash(&mut hash);
+    (&plan.ops, plan.id_map).hash(&mut hash);
+    Some(hash.finish())
+}
+
 /// What tells additions from others; None where the root file system is the
 /// container's own for another reason.
-pub(crate) fn additions(plan: &Plan) -> Option<u64> {
-    use std::hash::{DefaultHasher, Hash, Hasher};
+fn additions(plan: &Plan) -> Option<u64> {
     let root = &plan.rootfs;
     if !root.overlay() || root.upper != Upper::None || !root.lowers.is_empty() {
         return None;
     }
     let mut hash = DefaultHasher::new();
     plan.view().hash(&mut hash);
-    for entry in &root.skeleton {
-        (&entry.path, entry.mode).hash(&mut hash);
-        match &entry.kind {
-            SkeletonKind::Directory => 0.hash(&mut hash),
-            SkeletonKind::File(bytes) => (1, bytes).hash(&mut hash),
-            SkeletonKind::Symlink(to) => (2, to).hash(&mut hash),
-        }
+    for Skeleton { path, kind, mode, reason: _ } in &root.skeleton {
+        (path, kind, mode).hash(&mut hash);
     }
     Some(hash.finish())
 }

@@ -22,7 +22,7 @@ use sys::process::{Fork, fork};
 
 use crate::lookahead::Lookahead;
 use crate::profile::{self, Profile, Profiling, Toucher};
-use crate::share::{Host, Listener, Over};
+use crate::share::{Common, Host, Listener, Over};
 use crate::tree::ImageTree;
 use crate::{RuntimeError, pass, share};
 
@@ -143,6 +143,8 @@ pub(crate) struct Server {
     pub(crate) view: bool,
     /// Whether others may join.
     shared: bool,
+    /// Whether they get clones of the mounts: not every kernel makes them.
+    cloned: bool,
 }
 
 fn failed(step: &'static str) -> impl Fn(io::Error) -> RuntimeError {
@@ -158,11 +160,13 @@ pub(crate) fn start(
     ahead: Lookahead,
     listener: Option<Listener>,
     log: Option<PathBuf>,
+    common: Common,
 ) -> Result<Server, RuntimeError> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|e| failed("socket")(e.into()))?;
     let container = rustix::process::getpid();
+    let parent = common.parent();
     let shared = listener.is_some();
     let view = image.and_then(|image| image.view(plan));
     match fork().map_err(failed("fork"))? {
@@ -172,6 +176,7 @@ pub(crate) fn start(
             ahead: ahead.paths,
             view: view.is_some(),
             shared,
+            cloned: false,
         }),
         Fork::Child => match fork() {
             Ok(Fork::Child) => {
@@ -189,8 +194,8 @@ pub(crate) fn start(
                 let argv = plan.process.argv.iter().map(|word| word.as_bytes());
                 let name = profile::key(&argv.collect::<Vec<_>>());
                 let socket = theirs;
-                let life =
-                    Life { owner, noted, view, socket, keeper, name, listener, log, container };
+                let first = First { container, parent, number: common.number() };
+                let life = Life { owner, noted, view, socket, keeper, name, listener, log, first };
                 sys::process::exit_now(i32::from(life.run(image, &ahead.files).is_err()))
             }
             Ok(Fork::Parent(_)) => sys::process::exit_now(0),
@@ -214,22 +219,23 @@ impl Server {
         let copies = copies.collect::<Result<Vec<_>, _>>().unwrap_or_default();
         fds.extend(namespace.iter().map(AsFd::as_fd));
         fds.extend(copies.iter().map(AsFd::as_fd));
-        self.shared = namespace.is_some() && copies.len() == mounts.len();
+        self.shared = namespace.is_some();
+        self.cloned = self.shared && copies.len() == mounts.len();
         pass::send(&self.socket, 0, &fds).map_err(failed("send"))?;
         self.reap()
     }
 
-    /// A copy of a root file system that was not attached yet, for [`Self::offer`].
-    pub(crate) fn copy(&self, root: &OwnedFd) -> Option<OwnedFd> {
-        // Without it those who join make their own.
-        if self.shared { share::clone(root).ok() } else { None }
+    /// Whether those who join get clones of its mounts.
+    pub(crate) fn cloned(&self) -> bool {
+        self.cloned
     }
 
-    /// Gives the server the root file system, in which everything has its place by
-    /// now, for those who join and need the same additions.
-    pub(crate) fn offer(&self, additions: u64, copy: &OwnedFd) {
-        // A server that is gone has nobody join.
-        let _ = pass::send(&self.socket, additions, &[copy.as_fd()]);
+    /// Gives the server what those who join can have.
+    pub(crate) fn offer(&self, common: Common, fd: BorrowedFd<'_>) {
+        if self.shared {
+            // A server that is gone has nobody join.
+            let _ = pass::send(&self.socket, common.number(), &[fd]);
+        }
     }
 
     /// Waits for the process between the two forks. It has nothing to do but
@@ -254,8 +260,17 @@ struct Life {
     name: String,
     listener: Option<Listener>,
     log: Option<PathBuf>,
-    /// The process that becomes the first container.
+    first: First,
+}
+
+/// The first container.
+struct First {
+    /// Its process.
     container: Pid,
+    /// The process that starts others that are to be one with it.
+    parent: Option<Pid>,
+    /// What others may ask for of it.
+    number: u64,
 }
 
 impl Life {
@@ -295,14 +310,19 @@ impl Life {
         let devices: Vec<OwnedFd> = fds.by_ref().take(parts.len()).collect();
         let host = match (self.listener, fds.next()) {
             (Some(listener), Some(user_namespace)) => {
-                let member = pidfd_open(self.container, PidfdFlags::empty()).ok();
-                let members = member.into_iter().collect();
-                let (mounts, makers): (Vec<_>, _) = (fds.collect(), vec![self.socket]);
+                let First { container, parent, number } = self.first;
+                let open = |pid| pidfd_open(pid, PidfdFlags::empty()).ok();
+                let mounts: Vec<OwnedFd> = fds.collect();
                 if let (Some(toucher), [mount]) = (toucher, &mounts[..]) {
                     toucher.go(&user_namespace, mount);
                 }
-                let roots = Vec::new();
-                Some(Host { listener, mounts, user_namespace, roots, makers, members })
+                // Those that are to be one with it have no other way.
+                let patience = if parent.is_some() { share::MAKING / 2 } else { share::PATIENCE };
+                let mut host = Host::new(listener, mounts, user_namespace, patience);
+                host.makers.push((number, self.socket));
+                host.members
+                    .extend([Some(container), parent].into_iter().flatten().filter_map(open));
+                Some(host)
             }
             (listener, _) => {
                 listener.into_iter().for_each(Listener::close);
@@ -395,7 +415,7 @@ fn keep_while_served(host: Option<Host>, mut keeper: Box<dyn Keeper>, end: Borro
         host.listener.close();
         // What was held is let go of: without containers the kernel unmounts
         // the image now, and the connection dies.
-        drop((host.mounts, host.user_namespace, host.roots, host.makers));
+        drop((host.mounts, host.user_namespace, host.offers, host.makers));
         if over == Over::Dead || share::dead(end, std::time::Duration::from_millis(100)) {
             keeper.end();
             return;

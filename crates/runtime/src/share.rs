@@ -12,7 +12,11 @@
 //! ```
 //!
 //! Who has to make an overlay gives the server a copy of the finished root file system,
-//! for those that join later and need the same additions. Nobody joins before the first
+//! for those that join later and need the same additions. One of those that are to be
+//! [one](Plan::one) gives it its mount namespace instead, which the others enter: they
+//! see what each of them writes. It stays as long as the process that starts them does,
+//! which the server counts among them; who asks for one that is being made waits.
+//! Nobody joins before the first
 //! one has, with all mounts in their places: two that look a name up for the first time
 //! at once may each find it gone, and so may what was mounted there (since Linux 6.16,
 //! `fuse_dentry_revalidate`).
@@ -47,7 +51,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
     socket_with,
 };
-use rustix::process::{Pid, PidfdFlags, getpid, getuid, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, getpid, getppid, getuid, pidfd_open};
 
 use crate::{Keeper, pass};
 
@@ -86,8 +90,9 @@ pub(crate) enum Way {
 /// What a server gives to those who join.
 pub(crate) struct Joined {
     mounts: Vec<OwnedFd>,
-    /// The finished root file system of a container with the same additions.
-    root: Option<OwnedFd>,
+    /// What it has of the other's that was asked for.
+    common: Common,
+    found: Option<OwnedFd>,
     pub(crate) user_namespace: OwnedFd,
     /// The way to the server.
     socket: OwnedFd,
@@ -107,15 +112,56 @@ impl Joined {
 
     /// The root file system of a container with the same additions, if there is one.
     pub(crate) fn root(&self) -> Option<OwnedFd> {
+        let root = self.found.as_ref().filter(|_| matches!(self.common, Common::Root(_)));
         // Without it an overlay of its own is as good.
-        self.root.as_ref().and_then(|root| clone(root).ok())
+        root.and_then(|root| clone(root).ok())
     }
 
-    /// Gives the server the finished root file system for others.
-    pub(crate) fn offer(&self, additions: u64, root: &OwnedFd) {
-        // Without it they make their own.
-        if let (None, Ok(copy)) = (&self.root, clone(root)) {
-            let _ = pass::send(&self.socket, additions, &[copy.as_fd()]);
+    /// The mount namespace of the container that this one is to be, if there is one.
+    pub(crate) fn namespace(&self) -> Option<&OwnedFd> {
+        self.found.as_ref().filter(|_| matches!(self.common, Common::Namespace(_)))
+    }
+
+    /// Gives the server what others can have; without it they make their own.
+    pub(crate) fn offer(&self, fd: BorrowedFd<'_>) {
+        if self.found.is_none() {
+            let _ = pass::send(&self.socket, self.common.number(), &[fd]);
+        }
+    }
+}
+
+/// What a container may have in common with others beside image and user namespace, and
+/// what tells theirs from that of more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Common {
+    /// Nothing: it has its root file system for itself.
+    #[default]
+    Nothing,
+    /// A copy of the root file system.
+    Root(u64),
+    /// The mount namespace.
+    Namespace(u64),
+}
+
+impl Common {
+    /// The process that starts those that are one: the parent of this.
+    pub(crate) fn parent(self) -> Option<Pid> {
+        matches!(self, Self::Namespace(_)).then(getppid)?
+    }
+
+    /// The bit that tells namespaces from root file systems.
+    const NAMESPACE: u64 = 1 << 63;
+
+    fn is_namespace(number: u64) -> bool {
+        number & Self::NAMESPACE != 0
+    }
+
+    /// What a server is asked for.
+    pub(crate) fn number(self) -> u64 {
+        match self {
+            Self::Nothing => 0,
+            Self::Root(number) => (number & !Self::NAMESPACE).max(1),
+            Self::Namespace(number) => number | Self::NAMESPACE,
         }
     }
 }
@@ -129,17 +175,18 @@ pub(crate) fn clone(mount: &OwnedFd) -> rustix::io::Result<OwnedFd> {
 }
 
 /// How long a start waits for a server that does not answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it waits for another start that is making one: longer, as that one lives,
 /// and all that wait on a busy node keep it from going on.
-const MAKING: Duration = Duration::from_secs(60);
+pub(crate) const MAKING: Duration = Duration::from_secs(60);
+/// The answer that another one makes what was asked for, and that one more follows.
+const LATER: u64 = u64::MAX;
 /// Connections that wait for the server's accept.
 const BACKLOG: i32 = 4096;
 
-/// Finds a server of so many images, or a place for one; `additions` tells those of the
-/// container from others, 0 where nobody else can have its root file system.
-pub(crate) fn find(share: &Share, parts: usize, additions: u64) -> Way {
-    match search(share, parts, additions) {
+/// Finds a server, or a place for one.
+pub(crate) fn find(share: &Share, common: Common) -> Way {
+    match search(share, common) {
         Ok(way) => way,
         Err(error) => {
             tracing::debug!("no shared image server: {error}");
@@ -152,15 +199,15 @@ pub(crate) fn find(share: &Share, parts: usize, additions: u64) -> Way {
 /// started it.
 pub(crate) fn announce(share: &Share, member: Pid) -> io::Result<()> {
     // What it answers is let go of.
-    Place::open(share)?.join(0, 0, member, None).map(drop)
+    Place::open(share)?.join(Common::Nothing, member, None).map(drop)
 }
 
-fn search(share: &Share, parts: usize, additions: u64) -> io::Result<Way> {
+fn search(share: &Share, common: Common) -> io::Result<Way> {
     let place = Place::open(share)?;
     let start = Instant::now();
     let mut silent = None;
     while start.elapsed() < MAKING {
-        match place.join(parts, additions, getpid(), silent)? {
+        match place.join(common, getpid(), silent)? {
             Answer::Joined(joined) => return Ok(Way::Joined(joined)),
             Answer::Silent(socket) => silent = Some(socket),
             Answer::Nobody => {}
@@ -170,7 +217,7 @@ fn search(share: &Share, parts: usize, additions: u64) -> io::Result<Way> {
             continue;
         };
         // Somebody may have been faster.
-        if let Answer::Joined(joined) = place.join(parts, additions, getpid(), silent)? {
+        if let Answer::Joined(joined) = place.join(common, getpid(), silent)? {
             return Ok(Way::Joined(joined));
         }
         return place.listen(lock, share.linger).map(Way::First);
@@ -230,13 +277,7 @@ impl Place {
 
     /// Joins the server that listens here, for a process. One at a socket that is known
     /// to be `silent` is not asked again.
-    fn join(
-        &self,
-        parts: usize,
-        additions: u64,
-        member: Pid,
-        silent: Option<u64>,
-    ) -> io::Result<Answer> {
+    fn join(&self, common: Common, member: Pid, silent: Option<u64>) -> io::Result<Answer> {
         let Ok(inode) = self.inode(&self.name) else { return Ok(Answer::Nobody) };
         if silent == Some(inode) {
             return Ok(Answer::Silent(inode));
@@ -251,12 +292,22 @@ impl Place {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let member = pidfd_open(member, PidfdFlags::empty())?;
-        let ask = || {
-            pass::send(&socket, additions, &[member.as_fd()])?;
-            if self.silent(&socket)? { Ok(None) } else { pass::receive(&socket).map(Some) }
+        let parent = common.parent().and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let ask = || -> io::Result<Option<_>> {
+            let fds = [Some(&member), parent.as_ref()].into_iter().flatten().map(AsFd::as_fd);
+            pass::send(&socket, common.number(), &fds.collect::<Vec<_>>())?;
+            let mut patience = self.patience;
+            while !self.silent(&socket, patience)? {
+                let answer = pass::receive(&socket)?;
+                if answer.0 != LATER {
+                    return Ok(Some(answer));
+                }
+                patience = MAKING;
+            }
+            Ok(None)
         };
-        let mut fds = match ask() {
-            Ok(Some((_, fds))) => fds.into_iter(),
+        let (mounts, fds) = match ask() {
+            Ok(Some(answer)) => answer,
             Ok(None) => return Ok(Answer::Silent(inode)),
             // It ended meanwhile.
             Err(e) if Errno::from_io_error(&e) == Some(Errno::CONNRESET) => {
@@ -265,17 +316,18 @@ impl Place {
             Err(e) if Errno::from_io_error(&e) == Some(Errno::PIPE) => return Ok(Answer::Nobody),
             Err(e) => return Err(e),
         };
+        let mut fds = fds.into_iter();
         let Some(user_namespace) = fds.next() else { return Ok(Answer::Nobody) };
-        let mounts: Vec<OwnedFd> = fds.by_ref().take(parts).collect();
-        let root = fds.next();
-        Ok(Answer::Joined(Joined { mounts, root, user_namespace, socket }))
+        let mounts = fds.by_ref().take(usize::try_from(mounts).unwrap_or(0)).collect();
+        let found = fds.next();
+        Ok(Answer::Joined(Joined { mounts, common, found, user_namespace, socket }))
     }
 
     /// Waits for a server's answer; whether there is none. Somebody who holds the lock is
     /// still making the server.
-    fn silent(&self, socket: &OwnedFd) -> io::Result<bool> {
+    fn silent(&self, socket: &OwnedFd, patience: Duration) -> io::Result<bool> {
         let start = Instant::now();
-        let patience = Timespec::try_from(self.patience).ok();
+        let patience = Timespec::try_from(patience).ok();
         loop {
             match poll(&mut [PollFd::new(socket, PollFlags::IN)], patience.as_ref()) {
                 Ok(0) if start.elapsed() < MAKING && self.take_lock()?.is_none() => {}
@@ -351,12 +403,17 @@ pub(crate) struct Host {
     /// Of the images, bottom first.
     pub(crate) mounts: Vec<OwnedFd>,
     pub(crate) user_namespace: OwnedFd,
-    /// Finished root file systems, with what tells their additions from others.
-    pub(crate) roots: Vec<(u64, OwnedFd)>,
+    /// Finished root file systems and mount namespaces, by [`Common::number`].
+    pub(crate) offers: Vec<(u64, OwnedFd)>,
     /// Containers that make one and may send it.
-    pub(crate) makers: Vec<OwnedFd>,
-    /// pidfds of the containers' first processes.
+    pub(crate) makers: Vec<(u64, OwnedFd)>,
+    /// Containers that wait for another one's mount namespace.
+    pub(crate) waiting: Vec<(u64, OwnedFd)>,
+    /// pidfds of the containers' first processes, and of those that have several of them
+    /// be one.
     pub(crate) members: Vec<OwnedFd>,
+    /// How long the others wait for the first container.
+    pub(crate) patience: Duration,
 }
 
 /// Why [`Host::run`] came back.
@@ -368,13 +425,25 @@ pub(crate) enum Over {
     Dead,
 }
 
-/// Most root file systems that are kept for others. Tasks of a job need one or two.
-const MOST_ROOTS: usize = 8;
+/// Most of them that are kept, apart from namespaces, which others count on. Tasks of a
+/// job need one or two.
+const MOST_OFFERS: usize = 8;
 
 /// How often a keeper is called.
 pub(crate) const TICK: Duration = Duration::from_secs(60);
 
 impl Host {
+    /// One that nobody has joined; others wait so long for the first container.
+    pub(crate) fn new(
+        listener: Listener,
+        mounts: Vec<OwnedFd>,
+        user_namespace: OwnedFd,
+        patience: Duration,
+    ) -> Self {
+        let (offers, makers, waiting, members) = (vec![], vec![], vec![], vec![]);
+        Self { listener, mounts, user_namespace, offers, makers, waiting, members, patience }
+    }
+
     /// Lets others join until nobody does any more. The keeper keeps while
     /// there are containers.
     pub(crate) fn run(&mut self, keeper: &mut dyn Keeper, end: BorrowedFd<'_>) -> Over {
@@ -392,11 +461,12 @@ impl Host {
                 return Over::Dead;
             }
             self.hear();
-            if joins && let Some(member) = self.admit() {
-                self.members.push(member);
+            if joins && let Some(new) = self.admit() {
+                self.members.extend(new);
             }
             match (self.members.is_empty(), since) {
                 (true, None) => {
+                    self.offers.retain(|(number, _)| !Common::is_namespace(*number));
                     keeper.end();
                     since = Some(Instant::now());
                 }
@@ -416,10 +486,10 @@ impl Host {
         }
     }
 
-    /// Waits until the first container has a root file system, or ends.
+    /// Waits until the first container is made, or ends.
     fn await_first(&mut self, end: BorrowedFd<'_>) {
-        let Some(first) = self.makers.first() else { return };
-        let patience = Timespec::try_from(PATIENCE).ok();
+        let Some((_, first)) = self.makers.first() else { return };
+        let patience = Timespec::try_from(self.patience).ok();
         let end = PollFd::from_borrowed_fd(end, PollFlags::IN);
         // What fails here is met again.
         let _ = poll(&mut [end, PollFd::new(first, PollFlags::IN)], patience.as_ref());
@@ -431,7 +501,10 @@ impl Host {
     fn wait(&mut self, end: BorrowedFd<'_>, wait: Duration) -> (bool, bool) {
         let timeout = Timespec::try_from(wait).ok();
         let members = self.members.iter().map(AsFd::as_fd);
-        let all = [self.listener.socket.as_fd()].into_iter().chain(members);
+        // Who joins has them heard in any case.
+        let makers = self.makers.iter().filter(|_| !self.waiting.is_empty());
+        let makers = makers.map(|(_, maker)| maker.as_fd());
+        let all = [self.listener.socket.as_fd()].into_iter().chain(members).chain(makers);
         let mut fds: Vec<PollFd<'_>> =
             all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         // Who shares the namespace alone cares for no connection.
@@ -447,11 +520,11 @@ impl Host {
         (happened[0], happened[1])
     }
 
-    /// Takes what containers have sent that made a root file system. The end of such a
-    /// container's socket closes when it becomes the application.
+    /// Takes what containers have sent. The end of such a container's socket closes when
+    /// it becomes the application.
     fn hear(&mut self) {
         let mut fds: Vec<PollFd<'_>> =
-            self.makers.iter().map(|maker| PollFd::new(maker, PollFlags::IN)).collect();
+            self.makers.iter().map(|(_, maker)| PollFd::new(maker, PollFlags::IN)).collect();
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         if fds.is_empty() || poll(&mut fds, Some(&now)).is_err() {
             return;
@@ -460,38 +533,63 @@ impl Host {
         let (said, silent): (Vec<_>, Vec<_>) =
             self.makers.drain(..).zip(said).partition(|(_, said)| *said);
         self.makers = silent.into_iter().map(|(maker, _)| maker).collect();
-        for (maker, _) in said {
-            let Ok((additions, fds)) = pass::receive(&maker) else { continue };
-            if self.root(additions).is_none() && self.roots.len() < MOST_ROOTS {
-                self.roots.extend(fds.into_iter().next().map(|root| (additions, root)));
+        for ((_, maker), _) in said {
+            let Ok((number, fds)) = pass::receive(&maker) else { continue };
+            let room = self.offers.len() < MOST_OFFERS || Common::is_namespace(number);
+            if self.offer(number).is_none() && room {
+                self.offers.extend(fds.into_iter().next().map(|fd| (number, fd)));
             }
+        }
+        for (number, client) in std::mem::take(&mut self.waiting) {
+            self.answer(number, client);
         }
     }
 
-    /// The root file system of a container with these additions.
-    fn root(&self, additions: u64) -> Option<&OwnedFd> {
-        self.roots.iter().find(|(theirs, _)| *theirs == additions).map(|(_, root)| root)
+    /// What was offered under a number.
+    fn offer(&self, number: u64) -> Option<&OwnedFd> {
+        self.offers.iter().find(|(theirs, _)| *theirs == number).map(|(_, fd)| fd)
     }
 
-    /// Answers one who wants to join; its pidfd.
-    fn admit(&mut self) -> Option<OwnedFd> {
+    /// Answers one who wants to join; its pidfd, and that of its parent where it makes
+    /// what its parent's other children are to enter.
+    fn admit(&mut self) -> Option<Vec<OwnedFd>> {
         let client = accept_with(&self.listener.socket, SocketFlags::CLOEXEC).ok()?;
         // A client that says nothing keeps the others waiting no longer.
         set_socket_timeout(&client, Timeout::Recv, Some(Duration::from_secs(1))).ok()?;
         if socket_peercred(&client).ok()?.uid != getuid() {
             return None;
         }
-        let (additions, fds) = pass::receive(&client).ok()?;
-        let member = fds.into_iter().next()?;
-        let root = self.root(additions);
+        let (number, mut new) = pass::receive(&client).ok().filter(|(_, fds)| !fds.is_empty())?;
+        if self.offer(number).is_some() {
+            new.truncate(1);
+        }
+        if self.made(number) {
+            pass::send(&client, LATER, &[]).ok()?;
+        }
+        self.answer(number, client);
+        Some(new)
+    }
+
+    /// Whether somebody makes the namespace of that number just now.
+    fn made(&self, number: u64) -> bool {
+        Common::is_namespace(number) && self.makers.iter().any(|(theirs, _)| *theirs == number)
+    }
+
+    /// Gives one who joins what there is, or has it wait.
+    fn answer(&mut self, number: u64, client: OwnedFd) {
+        if self.made(number) {
+            self.waiting.push((number, client));
+            return;
+        }
+        let offer = self.offer(number);
         let mut fds = vec![self.user_namespace.as_fd()];
         fds.extend(self.mounts.iter().map(AsFd::as_fd));
-        fds.extend(root.map(AsFd::as_fd));
-        pass::send(&client, 0, &fds).ok()?;
-        if additions != 0 && root.is_none() {
-            self.makers.push(client);
+        fds.extend(offer.map(AsFd::as_fd));
+        let sent = pass::send(&client, self.mounts.len() as u64, &fds);
+        // Who has gone makes nothing.
+        if sent.is_ok() && number != 0 && offer.is_none() {
+            self.makers.push((number, client));
         }
-        Some(member)
     }
 }
 
@@ -508,8 +606,8 @@ mod tests {
     use crate::server::NoKeeper;
 
     fn place(dir: &tempfile::TempDir) -> Place {
-        let share =
-            Share { dir: dir.path().to_owned(), key: "k".to_owned(), linger: Duration::ZERO };
+        let (dir, key) = (dir.path().to_owned(), "k".to_owned());
+        let share = Share { dir, key, linger: Duration::ZERO };
         Place { patience: Duration::from_millis(20), ..Place::open(&share).unwrap() }
     }
 
@@ -521,9 +619,8 @@ mod tests {
 
     fn serve(listener: Listener) {
         let nothing = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-        let (mounts, user_namespace, members) = (Vec::new(), nothing(), Vec::new());
-        let (roots, makers) = (Vec::new(), Vec::new());
-        let mut host = Host { listener, mounts, user_namespace, roots, makers, members };
+        let (mounts, user_namespace) = (Vec::new(), nothing());
+        let mut host = Host::new(listener, mounts, user_namespace, PATIENCE);
         host.listener.linger = Duration::from_secs(600);
         let end = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
         std::thread::spawn(move || host.run(&mut NoKeeper, end.as_fd()));
@@ -535,7 +632,7 @@ mod tests {
         let first = listener(&dir);
         let second = place(&dir);
         let patience = second.patience;
-        let joining = std::thread::spawn(move || second.join(0, 0, getpid(), None));
+        let joining = std::thread::spawn(move || second.join(Common::Nothing, getpid(), None));
         std::thread::sleep(10 * patience);
         assert!(place(&dir).take_lock().unwrap().is_none(), "the lock is gone before its time");
         serve(first);
@@ -544,12 +641,42 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_for_what_is_being_made_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        serve(listener(&dir));
+        let join = |number| match place(&dir).join(Common::Namespace(number), getpid(), None) {
+            Ok(Answer::Joined(joined)) => joined,
+            _ => panic!("the server does not answer"),
+        };
+        let nothing = std::fs::File::open("/dev/null").unwrap();
+        for fails in [false, true] {
+            let number = u64::from(fails);
+            let maker = join(number);
+            assert!(maker.namespace().is_none());
+            std::thread::scope(|scope| {
+                let waits = scope.spawn(|| join(number).namespace().is_some());
+                // Others are answered meanwhile.
+                assert!(join(7 + number).namespace().is_none());
+                std::thread::sleep(5 * place(&dir).patience);
+                assert!(!waits.is_finished(), "it does not wait");
+                if !fails {
+                    maker.offer(nothing.as_fd());
+                }
+                drop(maker);
+                // Where the one that was to make it has ended, another one is.
+                assert_eq!(waits.join().unwrap(), !fails);
+            });
+            assert_eq!(join(number).namespace().is_some(), !fails);
+        }
+    }
+
+    #[test]
     fn a_server_that_hangs_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let mut hangs = listener(&dir);
         hangs.answers();
         let inode = hangs.inode;
-        let join = |silent| place(&dir).join(0, 0, getpid(), silent).unwrap();
+        let join = |silent| place(&dir).join(Common::Nothing, getpid(), silent).unwrap();
         assert!(matches!(join(None), Answer::Silent(socket) if socket == inode));
         let second = listener(&dir);
         assert_ne!(second.inode, inode);

@@ -9,8 +9,7 @@
 //!
 //! The lock is slurmstepd's, which outlives every task of its step; a crash
 //! leaves it to nobody. Two overlays with one upper directory would be
-//! undefined, so only a step with one task on the node writes; the tasks of a
-//! larger one read, and what they write goes where `--container-writable` says.
+//! undefined: the tasks of a step are one container, and of two steps one writes.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;

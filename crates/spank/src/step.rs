@@ -137,7 +137,7 @@ fn named(
     let job = facts.job.to_string();
     let words = ["slurm", "state", &job, &name.name].map(OsStr::new);
     let dir = PathBuf::from(start(&words)?.trim_end());
-    let writable = facts.local_tasks == 1 && options.writable != Some(false);
+    let writable = options.writable.unwrap_or(facts.local_tasks == 1);
     let image = options.image.as_deref().map(lasting);
     let held = Named::open(&dir, &name, image.as_deref(), writable)?;
     Ok(Some((name, held)))
@@ -233,7 +233,7 @@ impl Step {
         let image = named.as_ref().map(|(_, held)| held.image.clone());
         let image = image.or_else(|| options.image.clone());
         let overlay = named.as_ref().and_then(|(_, held)| held.overlay());
-        let mut words = words(options, image.as_deref(), overlay.as_ref());
+        let mut words = words(options, image.as_deref(), overlay.as_ref(), facts.local_tasks);
         if facts.kind == Kind::Batch {
             // slurmd keeps the script in a directory of its own.
             words.splice(1..1, ["--bind".into(), bind(&program)]);

@@ -17,9 +17,15 @@ pub struct Overlay {
 /// The words after `sampan`, up to and with the image; the command follows.
 ///
 /// Without an entrypoint and without an EDF, which says that itself, the
-/// command is the whole of it: `exec`.
+/// command is the whole of it: `exec`. The tasks of a node are one container, however
+/// many they are.
 #[must_use]
-pub fn words(options: &Options, image: Option<&str>, overlay: Option<&Overlay>) -> Vec<OsString> {
+pub fn words(
+    options: &Options,
+    image: Option<&str>,
+    overlay: Option<&Overlay>,
+    tasks: u32,
+) -> Vec<OsString> {
     let mut list: Vec<OsString> = Vec::new();
     let mut add = |words: &[&str]| list.extend(words.iter().map(OsString::from));
     let run = options.edf.is_some() || options.entrypoint == Some(true);
@@ -31,6 +37,9 @@ pub fn words(options: &Options, image: Option<&str>, overlay: Option<&Overlay>) 
             Some(false) => add(&["--entrypoint", ""]),
             None => {}
         }
+    }
+    if tasks > 1 {
+        add(&["--sharens"]);
     }
     for mount in &options.mounts {
         add(&[mount.flag, &mount.value]);
@@ -74,7 +83,7 @@ mod tests {
     use crate::mounts;
 
     fn text(options: &Options, overlay: Option<&Overlay>) -> String {
-        let words = words(options, options.image.as_deref(), overlay);
+        let words = words(options, options.image.as_deref(), overlay, 1);
         words.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
     }
 
@@ -83,6 +92,7 @@ mod tests {
         let image = || Some("img".to_owned());
         let plain = Options { image: image(), ..Options::default() };
         assert_eq!(text(&plain, None), "exec -- img");
+        assert_eq!(words(&plain, None, None, 2), ["exec", "--sharens", "--"]);
         let all = Options {
             image: image(),
             mounts: mounts::parse("/a:/b:ro,tmpfs:/t").unwrap(),

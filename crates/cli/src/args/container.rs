@@ -306,6 +306,14 @@ pub struct ContainerArgs {
     #[arg(long, value_name = "PLATFORM", help_heading = "Image")]
     pub platform: Option<String>,
 
+    /// Be one container with those that the same process starts meanwhile and that are
+    /// alike: all see what each of them writes to it
+    ///
+    /// Without it each has changes of its own. It is for the ranks of one launcher; a rank that
+    /// starts when all others have ended finds the image as it was.
+    #[arg(long, help_heading = "Isolation")]
+    pub sharens: bool,
+
     /// Print what would be done, and do nothing
     #[arg(
         long,
@@ -333,7 +341,7 @@ pub struct ContainerArgs {
     /// Accepted for Apptainer's sake: so it always is
     #[arg(
         long,
-        visible_aliases = ["sharens", "no-eval", "no-privs", "disable-cache"],
+        visible_aliases = ["no-eval", "no-privs", "disable-cache"],
         action = ArgAction::Count,
         help_heading = "Without effect"
     )]
