@@ -62,8 +62,14 @@ fn a_container_is_saved_to_a_file() {
     let args = ["--container-image=./saved.sqsh", "cat", "/etc/new", "/etc/marker"];
     assert_eq!(cluster.srun(&place, &args).ok(), "x\nfrom the image\n");
     assert_eq!(place.shell("$sampan images -q; ls $SAMPAN_SCRATCH/sampan-*/named").ok(), "");
-    let ran = cluster.srun(&place, &["-n2", &image, "--container-save=two.sqsh", "true"]);
-    assert!(ran.code == 125 && ran.err.contains("one task"), "{ran:?}");
+    let ran = cluster.srun(&place, &["-N2", &image, "--container-save=two.sqsh", "true"]);
+    assert!(ran.code == 125 && ran.err.contains("on one node"), "{ran:?}");
+    // What all tasks have written, also who ends last.
+    let script = "[ $SLURM_PROCID = 0 ] || sleep 1; echo $SLURM_PROCID >/etc/new.$SLURM_PROCID";
+    let args = ["-N1", "-n3", &image, "--container-save=two.sqsh", "sh", "-c", script];
+    let _ = cluster.srun(&place, &args).ok();
+    let args = ["--container-image=./two.sqsh", "sh", "-c", "cat /etc/new.*"];
+    assert_eq!(cluster.srun(&place, &args).ok(), "0\n1\n2\n");
     let ran = cluster.srun(&place, &[&image, "--container-save=/no/such/dir/x.sqsh", "true"]);
     assert!(ran.code == 0 && ran.err.contains("/no/such/dir"), "{ran:?}");
 }

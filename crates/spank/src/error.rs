@@ -141,8 +141,10 @@ pub enum StepError {
     /// The container is written to, or about to be.
     #[error("container {0:?} is in use by another step on this node, which may write to it")]
     Busy(String),
-    /// Several tasks would save one file.
-    #[error("--container-save needs a step of one task: {0} tasks would write the same file")]
+    /// Several nodes would save one file.
+    #[error(
+        "--container-save needs a step on one node: {0} tasks are not all on this one, and each node would write the file"
+    )]
     Save(u32),
     /// A container that takes no writes has nothing to save.
     #[error("--container-save with --container-readonly would save nothing")]

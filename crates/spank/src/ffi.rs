@@ -106,7 +106,7 @@ struct State {
     step: Option<Step>,
     /// Where the tasks of the node wait for the first one; a byte for each.
     gate: Option<(PipeReader, PipeWriter)>,
-    /// How many they are.
+    /// How many they are, and then those that have not ended beside the one that ends.
     others: u32,
     /// No task may run: Slurm goes on where the plugin is only `optional`.
     failed: bool,
@@ -544,8 +544,8 @@ pub extern "C" fn slurm_spank_task_post_fork(
     })
 }
 
-/// Saves the container of a step's one task. The task's exit code is what it
-/// was; that there is no file, srun's output says.
+/// Saves the container when the last task has ended. The tasks' exit codes are what they
+/// were; that there is no file, srun's output says.
 #[unsafe(no_mangle)]
 pub extern "C" fn slurm_spank_task_exit(
     handle: Handle,
@@ -554,6 +554,10 @@ pub extern "C" fn slurm_spank_task_exit(
 ) -> c_int {
     let _ = hook(|state| {
         let Some(step) = &state.step else { return Ok(()) };
+        if state.others > 0 {
+            state.others -= 1;
+            return Ok(());
+        }
         let spank = Spank(handle);
         step.save(spank.number(JOB_STEPID, "its number")?, &spank.user()?)
     });

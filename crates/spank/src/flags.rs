@@ -91,7 +91,7 @@ pub const FLAGS: [Flag; 15] = [
         "container-save",
         "PATH",
         Kind::Save,
-        "[sampan] write the container to a squashfs file when its one task has ended",
+        "[sampan] write the container to a squashfs file when its last task has ended",
     ),
     switch("container-mount-home", Switch::Home, true, "[sampan] show your home directory"),
     switch("no-container-mount-home", Switch::Home, false, "[sampan] do not show it"),

@@ -137,7 +137,8 @@ fn named(
     let job = facts.job.to_string();
     let words = ["slurm", "state", &job, &name.name].map(OsStr::new);
     let dir = PathBuf::from(start(&words)?.trim_end());
-    let writable = options.writable.unwrap_or(facts.local_tasks == 1);
+    let writes = facts.local_tasks == 1 || options.save.is_some();
+    let writable = options.writable.unwrap_or(writes);
     let image = options.image.as_deref().map(lasting);
     let held = Named::open(&dir, &name, image.as_deref(), writable)?;
     Ok(Some((name, held)))
@@ -200,7 +201,7 @@ impl Step {
                 None => Ok(None),
             };
         }
-        if options.save.is_some() && facts.tasks != 1 {
+        if options.save.is_some() && facts.tasks != facts.local_tasks {
             return Err(StepError::Save(facts.tasks));
         }
         if options.save.is_some() && options.writable == Some(false) {
@@ -304,7 +305,7 @@ impl Step {
         self.several
     }
 
-    /// Writes the container to its file, once its one task has ended.
+    /// Writes the container to its file, once its tasks have ended.
     ///
     /// # Errors
     /// When sampan says why not.

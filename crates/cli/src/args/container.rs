@@ -306,11 +306,11 @@ pub struct ContainerArgs {
     #[arg(long, value_name = "PLATFORM", help_heading = "Image")]
     pub platform: Option<String>,
 
-    /// Be one container with those that the same process starts meanwhile and that are
-    /// alike: all see what each of them writes to it
+    /// Be one container with those that the same process starts and that are alike: all see
+    /// what each of them writes to it
     ///
-    /// Without it each has changes of its own. It is for the ranks of one launcher; a rank that
-    /// starts when all others have ended finds the image as it was.
+    /// Without it each has changes of its own. It is for the ranks of one launcher. The container
+    /// stays as long as the process that starts them, an interactive shell too.
     #[arg(long, help_heading = "Isolation")]
     pub sharens: bool,
 
