@@ -37,6 +37,16 @@ fn ranks_of_debians_mpich_run_unmodified() {
     }
 }
 
+/// Those that cannot write are one; what another one writes to its own is not shown.
+#[test]
+fn ranks_of_a_node_are_one_container() {
+    let (place, image) = place("mpich");
+    for (how, expected) in [("", "1\n"), ("--writable-tmpfs", "4\n"), ("--contain", "4\n")] {
+        let script = format!("{HYDRA} -n 4 $sampan run {how} {image} readlink /proc/self/ns/mnt");
+        assert_eq!(place.shell(&format!("{script} | sort -u | wc -l")).ok(), expected, "{how}");
+    }
+}
+
 #[test]
 fn ranks_run_from_a_directory_and_contained() {
     let (place, image) = place("mpich");
@@ -63,6 +73,8 @@ fn ranks_share_a_user_namespace_on_older_kernels() {
     assert!(lines.len() == 2 && lines[0] == lines[1], "{out}");
     let script = format!("{old} {HYDRA} -n 4 $sampan run {image} mpi_check peer");
     assert_eq!(place.shell(&script).ok(), "peers ok 4\n");
+    let spaces = format!("{old} {HYDRA} -n 4 $sampan run {image} readlink /proc/self/ns/mnt");
+    assert_eq!(place.shell(&format!("{spaces} | sort -u | wc -l")).ok(), "1\n");
     let one = format!("{old} $sampan exec --sharens --writable-tmpfs {image}");
     let out = place.shell(&format!("{one} touch /etc/here; {one} ls /etc/here; exit $?")).ok();
     assert_eq!(out, "/etc/here\n");

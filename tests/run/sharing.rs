@@ -221,7 +221,7 @@ fn containers_of_one_process_are_one_where_they_are_to_be() {
     assert_eq!(ran.out, "/etc/here\n", "{}", ran.err);
     assert_eq!(ran.err.matches("No such file").count(), 3, "{}", ran.err);
     let plan = format!("$sampan exec --sharens --explain {file} true");
-    assert!(place.shell(&plan).ok().contains("one with what the same process starts"));
+    assert!(place.shell(&plan).ok().contains("one with those that the same process"));
     let lonely =
         |how: &str| place.shell(&format!("$sampan exec --sharens --pid {how} {file} true"));
     assert!(lonely("--overlay over").fails(125).contains("cannot be written to with --sharens"));

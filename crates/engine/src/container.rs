@@ -160,7 +160,8 @@ impl Engine {
         }
         plan.warnings.splice(0..0, warnings);
         (plan.hooks, plan.remote) = (hooks, remote);
-        plan.one = request.one && plan.may_be_one();
+        // Ranks that can write nothing of their own cannot tell whether they are one.
+        plan.one = (request.one || ranks && !plan.keeps_writes()) && plan.may_be_one();
         match &plan.rootfs.upper {
             Upper::Directory { path, .. } if request.one && !plan.one => {
                 return Err(Error::NotOne { path: path.clone() });

@@ -32,8 +32,7 @@ pub(crate) fn share(config: &Config, plan: &Plan) -> Result<Share> {
     };
     let dir = directory(config)?;
     let mut hash = DefaultHasher::new();
-    // Another version may speak another language.
-    env!("CARGO_PKG_VERSION").hash(&mut hash);
+    (env!("CARGO_PKG_VERSION"), runtime::PROTOCOL).hash(&mut hash);
     // Its server shows what others hide.
     plan.root_emulation.supervised().hash(&mut hash);
     plan.sub_ids.hash(&mut hash);

@@ -365,6 +365,13 @@ impl Plan {
         !(pid || ipc || uts || net) && self.hooks.is_empty() && self.remote.is_none()
     }
 
+    /// Whether it has something that takes writes and is its own.
+    #[must_use]
+    pub fn keeps_writes(&self) -> bool {
+        let memory = |step: &PlanOp| matches!(step.op, Op::Tmpfs { .. });
+        self.rootfs.upper != Upper::None || self.ops.iter().any(memory)
+    }
+
     /// What binds those who enter later.
     #[must_use]
     pub fn bounds(&self) -> Bounds {

@@ -27,7 +27,7 @@ pub fn render_text(plan: &Plan, reasons: bool) -> String {
             line(2, &format!("{what} {}", all.join(", ")), "--root-emulation=subid");
         }
     }
-    let one = if plan.one { "one with what the same process starts: --sharens" } else { "" };
+    let one = if plan.one { "one with those that the same process starts" } else { "" };
     line(0, &format!("namespaces: {}", namespaces(plan)), one);
     line(0, "root file system:", "");
     for (text, reason) in rootfs(plan) {

@@ -181,7 +181,7 @@ fn launcher(
     socket: OwnedFd,
     detached: &Detached,
 ) -> Result<Infallible, RuntimeError> {
-    namespace::enter(plan, &ready.served)?;
+    namespace::enter(plan, &mut ready.served)?;
     if let Some(server) = &mut ready.served.server {
         server.reap()?;
     }

@@ -59,7 +59,7 @@ pub use join::{Container, JoinError, join};
 pub use probe::{probe, takes_upper};
 pub use rootemu::CONSISTENT;
 pub use server::{ImageFile, Keeper, MOST_PARTS};
-pub use share::{LOG, Share};
+pub use share::{LOG, PROTOCOL, Share};
 pub use tree::{ImageTree, Info};
 pub use user::as_root;
 
@@ -82,11 +82,11 @@ pub fn launch(
     share: Option<&Share>,
     bundle: Option<&Path>,
 ) -> Result<i32, RuntimeError> {
-    let Ready { program, hooks, served } = Ready::new(plan, image, keeper, share, bundle)?;
+    let Ready { program, hooks, mut served } = Ready::new(plan, image, keeper, share, bundle)?;
     if plan.namespaces.pid {
         return supervise::run(plan, served, hooks, &program);
     }
-    namespace::enter(plan, &served)?;
+    namespace::enter(plan, &mut served)?;
     match enter(plan, served, &hooks, &program)? {}
 }
 

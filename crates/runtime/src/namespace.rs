@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 
-use plan::{IdMap, Namespaces, Plan, SubIds};
+use plan::{IdMap, Namespaces, Plan, RootSource, SubIds};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
@@ -14,18 +14,33 @@ use crate::{RuntimeError, Served};
 /// Leaves the host's namespaces for the container's. Afterwards the process
 /// is the mapped user, with all capabilities over the new namespaces. The user
 /// namespace is that of the server that is joined.
-pub(crate) fn enter(plan: &Plan, served: &Served) -> Result<(), RuntimeError> {
-    let Some(joined) = &served.joined else {
+pub(crate) fn enter(plan: &Plan, served: &mut Served) -> Result<(), RuntimeError> {
+    let Some(joined) = &mut served.joined else {
         return enter_with(plan.namespaces, plan.id_map, plan.sub_ids.as_ref());
     };
     let user = Some(LinkNameSpaceType::User);
     move_into_link_name_space(joined.user_namespace.as_fd(), user)
         .map_err(|e| RuntimeError::Unshare { which: "user".to_owned(), source: e.into() })?;
     if let Some(container) = joined.namespace() {
-        return move_into_link_name_space(container.as_fd(), Some(LinkNameSpaceType::Mount))
-            .map_err(|e| RuntimeError::Unshare { which: "mount".to_owned(), source: e.into() });
+        let mount = Some(LinkNameSpaceType::Mount);
+        match move_into_link_name_space(container.as_fd(), mount) {
+            Ok(()) => return Ok(()),
+            Err(e) if plan.keeps_writes() || !joined.has(parts(plan)) => {
+                return Err(RuntimeError::Unshare { which: "mount".into(), source: e.into() });
+            }
+            // Where nobody can tell the difference, one of its own is as good.
+            Err(_) => joined.forget(),
+        }
     }
     leave(Namespaces { user: false, ..plan.namespaces })
+}
+
+/// How many images the root file system has mounts of.
+fn parts(plan: &Plan) -> usize {
+    match &plan.rootfs.source {
+        RootSource::Squashfs { parts } => parts.len(),
+        RootSource::Directory { .. } => 0,
+    }
 }
 
 /// The same, without a plan.

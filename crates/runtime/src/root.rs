@@ -54,7 +54,7 @@ pub(crate) fn enter(plan: &Plan, mut served: Served, hooks: &Hooks) -> Result<()
     if served.namespace().is_none() {
         let namespace = File::open("/proc/self/ns/mnt").ok().filter(|_| plan.one);
         pivot(&assemble(plan, &mut served, hooks)?)?;
-        if let (Some(namespace), Common::Namespace(_)) = (namespace, served.common) {
+        if let (Some(namespace), Common::Namespace { .. }) = (namespace, served.common) {
             served.offer(namespace.as_fd());
         }
     }
@@ -281,7 +281,9 @@ impl Stage {
 
 /// What a container can have in common with others, or they with it.
 pub(crate) fn common(plan: &Plan) -> Common {
-    let one = if plan.one { one(plan).map(Common::Namespace) } else { None };
+    let lasting = plan.keeps_writes();
+    let one = if plan.one { one(plan) } else { None };
+    let one = one.map(|number| Common::Namespace { number, lasting });
     let root = || additions(plan).map(Common::Root);
     one.or_else(root).unwrap_or(Common::Nothing)
 }

@@ -267,7 +267,7 @@ struct Life {
 struct First {
     /// Its process.
     container: Pid,
-    /// The process that starts others that are to be one with it.
+    /// The process that starts others, where it stays as long as that.
     parent: Option<Pid>,
     /// What others may ask for of it.
     number: u64,

@@ -14,8 +14,9 @@
 //! Who has to make an overlay gives the server a copy of the finished root file system,
 //! for those that join later and need the same additions. One of those that are to be
 //! [one](Plan::one) gives it its mount namespace instead, which the others enter: they
-//! see what each of them writes. It stays as long as the process that starts them does,
-//! which the server counts among them; who asks for one that is being made waits.
+//! see what each of them writes. Where they can write, it stays as long as the process
+//! that starts them does, which the server counts among them; who asks for one that is
+//! being made waits.
 //! Nobody joins before the first
 //! one has, with all mounts in their places: two that look a name up for the first time
 //! at once may each find it gone, and so may what was mounted there (since Linux 6.16,
@@ -54,6 +55,10 @@ use rustix::net::{
 use rustix::process::{Pid, PidfdFlags, getpid, getppid, getuid, pidfd_open};
 
 use crate::{Keeper, pass};
+
+/// What start and server speak; another number for each change of it, so that none meets one
+/// that it does not understand.
+pub const PROTOCOL: u32 = 2;
 
 /// Where the containers that may share find each other.
 #[derive(Clone, Debug)]
@@ -119,7 +124,12 @@ impl Joined {
 
     /// The mount namespace of the container that this one is to be, if there is one.
     pub(crate) fn namespace(&self) -> Option<&OwnedFd> {
-        self.found.as_ref().filter(|_| matches!(self.common, Common::Namespace(_)))
+        self.found.as_ref().filter(|_| matches!(self.common, Common::Namespace { .. }))
+    }
+
+    /// Has nothing of the other's.
+    pub(crate) fn forget(&mut self) {
+        self.found = None;
     }
 
     /// Gives the server what others can have; without it they make their own.
@@ -140,13 +150,18 @@ pub(crate) enum Common {
     /// A copy of the root file system.
     Root(u64),
     /// The mount namespace.
-    Namespace(u64),
+    Namespace {
+        /// What tells it from others.
+        number: u64,
+        /// Whether it stays until the process that starts them ends.
+        lasting: bool,
+    },
 }
 
 impl Common {
     /// The process that starts those that are one: the parent of this.
     pub(crate) fn parent(self) -> Option<Pid> {
-        matches!(self, Self::Namespace(_)).then(getppid)?
+        matches!(self, Self::Namespace { lasting: true, .. }).then(getppid)?
     }
 
     /// The bit that tells namespaces from root file systems.
@@ -161,7 +176,7 @@ impl Common {
         match self {
             Self::Nothing => 0,
             Self::Root(number) => (number & !Self::NAMESPACE).max(1),
-            Self::Namespace(number) => number | Self::NAMESPACE,
+            Self::Namespace { number, .. } => number | Self::NAMESPACE,
         }
     }
 }
@@ -644,9 +659,12 @@ mod tests {
     fn who_asks_for_what_is_being_made_waits_for_it() {
         let dir = tempfile::tempdir().unwrap();
         serve(listener(&dir));
-        let join = |number| match place(&dir).join(Common::Namespace(number), getpid(), None) {
-            Ok(Answer::Joined(joined)) => joined,
-            _ => panic!("the server does not answer"),
+        let join = |number| {
+            let common = Common::Namespace { number, lasting: true };
+            match place(&dir).join(common, getpid(), None) {
+                Ok(Answer::Joined(joined)) => joined,
+                _ => panic!("the server does not answer"),
+            }
         };
         let nothing = std::fs::File::open("/dev/null").unwrap();
         for fails in [false, true] {

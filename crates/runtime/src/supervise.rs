@@ -35,7 +35,7 @@ pub(crate) fn run(
     hooks: Hooks,
     program: &Program,
 ) -> Result<i32, RuntimeError> {
-    namespace::enter(plan, &served)?;
+    namespace::enter(plan, &mut served)?;
     if let Some(server) = &mut served.server {
         server.reap()?;
     }
