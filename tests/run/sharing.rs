@@ -211,6 +211,13 @@ fn containers_of_one_process_are_one_where_they_are_to_be() {
         assert_eq!(ran.out, "1\n/etc/is.4\n1\n", "{how} {image}: {}", ran.err);
     }
     assert_eq!(place.shell("ls over/upper/etc").ok(), "is.1\nis.2\nis.3\nis.4\n");
+    let script = format!(
+        "one=\"$sampan exec --sharens --overlay over\"; $one {file} true; \
+         $one -B /usr:/added {file} true; echo $?; $one {file} ls /etc/is.1; true"
+    );
+    let ran = place.shell(&script);
+    assert_eq!(ran.out, "125\n/etc/is.1\n", "{}", ran.err);
+    assert!(ran.err.contains("is written to as one container"), "{}", ran.err);
     // Another process has its own, as have those that are not alike.
     let script = format!(
         "one=\"$sampan exec --sharens --writable-tmpfs\"; $one {file} sh -c 'echo >/etc/here'; \

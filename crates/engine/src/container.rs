@@ -160,8 +160,10 @@ impl Engine {
         }
         plan.warnings.splice(0..0, warnings);
         (plan.hooks, plan.remote) = (hooks, remote);
-        // Ranks that can write nothing of their own cannot tell whether they are one.
-        plan.one = (request.one || ranks && !plan.keeps_writes()) && plan.may_be_one();
+        // Ranks that can neither write to what is their own nor mount cannot tell whether
+        // they are one.
+        let alike = ranks && !plan.keeps_writes() && plan.id_map.uid != 0;
+        plan.one = (request.one || alike) && plan.may_be_one();
         match &plan.rootfs.upper {
             Upper::Directory { path, .. } if request.one && !plan.one => {
                 return Err(Error::NotOne { path: path.clone() });

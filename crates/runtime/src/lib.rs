@@ -176,7 +176,7 @@ fn find(
     };
     let parts = image.map_or(0, ImageFile::parts);
     let way = share.map_or(Way::Alone, |share| share::find(share, common));
-    let alone = matches!(way, Way::Alone);
+    let one = matches!((&way, common), (Way::Joined(_) | Way::First(_), Common::Namespace { .. }));
     let served = match way {
         Way::Joined(joined) if joined.has(parts) || joined.namespace().is_some() => {
             Served { server: None, joined: Some(joined), common }
@@ -184,12 +184,13 @@ fn find(
         // The kernel cannot clone the mounts of others: only the namespace is shared.
         Way::Joined(joined) => Served { server: new(None)?, joined: Some(joined), common },
         Way::First(listener) => Served { server: new(Some(listener))?, joined: None, common },
+        Way::Refused => Served::default(),
         Way::Alone if image.is_none() => Served::default(),
         Way::Alone => Served { server: new(None)?, joined: None, common },
     };
     match &plan.rootfs.upper {
         // Two overlays with one upper directory would be undefined.
-        Upper::Directory { path, .. } if plan.one && alone => {
+        Upper::Directory { path, .. } if plan.one && !one => {
             Err(RuntimeError::NotOne { path: path.clone() })
         }
         _ => Ok(served),

@@ -281,22 +281,25 @@ impl Stage {
 
 /// What a container can have in common with others, or they with it.
 pub(crate) fn common(plan: &Plan) -> Common {
-    let lasting = plan.keeps_writes();
     let one = if plan.one { one(plan) } else { None };
-    let one = one.map(|number| Common::Namespace { number, lasting });
     let root = || additions(plan).map(Common::Root);
     one.or_else(root).unwrap_or(Common::Nothing)
 }
 
 /// What tells a container from others: who starts it, and what is mounted where.
-fn one(plan: &Plan) -> Option<u64> {
+fn one(plan: &Plan) -> Option<Common> {
     let Rootfs { source, mount, skeleton, lowers, upper, in_place, overlaid: _ } = &plan.rootfs;
     let parent = rustix::process::getppid()?;
     let mut hash = DefaultHasher::new();
-    (parent, join::started(parent)?).hash(&mut hash);
-    (source, mount, skeleton, lowers, upper, in_place).hash(&mut hash);
+    upper.hash(&mut hash);
+    let directory = matches!(upper, Upper::Directory { .. });
+    let upper = if directory { hash.finish() as u32 >> 1 | 1 } else { 0 };
+    // Where others' processes are hidden (hidepid of proc(5)), the number has to do.
+    (parent, join::started(parent)).hash(&mut hash);
+    (source, mount, skeleton, lowers, in_place).hash(&mut hash);
     (&plan.ops, plan.id_map).hash(&mut hash);
-    Some(hash.finish())
+    let (number, lasting) = (hash.finish() as u32, plan.keeps_writes());
+    Some(Common::Namespace { number, upper, lasting })
 }
 
 /// What tells additions from others; None where the root file system is the

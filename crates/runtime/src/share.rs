@@ -90,6 +90,8 @@ pub(crate) enum Way {
     First(Listener),
     /// It makes a server of its own.
     Alone,
+    /// It cannot be: another one writes to its overlay directory.
+    Refused,
 }
 
 /// What a server gives to those who join.
@@ -152,7 +154,10 @@ pub(crate) enum Common {
     /// The mount namespace.
     Namespace {
         /// What tells it from others.
-        number: u64,
+        number: u32,
+        /// What tells its overlay directory from others', in 31 bits; 0 without one. Of
+        /// those that have the same one, all are one container.
+        upper: u32,
         /// Whether it stays until the process that starts them ends.
         lasting: bool,
     },
@@ -166,9 +171,18 @@ impl Common {
 
     /// The bit that tells namespaces from root file systems.
     const NAMESPACE: u64 = 1 << 63;
+    /// Where a namespace's number has that of its overlay directory.
+    const UPPER: u64 = 0x7fff_ffff << 32;
 
     fn is_namespace(number: u64) -> bool {
         number & Self::NAMESPACE != 0
+    }
+
+    /// Whether two numbers mean containers with one overlay directory that are not one.
+    fn exclude(one: u64, other: u64) -> bool {
+        let namespaces = Self::is_namespace(one) && Self::is_namespace(other);
+        let upper = one & Self::UPPER;
+        namespaces && upper != 0 && upper == other & Self::UPPER && one != other
     }
 
     /// What a server is asked for.
@@ -176,7 +190,9 @@ impl Common {
         match self {
             Self::Nothing => 0,
             Self::Root(number) => (number & !Self::NAMESPACE).max(1),
-            Self::Namespace { number, .. } => number | Self::NAMESPACE,
+            Self::Namespace { number, upper, .. } => {
+                Self::NAMESPACE | u64::from(upper) << 32 | u64::from(number)
+            }
         }
     }
 }
@@ -196,6 +212,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) const MAKING: Duration = Duration::from_secs(60);
 /// The answer that another one makes what was asked for, and that one more follows.
 const LATER: u64 = u64::MAX;
+/// The answer that another one excludes it.
+const REFUSED: u64 = u64::MAX - 1;
 /// Connections that wait for the server's accept.
 const BACKLOG: i32 = 4096;
 
@@ -224,6 +242,7 @@ fn search(share: &Share, common: Common) -> io::Result<Way> {
     while start.elapsed() < MAKING {
         match place.join(common, getpid(), silent)? {
             Answer::Joined(joined) => return Ok(Way::Joined(joined)),
+            Answer::Refused => return Ok(Way::Refused),
             Answer::Silent(socket) => silent = Some(socket),
             Answer::Nobody => {}
         }
@@ -243,6 +262,8 @@ fn search(share: &Share, common: Common) -> io::Result<Way> {
 /// What becomes of one who wants to join.
 enum Answer {
     Joined(Joined),
+    /// Another one excludes it.
+    Refused,
     /// There is no server.
     Nobody,
     /// There is one that does not answer, at a socket with this inode.
@@ -331,6 +352,9 @@ impl Place {
             Err(e) if Errno::from_io_error(&e) == Some(Errno::PIPE) => return Ok(Answer::Nobody),
             Err(e) => return Err(e),
         };
+        if mounts == REFUSED {
+            return Ok(Answer::Refused);
+        }
         let mut fds = fds.into_iter();
         let Some(user_namespace) = fds.next() else { return Ok(Answer::Nobody) };
         let mounts = fds.by_ref().take(usize::try_from(mounts).unwrap_or(0)).collect();
@@ -578,6 +602,12 @@ impl Host {
         if self.offer(number).is_some() {
             new.truncate(1);
         }
+        let makers = self.makers.iter().map(|(number, _)| number);
+        let mut others = self.offers.iter().map(|(number, _)| number).chain(makers);
+        if others.any(|other| Common::exclude(*other, number)) {
+            pass::send(&client, REFUSED, &[]).ok()?;
+            return None;
+        }
         if self.made(number) {
             pass::send(&client, LATER, &[]).ok()?;
         }
@@ -660,7 +690,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         serve(listener(&dir));
         let join = |number| {
-            let common = Common::Namespace { number, lasting: true };
+            let common = Common::Namespace { number, upper: 0, lasting: true };
             match place(&dir).join(common, getpid(), None) {
                 Ok(Answer::Joined(joined)) => joined,
                 _ => panic!("the server does not answer"),
@@ -668,7 +698,7 @@ mod tests {
         };
         let nothing = std::fs::File::open("/dev/null").unwrap();
         for fails in [false, true] {
-            let number = u64::from(fails);
+            let number = u32::from(fails);
             let maker = join(number);
             assert!(maker.namespace().is_none());
             std::thread::scope(|scope| {
@@ -686,6 +716,24 @@ mod tests {
             });
             assert_eq!(join(number).namespace().is_some(), !fails);
         }
+    }
+
+    #[test]
+    fn an_overlay_directory_is_one_containers() {
+        let dir = tempfile::tempdir().unwrap();
+        serve(listener(&dir));
+        let join = |number, upper| {
+            let common = Common::Namespace { number, upper, lasting: true };
+            place(&dir).join(common, getpid(), None).unwrap()
+        };
+        let joined = |answer| matches!(answer, Answer::Joined(_));
+        let Answer::Joined(first) = join(1, 7) else { panic!("the server does not answer") };
+        // While it is made, and when it is.
+        assert!(matches!(join(2, 7), Answer::Refused));
+        assert!(joined(join(2, 8)) && joined(join(2, 0)) && joined(join(3, 0)));
+        first.offer(std::fs::File::open("/dev/null").unwrap().as_fd());
+        assert!(matches!(join(2, 7), Answer::Refused));
+        assert!(joined(join(1, 7)));
     }
 
     #[test]
