@@ -231,7 +231,7 @@ fn containers_of_one_process_are_one_where_they_are_to_be() {
     assert!(place.shell(&plan).ok().contains("one with those that the same process"));
     let lonely =
         |how: &str| place.shell(&format!("$sampan exec --sharens --pid {how} {file} true"));
-    assert!(lonely("--overlay over").fails(125).contains("cannot be written to with --sharens"));
+    assert!(lonely("--overlay over").fails(125).contains("cannot be written to by all"));
     assert!(lonely("--writable-tmpfs").err.contains("by one process alone"));
     assert_eq!(lonely("").err, "");
     end_servers(&place);

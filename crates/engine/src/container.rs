@@ -164,12 +164,13 @@ impl Engine {
         // they are one.
         let alike = ranks && !plan.keeps_writes() && plan.id_map.uid != 0;
         plan.one = (request.one || alike) && plan.may_be_one();
-        match &plan.rootfs.upper {
-            Upper::Directory { path, .. } if request.one && !plan.one => {
+        if request.one && !plan.one {
+            if let Upper::Directory { path, .. } = &plan.rootfs.upper {
                 return Err(Error::NotOne { path: path.clone() });
             }
-            Upper::Tmpfs if request.one && !plan.one => plan.warnings.push(ALONE.to_owned()),
-            _ => {}
+            if plan.keeps_writes() {
+                plan.warnings.push(ALONE.to_owned());
+            }
         }
         let stored = resolved.stored.as_ref();
         let keeper = match (&resolved.root, &image, self.store()) {
@@ -289,9 +290,11 @@ fn open_tree(root: &RootSource) -> Result<(Box<dyn SearchTree>, Option<ImageFile
     })
 }
 
-/// What is said where `--sharens` cannot be, and changes something.
-const ALONE: &str = "what is written is seen by one process alone, in spite of --sharens: the \
-                     container has hooks, or namespaces beside that of its mounts";
+/// What is said where `--sharens` cannot be, and changes something; a task of Slurm has it
+/// from the plugin.
+const ALONE: &str = "what is written is seen by one process alone, not by all that are started \
+                     together (--sharens): the container has hooks, or namespaces beside that of \
+                     its mounts";
 
 /// Major and minor number of `/dev/fuse` (devices.txt of the kernel).
 const FUSE_DEVICE: (u32, u32) = (10, 229);

@@ -94,7 +94,7 @@ pub enum Error {
     },
     /// An overlay that several processes are to write to, and that cannot be one container.
     #[error(
-        "{path:?} cannot be written to with --sharens: the container has hooks, or namespaces beside that of its mounts"
+        "{path:?} cannot be written to by all that are started together (--sharens): the container has hooks, or namespaces beside that of its mounts"
     )]
     NotOne {
         /// The overlay directory.
@@ -696,6 +696,9 @@ impl Error {
             Self::Runtime(error) => error.hint().map(str::to_owned),
             Self::Cdi(error) => error.hint().map(str::to_owned),
             Self::SubIds(error) => Some(error.hint().to_owned()),
+            Self::NotOne { .. } => {
+                Some("let one process write, or leave out the hooks and namespaces".to_owned())
+            }
             Self::SubIdsWithoutFuse(_) => Some(
                 "/dev/fuse should have mode 0666, as udev sets it; --root-emulation=consistent \
                  does without"

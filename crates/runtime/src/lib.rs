@@ -140,7 +140,7 @@ impl Served {
     /// A copy for others of a root file system that was not attached yet.
     fn copy(&self, root: &OwnedFd) -> Option<OwnedFd> {
         let copied = match (self.common, &self.server) {
-            (Common::Root(_), Some(server)) => server.cloned(),
+            (Common::Root(_), Some(server)) => server.cloned,
             (Common::Root(_), None) => self.joined.is_some(),
             _ => false,
         };
@@ -177,24 +177,23 @@ fn find(
     let parts = image.map_or(0, ImageFile::parts);
     let way = share.map_or(Way::Alone, |share| share::find(share, common));
     let one = matches!((&way, common), (Way::Joined(_) | Way::First(_), Common::Namespace { .. }));
-    let served = match way {
+    if let Upper::Directory { path, .. } = &plan.rootfs.upper
+        && plan.one
+        && !one
+    {
+        // Two overlays with one upper directory would be undefined.
+        return Err(RuntimeError::NotOne { path: path.clone() });
+    }
+    Ok(match way {
         Way::Joined(joined) if joined.has(parts) || joined.namespace().is_some() => {
             Served { server: None, joined: Some(joined), common }
         }
         // The kernel cannot clone the mounts of others: only the namespace is shared.
         Way::Joined(joined) => Served { server: new(None)?, joined: Some(joined), common },
         Way::First(listener) => Served { server: new(Some(listener))?, joined: None, common },
-        Way::Refused => Served::default(),
-        Way::Alone if image.is_none() => Served::default(),
-        Way::Alone => Served { server: new(None)?, joined: None, common },
-    };
-    match &plan.rootfs.upper {
-        // Two overlays with one upper directory would be undefined.
-        Upper::Directory { path, .. } if plan.one && !one => {
-            Err(RuntimeError::NotOne { path: path.clone() })
-        }
-        _ => Ok(served),
-    }
+        Way::Alone | Way::Refused if image.is_none() => Served::default(),
+        Way::Alone | Way::Refused => Served { server: new(None)?, joined: None, common },
+    })
 }
 
 /// What the process does once it is in its namespaces.

@@ -52,9 +52,13 @@ pub(crate) fn step<E: Into<io::Error>>(step: &str) -> impl FnOnce(E) -> RuntimeE
 pub(crate) fn enter(plan: &Plan, mut served: Served, hooks: &Hooks) -> Result<(), RuntimeError> {
     // With the namespace it has entered a root file system that is made.
     if served.namespace().is_none() {
-        let namespace = File::open("/proc/self/ns/mnt").ok().filter(|_| plan.one);
+        let namespace = match served.common {
+            // Afterwards /proc is the container's, or none.
+            Common::Namespace { .. } => File::open("/proc/self/ns/mnt").ok(),
+            _ => None,
+        };
         pivot(&assemble(plan, &mut served, hooks)?)?;
-        if let (Some(namespace), Common::Namespace { .. }) = (namespace, served.common) {
+        if let Some(namespace) = namespace {
             served.offer(namespace.as_fd());
         }
     }

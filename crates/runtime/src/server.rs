@@ -144,7 +144,7 @@ pub(crate) struct Server {
     /// Whether others may join.
     shared: bool,
     /// Whether they get clones of the mounts: not every kernel makes them.
-    cloned: bool,
+    pub(crate) cloned: bool,
 }
 
 fn failed(step: &'static str) -> impl Fn(io::Error) -> RuntimeError {
@@ -223,11 +223,6 @@ impl Server {
         self.cloned = self.shared && copies.len() == mounts.len();
         pass::send(&self.socket, 0, &fds).map_err(failed("send"))?;
         self.reap()
-    }
-
-    /// Whether those who join get clones of its mounts.
-    pub(crate) fn cloned(&self) -> bool {
-        self.cloned
     }
 
     /// Gives the server what those who join can have.

@@ -12,15 +12,15 @@
 //! ```
 //!
 //! Who has to make an overlay gives the server a copy of the finished root file system,
-//! for those that join later and need the same additions. One of those that are to be
-//! [one](Plan::one) gives it its mount namespace instead, which the others enter: they
-//! see what each of them writes. Where they can write, it stays as long as the process
-//! that starts them does, which the server counts among them; who asks for one that is
-//! being made waits.
-//! Nobody joins before the first
+//! for those that join later and need the same additions. Nobody joins before the first
 //! one has, with all mounts in their places: two that look a name up for the first time
 //! at once may each find it gone, and so may what was mounted there (since Linux 6.16,
 //! `fuse_dentry_revalidate`).
+//!
+//! One of those that are to be one ([`plan::Plan::one`]) gives the server its mount namespace
+//! instead, which the others enter: they see what each of them writes. Where they can
+//! write, it stays as long as the process that starts them does, which the server counts
+//! among them; who asks for one that is being made waits.
 //!
 //! The server holds a pidfd of each container's first process. When all have
 //! ended it waits for `linger`, then lets go of mount and namespace. What
@@ -97,8 +97,9 @@ pub(crate) enum Way {
 /// What a server gives to those who join.
 pub(crate) struct Joined {
     mounts: Vec<OwnedFd>,
-    /// What it has of the other's that was asked for.
+    /// What was asked for.
     common: Common,
+    /// That, where another container has it.
     found: Option<OwnedFd>,
     pub(crate) user_namespace: OwnedFd,
     /// The way to the server.
@@ -251,8 +252,10 @@ fn search(share: &Share, common: Common) -> io::Result<Way> {
             continue;
         };
         // Somebody may have been faster.
-        if let Answer::Joined(joined) = place.join(common, getpid(), silent)? {
-            return Ok(Way::Joined(joined));
+        match place.join(common, getpid(), silent)? {
+            Answer::Joined(joined) => return Ok(Way::Joined(joined)),
+            Answer::Refused => return Ok(Way::Refused),
+            Answer::Silent(_) | Answer::Nobody => {}
         }
         return place.listen(lock, share.linger).map(Way::First);
     }

@@ -134,7 +134,12 @@ const LAUNCHERS: [&str; 2] =
     ["mpiexec.hydra -bind-to none", "mpirun.openmpi --oversubscribe --bind-to none"];
 
 /// What a job printed: latency, bandwidth and the stencil's step, for each cycle.
-type Cycles = BTreeMap<u64, [f64; 3]>;
+type Cycles = BTreeMap<u64, [f64; KINDS]>;
+
+/// How many numbers a turn has: the first [`MEASURES`], for each of [`LAUNCHERS`].
+const KINDS: usize = 3;
+/// The measure behind those: starts by MPICH's launcher, and then by srun.
+const STARTS: usize = LAUNCHERS.len() * KINDS;
 
 /// Runs all ways at once with each MPI, each in its own turns.
 fn take_turns(ways: &mut [Way; 4], round: usize, cores: [usize; 2]) -> Result<()> {
@@ -154,9 +159,9 @@ fn take_turns(ways: &mut [Way; 4], round: usize, cores: [usize; 2]) -> Result<()
             found.push(cycles(&text));
         }
         for (way, own) in ways.iter_mut().zip(&found) {
-            for (kind, series) in way.measures[mpi * 3..mpi * 3 + 3].iter_mut().enumerate() {
+            for (kind, series) in way.measures[mpi * KINDS..][..KINDS].iter_mut().enumerate() {
                 let (_, more, _) = MEASURES[kind];
-                let ratio = |(cycle, values): (&u64, &[f64; 3])| {
+                let ratio = |(cycle, values): (&u64, &[f64; KINDS])| {
                     let bare = found[0].get(cycle)?;
                     Some(worse(values[kind], bare[kind], more))
                 };
@@ -187,7 +192,7 @@ fn worse(own: f64, bare: f64, more: bool) -> f64 {
 fn start(ways: &mut [Way; 4], cluster: &Cluster) -> Result<()> {
     let srun = "srun --nodes=1 --ntasks=200 --overcommit --mpi=pmi2";
     let srun = format!("export SLURM_CONF={}; {srun}", cluster.conf().display());
-    for (launcher, at) in [("mpiexec.hydra -n 200", 6), (&*srun, 7)] {
+    for (launcher, at) in [("mpiexec.hydra -n 200", STARTS), (&*srun, STARTS + 1)] {
         let mut bare = None;
         for way in &mut *ways {
             let own = last_start(&format!("{launcher} {}", way.commands[0]))?;
